@@ -1,0 +1,1 @@
+"""Numeric kernels; this package imports nothing of sdpo_jax."""

@@ -1,0 +1,5 @@
+"""Divergences between a student's and a teacher's next-token distributions.
+
+`reference.py` defines them; `chunked.py` evaluates any loss on logits, with its
+gradient, from hidden states and without ever holding all logits.
+"""

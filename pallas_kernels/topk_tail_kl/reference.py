@@ -1,0 +1,90 @@
+"""The definition of every divergence, on whole logits.
+
+Axis letters as in `sdpo_jax/batch.py`: V vocabulary, K kept tokens (with their tail,
+K + 1 buckets); leading axes are free.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+DIVERGENCES = ("forward_kl", "reverse_kl", "jensen_shannon")
+
+# The paper's code clamps the log of the kept mass here, so a tail of less than 1e-7 is
+# reported as 1e-7 and has no gradient.
+_LARGEST_LOG_MASS = -1e-7
+
+
+def divergence(
+    student_logp_V: jax.Array, teacher_logp_V: jax.Array, kind: str, mixture: float
+) -> jax.Array:
+    """Divergence of two distributions over the same buckets, in nats.
+
+    With student p, teacher q and m = (1 - c) p + c q for the mixture c:
+
+      forward_kl      KL(q || p)
+      reverse_kl      KL(p || q)                          (arXiv:2601.20802, eq. 1)
+      jensen_shannon  (1 - c) KL(p || m) + c KL(q || m)   (arXiv:2601.18734, eq. 7)
+
+    forward_kl and reverse_kl are not the limits of jensen_shannon, which tends to 0 at
+    both ends.
+
+    Args:
+      student_logp_V: log-probabilities; the last axis holds the buckets.
+      teacher_logp_V: the same shape.
+      kind: one of DIVERGENCES.
+      mixture: the teacher's share c of the mixture, in (0, 1); used by jensen_shannon.
+
+    Returns:
+      The divergence, without the last axis.
+    """
+    p, q = jnp.exp(student_logp_V), jnp.exp(teacher_logp_V)
+    if kind == "forward_kl":
+        terms = q * (teacher_logp_V - student_logp_V)
+    elif kind == "reverse_kl":
+        terms = p * (student_logp_V - teacher_logp_V)
+    elif kind == "jensen_shannon":
+        middle = jnp.logaddexp(
+            student_logp_V + math.log1p(-mixture), teacher_logp_V + math.log(mixture)
+        )
+        terms = (1 - mixture) * p * (student_logp_V - middle)
+        terms = terms + mixture * q * (teacher_logp_V - middle)
+    else:
+        raise ValueError(f"divergence must be one of {DIVERGENCES}: {kind!r}")
+    return jnp.sum(terms, axis=-1)
+
+
+def top_k_buckets(
+    student_logp_V: jax.Array, teacher_logp_V: jax.Array, k: int, keep_tail: bool
+) -> tuple[jax.Array, jax.Array]:
+    """Both distributions on the student's top K tokens and one tail bucket.
+
+    The tail is what the kept tokens leave, 1 - sum of their probabilities
+    (arXiv:2601.20802, App. A.3, eq. 11). Without it both sides are renormalised over
+    the kept tokens; they are never left unnormalised, which would bias the gradient.
+
+    Args:
+      student_logp_V: log-probabilities over the vocabulary; its top K are kept.
+      teacher_logp_V: the same shape; read at the student's tokens.
+      k: number of kept tokens.
+      keep_tail: whether the mass left over is a bucket of its own.
+
+    Returns:
+      Log-probabilities of student and teacher, [..., K + 1] or [..., K].
+    """
+    _, ids_K = jax.lax.top_k(jax.lax.stop_gradient(student_logp_V), k)
+    student_K = jnp.take_along_axis(student_logp_V, ids_K, axis=-1)
+    teacher_K = jnp.take_along_axis(teacher_logp_V, ids_K, axis=-1)
+    close = _with_tail if keep_tail else _renormalised
+    return close(student_K), close(teacher_K)
+
+
+def _with_tail(logp_K: jax.Array) -> jax.Array:
+    mass = jax.nn.logsumexp(logp_K, axis=-1, keepdims=True)
+    tail = jnp.log(-jnp.expm1(jnp.minimum(mass, _LARGEST_LOG_MASS)))
+    return jnp.concatenate([logp_K, tail], axis=-1)
+
+
+def _renormalised(logp_K: jax.Array) -> jax.Array:
+    return logp_K - jax.nn.logsumexp(logp_K, axis=-1, keepdims=True)

@@ -1,0 +1,1 @@
+"""Reinforcement learning with rich feedback for language models, in JAX."""

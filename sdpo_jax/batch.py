@@ -1,0 +1,61 @@
+"""The arrays that text becomes, and the legend of their axes.
+
+Every array's name ends in its axes:
+
+  B batch rows       U questions (unique prompts)   G attempts per question
+  P prompt           Q reprompt                     R response
+  T any token axis   S cache slots                  C positions of one chunk
+  V vocabulary       K kept tokens (and their tail)
+  D width            F MLP width                    L layers
+  H query heads      N key-value heads              E head width
+  1 a kept axis of size one
+
+Token ids at rest are padded with PAD, prompts on the left and responses on the right,
+so `ids >= 0` says which positions exist, whatever the tokenizer's own padding token.
+"""
+
+import flax.struct
+import jax
+
+PAD = -1
+
+
+@flax.struct.dataclass
+class Attempts:
+    """What the policy wrote.
+
+    Args:
+      prompt_BP: token ids, padded left.
+      response_BR: token ids, padded right; the end-of-text token is kept.
+      response_mask_BR: true on tokens that the policy generated. A multi-step episode
+        also holds the environment's words in `response_BR`, masked out here.
+      sampler_logp_BR: nats, under the distribution that was really sampled from.
+    """
+
+    prompt_BP: jax.Array
+    response_BR: jax.Array
+    response_mask_BR: jax.Array
+    sampler_logp_BR: jax.Array
+
+
+@flax.struct.dataclass
+class Batch:
+    """What one update reads.
+
+    Args:
+      attempts: prompts and responses.
+      reprompt_BQ: what the teacher reads before the same response, padded left.
+      has_target_B: false where there is nothing to teach; such a row is masked out.
+      advantage_B: score minus the mean score of its question's attempts.
+      old_logp_BR: nats, the trainer's log-probabilities before the first of several
+        optimiser steps on these attempts; None when there is only one step, whose
+        importance ratio is 1.
+      loss_weight_B: weight of each row in the loss.
+    """
+
+    attempts: Attempts
+    reprompt_BQ: jax.Array
+    has_target_B: jax.Array
+    advantage_B: jax.Array
+    old_logp_BR: jax.Array | None
+    loss_weight_B: jax.Array

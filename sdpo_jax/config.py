@@ -1,0 +1,283 @@
+"""Every shared knob, its default and its meaning; and what values make sense.
+
+A run file's `get_config()` changes what differs:
+
+  from sdpo_jax import config
+
+  def get_config():
+      c = config.default()
+      c.model.path = "Qwen/Qwen3-8B"
+      return c
+
+Defaults are those of the SDPO paper (arXiv:2601.20802, Table 12, without rich
+feedback) and of its code.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+
+from ml_collections import ConfigDict
+
+SPLITS = ("train", "validation", "heldout")
+
+
+def default() -> ConfigDict:  # noqa: PLR0915, one line per field
+    """The locked config of a run, before anything is changed."""
+    c = ConfigDict()
+    c.method = "sdpo"  # sdpo | grpo
+    c.seed = 0  # of the order of questions, of sampling and of demonstrations
+
+    c.model = ConfigDict()
+    c.model.path = ""  # a Hugging Face folder or hub id
+    c.model.dtype = "auto"  # auto | float32 | bfloat16: of computation; auto by device
+    c.model.remat = "none"  # none | layer: what the backward pass computes again
+    c.model.enable_thinking = False  # handed to the chat template
+
+    c.env = ConfigDict()
+    c.env.name = "programming"  # programming, or "" for an object handed to train.run
+    c.env.train = ""  # file of questions
+    c.env.validation = ""  # the best checkpoint is chosen on these
+    c.env.heldout = ""  # reported, never chosen on
+    c.env.sandbox_tier = "auto"  # auto | B | C | D: isolation of untrusted programs
+    c.env.time_limit_s = 6.0  # CPU seconds per test, unless the question says
+    c.env.memory_limit_mb = 1024  # per program
+    c.env.wrong_answers_shown = 2  # failing tests told in one feedback
+
+    c.rollout = ConfigDict()
+    c.rollout.questions = 32  # per rollout batch
+    c.rollout.attempts = 8  # per question
+    c.rollout.temperature = 1.0
+    c.rollout.top_p = 1.0  # (0, 1]
+    c.rollout.top_k = 0  # 0 keeps the whole vocabulary
+    c.rollout.max_prompt = 2048  # tokens
+    c.rollout.max_response = 8192  # tokens
+    c.rollout.rows_at_once = 256  # attempts sampled together, all devices
+
+    c.reprompt = ConfigDict()
+    c.reprompt.success_score = 1.0  # an attempt scoring at least this solved it
+    c.reprompt.demonstration_from = "peers"  # peers|own_if_solved|any_attempt|nobody
+    c.reprompt.show_feedback = "without_solution"  # never | without_solution | always
+    c.reprompt.show_attempt = False  # the attempt itself, before its feedback
+    c.reprompt.strip_thinking = True  # drop <think> blocks of demonstrations
+    c.reprompt.max_length = 10240  # tokens; what is shown is cut in its middle
+    c.reprompt.template = (
+        "{prompt}{solution}{attempt}{feedback}"
+        "\n\nCorrectly solve the original question."
+    )
+    c.reprompt.solution_template = "\nCorrect solution:\n\n{solution}"
+    c.reprompt.attempt_template = "\nYour earlier attempt:\n\n{attempt}"
+    c.reprompt.feedback_template = (
+        "\nThe following is feedback from your unsuccessful earlier attempt:"
+        "\n\n{feedback}"
+    )
+
+    c.sdpo = ConfigDict()
+    c.sdpo.divergence = "jensen_shannon"  # forward_kl | reverse_kl | jensen_shannon
+    c.sdpo.mixture = 0.5  # the teacher's share of the Jensen-Shannon mixture
+    c.sdpo.support = "top_k"  # full | top_k | sampled_token
+    c.sdpo.top_k = 100  # the student's most likely tokens
+    c.sdpo.keep_tail = True  # one bucket for the rest; else renormalise
+    c.sdpo.importance_ratio_cap = 2.0  # on pi / pi_old
+
+    c.grpo = ConfigDict()
+    c.grpo.clip_low = 0.2
+    c.grpo.clip_high = 0.28
+    c.grpo.dual_clip = 3.0  # at most this times |advantage| where it is negative
+    c.grpo.normalize_std = False  # divide advantages by their group's deviation
+
+    c.teacher = ConfigDict()
+    c.teacher.mode = "ema"  # ema | trust_region | frozen | live
+    c.teacher.rate = 0.05  # of the average, per update of the teacher
+    c.teacher.mixture = 0.05  # the live student's share in a trust region
+    c.teacher.update_per = "rollout_batch"  # rollout_batch | optimizer_step
+
+    c.optimizer = ConfigDict()
+    c.optimizer.learning_rate = 1e-5
+    c.optimizer.schedule = "constant"  # constant | cosine: after the warm-up
+    c.optimizer.warmup_steps = 10
+    c.optimizer.weight_decay = 0.01
+    c.optimizer.clip_norm = 1.0  # of the whole gradient
+
+    c.step = ConfigDict()
+    c.step.questions = 32  # of one optimiser step
+    c.step.micro_batch = 0  # rows per device at a time; 0 takes all at once
+    c.step.chunk = 512  # response positions whose logits exist at once
+    c.step.aggregation = "token_mean"  # see masked.token_weights
+    c.step.sampler_ratio_cap = 2.0  # on pi_old / pi_sampler
+
+    c.mesh = ConfigDict()
+    c.mesh.data = 1  # -1 takes the devices that the other axes leave
+    c.mesh.fsdp = -1
+    c.mesh.tensor = 1
+    c.mesh.multi_host = False  # join the other hosts of a pod
+
+    c.train = ConfigDict()
+    c.train.updates = 100  # rollout batches
+    c.train.evaluate_every = 5  # updates; the last is always evaluated
+    c.train.save_every = 5  # updates; the last is always saved
+    c.train.wandb_project = ""  # empty for none
+
+    c.eval = ConfigDict()
+    c.eval.attempts = 16  # per question
+    c.eval.temperature = 0.6
+    c.eval.top_p = 0.95
+    c.eval.top_k = 0
+    c.eval.pass_at = (1,)  # the k of pass@k
+    c.eval.max_questions = 0  # of each split, the first ones; 0 takes all
+    return c.lock()
+
+
+_CHOICES = {
+    "method": ("sdpo", "grpo"),
+    "model.dtype": ("auto", "float32", "bfloat16"),
+    "model.remat": ("none", "layer"),
+    "env.name": ("programming", ""),
+    "env.sandbox_tier": ("auto", "B", "C", "D"),
+    "reprompt.demonstration_from": ("peers", "own_if_solved", "any_attempt", "nobody"),
+    "reprompt.show_feedback": ("never", "without_solution", "always"),
+    "sdpo.divergence": ("forward_kl", "reverse_kl", "jensen_shannon"),
+    "sdpo.support": ("full", "top_k", "sampled_token"),
+    "teacher.mode": ("ema", "trust_region", "frozen", "live"),
+    "teacher.update_per": ("rollout_batch", "optimizer_step"),
+    "optimizer.schedule": ("constant", "cosine"),
+    "step.aggregation": ("token_mean", "sequence_mean", "sequence_mean_all_rows"),
+}
+
+# Field -> (lowest, highest, whether the lowest itself is allowed).
+_RANGES = {
+    "seed": (0, 2**31 - 1, True),
+    "env.time_limit_s": (0, 3600, False),
+    "env.memory_limit_mb": (16, 2**20, True),
+    "env.wrong_answers_shown": (1, 100, True),
+    "rollout.questions": (1, 2**20, True),
+    "rollout.attempts": (1, 2**16, True),
+    "rollout.temperature": (0, 100, False),
+    "rollout.top_p": (0, 1, False),
+    "rollout.top_k": (0, 2**31 - 1, True),
+    "rollout.max_prompt": (1, 2**24, True),
+    "rollout.max_response": (1, 2**24, True),
+    "rollout.rows_at_once": (1, 2**20, True),
+    "reprompt.success_score": (0, 1, False),
+    "reprompt.max_length": (1, 2**24, True),
+    "sdpo.top_k": (1, 2**20, True),
+    "sdpo.importance_ratio_cap": (1, 1e9, True),
+    "grpo.clip_low": (0, 1, False),
+    "grpo.clip_high": (0, 1e9, False),
+    "grpo.dual_clip": (1, 1e9, False),
+    "teacher.rate": (0, 1, True),
+    "teacher.mixture": (0, 1, True),
+    "optimizer.learning_rate": (0, 1, False),
+    "optimizer.warmup_steps": (0, 2**31 - 1, True),
+    "optimizer.weight_decay": (0, 1, True),
+    "optimizer.clip_norm": (0, 1e9, False),
+    "step.questions": (1, 2**20, True),
+    "step.micro_batch": (0, 2**20, True),
+    "step.chunk": (1, 2**20, True),
+    "step.sampler_ratio_cap": (1, 1e9, True),
+    "train.updates": (1, 2**31 - 1, True),
+    "train.evaluate_every": (1, 2**31 - 1, True),
+    "train.save_every": (1, 2**31 - 1, True),
+    "eval.attempts": (1, 2**16, True),
+    "eval.temperature": (0, 100, True),
+    "eval.top_p": (0, 1, False),
+    "eval.top_k": (0, 2**31 - 1, True),
+    "eval.max_questions": (0, 2**31 - 1, True),
+}
+
+
+def validate(c: ConfigDict) -> None:
+    """Refuse what cannot work, before anything is read or compiled.
+
+    Raises:
+      ValueError: one line that names the field, its value and what to change.
+    """
+    for field, choices in _CHOICES.items():
+        _check_choice(field, get(c, field), choices)
+    for field, limits in _RANGES.items():
+        _check_range(field, get(c, field), *limits)
+    if not 0 < c.sdpo.mixture < 1:
+        raise ValueError(
+            f"sdpo.mixture={c.sdpo.mixture}: must lie between 0 and 1; for the ends "
+            "set sdpo.divergence to forward_kl or reverse_kl"
+        )
+    _check_combinations(c)
+
+
+def _check_combinations(c: ConfigDict) -> None:
+    """What is wrong only together."""
+    if not c.model.path:
+        raise ValueError("model.path is empty: give a Hugging Face folder or hub id")
+    if c.rollout.questions % c.step.questions:
+        raise ValueError(
+            f"rollout.questions={c.rollout.questions} is not a multiple of "
+            f"step.questions={c.step.questions}"
+        )
+    if c.sdpo.support == "sampled_token" and c.sdpo.divergence != "reverse_kl":
+        raise ValueError(
+            "sdpo.support=sampled_token estimates the reverse KL only: set "
+            f"sdpo.divergence to reverse_kl, not {c.sdpo.divergence}"
+        )
+    if c.rollout.rows_at_once < c.rollout.attempts:
+        raise ValueError(
+            f"rollout.rows_at_once={c.rollout.rows_at_once} holds no whole question of "
+            f"rollout.attempts={c.rollout.attempts}; raise it"
+        )
+    if c.method == "grpo" and c.rollout.attempts < 2:
+        raise ValueError("rollout.attempts=1: GRPO compares attempts, set at least 2")
+    if c.method == "sdpo" and not _can_teach(c):
+        raise ValueError(
+            "reprompt.demonstration_from=nobody with reprompt.show_feedback=never "
+            "shows the teacher nothing; change one of them"
+        )
+    too_many = [k for k in c.eval.pass_at if not 1 <= k <= c.eval.attempts]
+    if too_many:
+        raise ValueError(
+            f"eval.pass_at={tuple(c.eval.pass_at)}: pass@k needs 1 <= k <= "
+            f"eval.attempts={c.eval.attempts}"
+        )
+
+
+def _can_teach(c: ConfigDict) -> bool:
+    nobody = c.reprompt.demonstration_from == "nobody"
+    return not nobody or c.reprompt.show_feedback != "never"
+
+
+def get(c: ConfigDict, field: str):
+    """The value of a dotted field."""
+    for part in field.split("."):
+        c = c[part]
+    return c
+
+
+def flat(c: Mapping, prefix: str = "") -> dict:
+    """Every dotted field and its value."""
+    fields = {}
+    for name, value in c.items():
+        if isinstance(value, (ConfigDict, dict)):
+            fields.update(flat(value, f"{prefix}{name}."))
+        else:
+            fields[prefix + name] = value
+    return fields
+
+
+def nearest(field: str, fields: Iterable[str]) -> str:
+    """The known field that a mistyped one most resembles."""
+    fields = list(fields)
+    same_leaf = [f for f in fields if f.split(".")[-1] == field.split(".")[-1]]
+    close = difflib.get_close_matches(field, fields, n=1, cutoff=0.0)
+    return (same_leaf or close)[0]
+
+
+def _check_choice(field: str, value, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        named = " | ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{field}={value!r}: must be one of {named}")
+
+
+def _check_range(field: str, value, low, high, low_allowed: bool) -> None:
+    inside = low <= value <= high if low_allowed else low < value <= high
+    if not inside:
+        relation = "at least" if low_allowed else "more than"
+        raise ValueError(
+            f"{field}={value}: must be {relation} {low} and at most {high}"
+        )

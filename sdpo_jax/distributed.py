@@ -1,0 +1,94 @@
+"""Devices: multi-host start-up, the mesh, which axis lives where, and moves."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+MESH_AXES = ("data", "fsdp", "tensor")
+
+# Logical axis -> mesh axes. Weights are cut along their width over `fsdp` and along
+# heads, MLP width or vocabulary over `tensor`; activations along the batch.
+RULES = {
+    "batch": ("data", "fsdp"),
+    "batch_over_data": "data",
+    "embed": "fsdp",
+    "heads": "tensor",
+    "mlp": "tensor",
+    "vocab": "tensor",
+    # The embedding is cut along its width only, so that a lookup moves activations
+    # and never the table: a lookup in a vocabulary-sharded table rematerialises it.
+    "table": ("tensor", "fsdp"),
+    "width_over_tensor": "tensor",
+}
+
+
+def start(multi_host: bool) -> None:
+    """Join the other hosts of a pod, when the config says that there are others."""
+    if multi_host and not jax.distributed.is_initialized():
+        jax.distributed.initialize()
+
+
+def make_mesh(shape: Mapping[str, int], devices: Any = None) -> Mesh:
+    """A mesh of all devices; an axis of -1 takes the devices that the others leave.
+
+    Raises:
+      ValueError: if the axes do not multiply to the number of devices.
+    """
+    devices = jax.devices() if devices is None else devices
+    sizes = [shape[axis] for axis in MESH_AXES]
+    known = math.prod(size for size in sizes if size != -1)
+    if sizes.count(-1) == 1 and len(devices) % known == 0:
+        sizes[sizes.index(-1)] = len(devices) // known
+    if math.prod(sizes) != len(devices):
+        named = " x ".join(f"mesh.{a}={shape[a]}" for a in MESH_AXES)
+        raise ValueError(
+            f"{named} does not cover the {len(devices)} devices present; "
+            "set one axis to -1 to let it take what is left"
+        )
+    axis_types = (AxisType.Auto,) * len(MESH_AXES)
+    return jax.make_mesh(sizes, MESH_AXES, axis_types, devices=devices)
+
+
+def spec(*logical_axes: str | None) -> PartitionSpec:
+    """Where an array with these logical axes lives; None keeps an axis whole."""
+    return PartitionSpec(*(a if a is None else RULES[a] for a in logical_axes))
+
+
+def sharding(mesh: Mesh, *logical_axes: str | None) -> NamedSharding:
+    """`spec` on a mesh."""
+    return NamedSharding(mesh, spec(*logical_axes))
+
+
+def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
+    """Pin where `x` lives on the mesh of `jax.set_mesh`; without a mesh, `x`."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, spec(*logical_axes))
+
+
+def batch_shards(mesh: Mesh) -> int:
+    """Number of parts that batch rows are cut into."""
+    return math.prod(mesh.shape[axis] for axis in RULES["batch"])
+
+
+def to_devices(tree: Any, mesh: Mesh) -> Any:
+    """Host arrays, equal on every host, to devices: rows cut along the batch."""
+
+    def move(x):
+        x = np.asarray(x)
+        rows = sharding(mesh, "batch") if x.ndim else sharding(mesh)
+        return jax.make_array_from_callback(x.shape, rows, lambda index: x[index])
+
+    return jax.tree.map(move, tree)
+
+
+def to_host(tree: Any) -> Any:
+    """Device arrays to whole numpy arrays, the same on every host."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)

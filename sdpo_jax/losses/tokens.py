@@ -1,0 +1,58 @@
+"""What a loss knows of each token beside the logits, and importance weights."""
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+# The paper's code bounds the log of every importance ratio by this before `exp`.
+_LARGEST_LOG_RATIO = 20.0
+
+
+@flax.struct.dataclass
+class Tokens:
+    """Per-token arrays of one chunk.
+
+    Args:
+      id_BC: the sampled token.
+      weight_BC: its weight in the loss; 0 where masked.
+      advantage_BC: its attempt's advantage.
+      sampler_logp_BC: nats, under the distribution that was sampled from.
+      old_logp_BC: nats, the trainer's before the first of several optimiser steps on
+        this batch; None when there is only one.
+    """
+
+    id_BC: jax.Array
+    weight_BC: jax.Array
+    advantage_BC: jax.Array
+    sampler_logp_BC: jax.Array
+    old_logp_BC: jax.Array | None
+
+
+def log_ratio(tokens: Tokens, logp_BC: jax.Array) -> jax.Array:
+    """Log pi / pi_old, bounded; exactly 0 in value when there is one step."""
+    old = tokens.old_logp_BC
+    old = jax.lax.stop_gradient(logp_BC) if old is None else old
+    return jnp.clip(logp_BC - old, -_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO)
+
+
+def sampler_weight(tokens: Tokens, logp_BC: jax.Array, cap: float) -> jax.Array:
+    """Truncated importance weight min(pi_old / pi_sampler, cap), no gradient.
+
+    Corrects for the sampler's arithmetic (arXiv:2601.20802, eq. 12, w_TIS).
+    """
+    old = logp_BC if tokens.old_logp_BC is None else tokens.old_logp_BC
+    gap = jax.lax.stop_gradient(old) - tokens.sampler_logp_BC
+    gap = jnp.clip(gap, -_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO)
+    return jnp.minimum(jnp.exp(gap), cap)
+
+
+def shared_sums(
+    tokens: Tokens, logits_BCV: jax.Array, logp_BC: jax.Array
+) -> dict[str, jax.Array]:
+    """What every method logs: entropy, and the sampler's distance, in nats."""
+    logp_BCV = jax.nn.log_softmax(logits_BCV, axis=-1)
+    entropy_BC = -jnp.sum(jnp.exp(logp_BCV) * logp_BCV, axis=-1)
+    gap_BC = jnp.abs(logp_BC - tokens.sampler_logp_BC)
+    weighted = lambda value_BC: jnp.sum(tokens.weight_BC * value_BC)
+    sums = {"entropy": weighted(entropy_BC), "sampler_gap": weighted(gap_BC)}
+    return jax.lax.stop_gradient(sums)

@@ -1,0 +1,48 @@
+"""Sums and means over the tokens that count, and each token's share of a loss."""
+
+import jax
+import jax.numpy as jnp
+
+AGGREGATIONS = ("token_mean", "sequence_mean", "sequence_mean_all_rows")
+
+
+def masked_mean(value_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
+    """Mean of `value_BT` where `mask_BT` is true; 0 when nothing is."""
+    # Padding may hold NaN: `where=` skips it, multiplying by 0 would not.
+    total = jnp.sum(value_BT, where=mask_BT)
+    count = jnp.sum(mask_BT, dtype=value_BT.dtype)
+    return total / jnp.maximum(count, 1)
+
+
+def token_weights(
+    mask_BR: jax.Array, row_weight_B: jax.Array, aggregation: str
+) -> jax.Array:
+    """Each token's weight in a loss that is a plain sum of weight times value.
+
+    The denominators span the whole batch of an optimiser step, so that the loss does
+    not depend on how the batch is cut into micro-batches or spread over devices.
+
+    Args:
+      mask_BR: true on tokens that count.
+      row_weight_B: weight of each row, 1 for equal rows; 0 removes a row.
+      aggregation: "token_mean", every counted token weighs the same (SDPO paper,
+        Fig. 14); "sequence_mean", every row with a counted token weighs the same;
+        "sequence_mean_all_rows", as the paper's code runs at one sequence per
+        micro-batch: rows without a counted token still add to the denominator.
+
+    Returns:
+      Weights [B, R], zero where `mask_BR` is false.
+    """
+    row_weight_B1 = row_weight_B[:, None]
+    weight_BR = jnp.where(mask_BR, row_weight_B1, jnp.zeros_like(row_weight_B1))
+    if aggregation == "token_mean":
+        return weight_BR / jnp.maximum(jnp.sum(mask_BR, dtype=weight_BR.dtype), 1)
+    length_B1 = jnp.sum(mask_BR, axis=1, keepdims=True, dtype=weight_BR.dtype)
+    weight_BR = weight_BR / jnp.maximum(length_B1, 1)
+    if aggregation == "sequence_mean":
+        rows = jnp.sum(length_B1 > 0, dtype=weight_BR.dtype)
+    elif aggregation == "sequence_mean_all_rows":
+        rows = jnp.asarray(mask_BR.shape[0], weight_BR.dtype)
+    else:
+        raise ValueError(f"aggregation must be one of {AGGREGATIONS}: {aggregation!r}")
+    return weight_BR / jnp.maximum(rows, 1)

@@ -1,0 +1,40 @@
+"""The self-teacher: which weights it reads with, and how they follow the student."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+MODES = ("ema", "trust_region", "frozen", "live")
+Params = Any
+
+
+def start(mode: str, student: Params) -> Params | None:
+    """The teacher's own weights: a copy, since donated buffers cannot be shared."""
+    return None if mode == "live" else jax.tree.map(jnp.copy, student)
+
+
+def readers(mode: str, student: Params, teacher: Params | None) -> tuple[Params, ...]:
+    """The weights that re-read the attempts; their logits make the target.
+
+    A trust region mixes the initial policy with the live student, both of them reading
+    the reprompt (arXiv:2601.20802, eq. 10); every other mode reads with one model.
+    """
+    if mode == "live":
+        return (student,)
+    if mode == "trust_region":
+        return (teacher, student)
+    return (teacher,)
+
+
+def follow(mode: str, teacher: Params, student: Params, rate: jax.Array) -> Params:
+    """The teacher's weights after one update (arXiv:2601.20802, App. A.2).
+
+    An exponential moving average moves by `rate` towards the student; every other
+    teacher stays as it is.
+    """
+    if mode != "ema":
+        return teacher
+    return jax.tree.map(
+        lambda t, s: t + rate.astype(t.dtype) * (s - t), teacher, student
+    )
