@@ -1,0 +1,1 @@
+"""The decoder, its cache, and its Hugging Face form. Arrays, no text."""

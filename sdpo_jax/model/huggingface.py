@@ -1,0 +1,431 @@
+"""Hugging Face checkpoints: one table of names and layouts, read in both directions.
+
+A row of the table is our parameter's path, the checkpoint's tensor name, and that
+tensor's axes in the letters of our name: `query_DHE` is stored as "HE D", a matrix
+whose rows run over heads and head width. Our layers are stacked over periods; `{}`
+in a tensor name is the layer's number.
+"""
+
+import collections
+import json
+import math
+import os
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from safetensors import SafetensorError, safe_open
+
+from sdpo_jax import distributed
+from sdpo_jax.model import decoder, families
+from sdpo_jax.model.families import Architecture
+
+
+class Row(NamedTuple):
+    """One parameter: our path, the checkpoint's name, the stored axes."""
+
+    path: str
+    tensor: str
+    axes: str
+
+
+_EMBED = "model.embed_tokens.weight"
+_HEAD = "lm_head.weight"
+_LAYER = "model.layers.{}."
+
+_QWEN3 = (
+    Row("embed/table_VD", _EMBED, "V D"),
+    Row("layers/attention_norm/scale_D", _LAYER + "input_layernorm.weight", "D"),
+    Row("layers/attention/query_DHE", _LAYER + "self_attn.q_proj.weight", "HE D"),
+    Row("layers/attention/key_DNE", _LAYER + "self_attn.k_proj.weight", "NE D"),
+    Row("layers/attention/value_DNE", _LAYER + "self_attn.v_proj.weight", "NE D"),
+    Row("layers/attention/out_HED", _LAYER + "self_attn.o_proj.weight", "D HE"),
+    Row("layers/attention/query_norm/scale_D", _LAYER + "self_attn.q_norm.weight", "D"),
+    Row("layers/attention/key_norm/scale_D", _LAYER + "self_attn.k_norm.weight", "D"),
+    Row("layers/mlp_norm/scale_D", _LAYER + "post_attention_layernorm.weight", "D"),
+    Row("layers/mlp/gate_DF", _LAYER + "mlp.gate_proj.weight", "F D"),
+    Row("layers/mlp/up_DF", _LAYER + "mlp.up_proj.weight", "F D"),
+    Row("layers/mlp/down_FD", _LAYER + "mlp.down_proj.weight", "D F"),
+    Row("norm/scale_D", "model.norm.weight", "D"),
+    Row("head/kernel_DV", _HEAD, "V D"),
+)
+
+
+def _qwen3_config(arch: Architecture) -> dict[str, Any]:
+    theta = arch.period[0].rope_theta
+    return {
+        "architectures": ["Qwen3ForCausalLM"],
+        "model_type": "qwen3",
+        "attention_bias": False,
+        "head_dim": arch.head_width,
+        "hidden_act": "silu",
+        "hidden_size": arch.width,
+        "intermediate_size": arch.mlp_width,
+        "max_position_embeddings": arch.max_positions,
+        "num_attention_heads": arch.heads,
+        "num_hidden_layers": arch.layers,
+        "num_key_value_heads": arch.kv_heads,
+        "rms_norm_eps": arch.norm_eps,
+        # The spelling of transformers 5, then that of transformers 4.
+        "rope_parameters": {"rope_type": "default", "rope_theta": theta},
+        "rope_theta": theta,
+        "tie_word_embeddings": arch.tied,
+        "use_sliding_window": False,
+        "vocab_size": arch.vocab,
+    }
+
+
+TABLES = {"qwen3": {row.path: row for row in _QWEN3}}
+CONFIGS = {"qwen3": _qwen3_config}
+
+_COPIED = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+_FILE_DTYPES = {"float32": "F32", "bfloat16": "BF16"}
+_READABLE = ("F32", "BF16", "F16")
+
+
+def architecture(path: str | os.PathLike) -> Architecture:
+    """The architecture that a checkpoint's config.json describes.
+
+    Args:
+      path: a directory, or the name of a model on the Hugging Face hub.
+
+    Raises:
+      ValueError: if there is no such checkpoint, or it is not supported.
+    """
+    return families.from_huggingface(_config(_directory(path, "config.json")))
+
+
+def load(
+    path: str | os.PathLike, arch: Architecture, mesh: Mesh, dtype: Any = jnp.float32
+) -> decoder.Params:
+    """Read a checkpoint, each device only its own slices.
+
+    Args:
+      path: a directory, or the name of a model on the Hugging Face hub.
+      arch: what `architecture(path)` returned.
+      mesh: where the parameters shall live, by `distributed.RULES`.
+      dtype: of the parameters, whatever the file's.
+
+    Returns:
+      The decoder's parameters, placed on the mesh.
+
+    Raises:
+      ValueError: if a parameter cannot be cut over the mesh (before anything is
+        read), if a tensor is missing, unknown, of another shape or not finite, or if
+        a file is missing or damaged; the message names the parameter or tensor.
+    """
+    shapes = jax.eval_shape(lambda: decoder.init(arch, jax.random.key(0)))
+    shardings = _shardings(arch, shapes, mesh)
+    stored = _open_all(_directory(path, "*.json", "*.safetensors"))
+    _check(stored, arch, shapes)
+
+    def read(key: Any, leaf: jax.ShapeDtypeStruct, where: NamedSharding) -> jax.Array:
+        block = _block_reader(stored, arch, key, leaf.shape, np.dtype(dtype))
+        return jax.make_array_from_callback(leaf.shape, where, block)
+
+    return jax.tree_util.tree_map_with_path(read, shapes, shardings)
+
+
+def save(
+    path: str | os.PathLike,
+    arch: Architecture,
+    params: decoder.Params,
+    *,
+    source: str | os.PathLike | None,
+    dtype: str = "bfloat16",
+) -> None:
+    """Write a checkpoint that transformers and inference engines can load.
+
+    Weights go to one model.safetensors, tensor by tensor, so the host holds one at a
+    time. On several hosts every process must call this; the first one writes.
+
+    Args:
+      path: the directory to make; it appears only when it is complete.
+      arch: the architecture of `params`.
+      params: the decoder's parameters.
+      source: checkpoint whose config.json, generation_config.json and tokenizer are
+        copied; with None, only a config.json made from `arch` is written.
+      dtype: of the file, "float32" or "bfloat16".
+
+    Raises:
+      ValueError: if `path` exists, `dtype` is neither, or `source` holds another
+        architecture.
+    """
+    path = pathlib.Path(path)
+    if dtype not in _FILE_DTYPES:
+        raise ValueError(f"dtype={dtype!r}: expected one of {', '.join(_FILE_DTYPES)}")
+    if path.exists():
+        raise ValueError(f"{path} exists; move it away or export somewhere else")
+    folder = None if source is None else _directory(source, "config.json", *_COPIED)
+    config = _exported_config(arch, folder, dtype)
+    tensors = _gathered(arch, params, np.dtype(dtype))
+    if jax.process_index() != 0:
+        collections.deque(tensors, maxlen=0)  # Gathering needs every process.
+        return
+
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    header = _header(_stored_shapes(arch, params), dtype)
+    with open(partial / "model.safetensors", "wb") as file:
+        file.write(header)
+        file.writelines(tensor.tobytes() for tensor in tensors)
+    (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    for name in _COPIED:
+        if folder is not None and (folder / name).exists():
+            shutil.copyfile(folder / name, partial / name)
+    partial.rename(path)
+
+
+def _directory(path: str | os.PathLike, *patterns: str) -> pathlib.Path:
+    """The checkpoint's directory; from the hub, with files of these patterns only."""
+    if os.path.isdir(path):
+        return pathlib.Path(path)
+    import huggingface_hub  # Slow to import, and local checkpoints do without.
+
+    try:
+        found = huggingface_hub.snapshot_download(str(path), allow_patterns=patterns)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(
+            f"{str(path)!r} is neither a directory nor a model that the Hugging Face "
+            f"hub let us download ({type(error).__name__}: {reason})"
+        ) from error
+    return pathlib.Path(found)
+
+
+def _json(file: pathlib.Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is not valid JSON: {error}") from error
+
+
+def _config(directory: pathlib.Path) -> dict[str, Any]:
+    if not (directory / "config.json").exists():
+        raise ValueError(f"{directory} has no config.json, so it is no checkpoint")
+    return _json(directory / "config.json")
+
+
+def _exported_config(
+    arch: Architecture, source: pathlib.Path | None, dtype: str
+) -> dict[str, Any]:
+    if source is None:
+        return {**CONFIGS[arch.family](arch), "dtype": dtype}
+    raw = _config(source)
+    found = families.from_huggingface(raw)
+    if found != arch:
+        raise ValueError(f"{source}: expected the config.json of {arch}, got {found}")
+    # transformers 4 calls the field torch_dtype.
+    return {**raw, ("torch_dtype" if "torch_dtype" in raw else "dtype"): dtype}
+
+
+def _name(key: Any) -> str:
+    return jax.tree_util.keystr(key, simple=True, separator="/")
+
+
+def _row(arch: Architecture, key: Any) -> tuple[Row, list[str]]:
+    """A parameter's row, and the names of the tensors that it holds, in order."""
+    parts = _name(key).split("/")
+    table = TABLES[arch.family]
+    if parts[0] != "layers":
+        row = table["/".join(parts)]
+        return row, [row.tensor]
+    row = table["/".join(["layers", *parts[2:]])]
+    numbers = range(int(parts[1]), arch.layers, len(arch.period))
+    return row, [row.tensor.format(number) for number in numbers]
+
+
+def _axes(row: Row) -> tuple[str, str]:
+    """The axis letters of one tensor, in our order and in the stored order."""
+    return row.path.rpartition("_")[2], row.axes.replace(" ", "")
+
+
+def _stored_shape(row: Row, shape: tuple[int, ...]) -> tuple[int, ...]:
+    ours, _ = _axes(row)
+    # A parameter of the layers has a leading axis, the periods.
+    size = dict(zip(ours, shape[-len(ours) :], strict=True))
+    return tuple(math.prod(size[a] for a in group) for group in row.axes.split())
+
+
+def _stored_shapes(arch: Architecture, tree: Any) -> dict[str, tuple[int, ...]]:
+    """Every tensor of the checkpoint, in the order in which we write them."""
+    shapes = {}
+    for key, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        row, names = _row(arch, key)
+        shapes |= dict.fromkeys(names, _stored_shape(row, leaf.shape))
+    return shapes
+
+
+def _shardings(arch: Architecture, shapes: Any, mesh: Mesh) -> Any:
+    """Where every parameter lives; an error if one cannot be cut evenly."""
+
+    def where(key: Any, leaf: jax.ShapeDtypeStruct, axes: tuple) -> NamedSharding:
+        sharding = distributed.sharding(mesh, *axes)
+        for size, cut in zip(leaf.shape, sharding.spec, strict=True):
+            cut = (cut,) if isinstance(cut, str) else cut or ()
+            cut = [axis for axis in cut if mesh.shape[axis] > 1]
+            if size % math.prod(mesh.shape[axis] for axis in cut):
+                fields = " x ".join(f"mesh.{axis}={mesh.shape[axis]}" for axis in cut)
+                raise ValueError(
+                    f"{_name(key)} {leaf.shape}: {fields} does not divide its axis of "
+                    f"{size}; lower {' or '.join(f'mesh.{axis}' for axis in cut)}"
+                )
+        return sharding
+
+    axes = decoder.logical_axes(arch)
+    return jax.tree_util.tree_map_with_path(where, shapes, axes)
+
+
+def _open_all(directory: pathlib.Path) -> dict[str, Any]:
+    """Every tensor of a checkpoint, as something that reads the slices asked for."""
+    stored = {}
+    for file, tensor in _files(directory).items():
+        try:
+            opened = safe_open(file, framework="np")
+        except FileNotFoundError as error:
+            raise ValueError(f"{file} is missing; it holds {tensor}") from error
+        except SafetensorError as error:
+            raise ValueError(
+                f"{file} is damaged or cut short ({error}); it holds {tensor}. "
+                "Download or copy it again"
+            ) from error
+        stored |= {name: opened.get_slice(name) for name in opened.keys()}
+    return stored
+
+
+def _files(directory: pathlib.Path) -> dict[pathlib.Path, str]:
+    """The weight files, each with the name of one of its tensors."""
+    single = directory / "model.safetensors"
+    index = directory / "model.safetensors.index.json"
+    if single.exists() or not index.exists():
+        return {single: _EMBED}
+    by_tensor = _json(index)["weight_map"].items()
+    return {directory / file: tensor for tensor, file in by_tensor}
+
+
+def _check(stored: dict[str, Any], arch: Architecture, shapes: Any) -> None:
+    """Raise unless `stored` holds exactly the tensors that `arch` needs."""
+    expected = _stored_shapes(arch, shapes)
+    if arch.tied and {_HEAD, _EMBED} <= stored.keys():
+        if not np.array_equal(stored.pop(_HEAD)[:], stored[_EMBED][:]):
+            raise ValueError(
+                f"{_HEAD} differs from {_EMBED}, though config.json says "
+                "tie_word_embeddings=true"
+            )
+    for what, names in [
+        ("is missing from the checkpoint", expected.keys() - stored.keys()),
+        (f"has no place in {arch.family}", stored.keys() - expected.keys()),
+    ]:
+        if names:
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            raise ValueError(f"{min(names)}{more} {what}")
+    for name, shape in expected.items():
+        found = tuple(stored[name].get_shape())
+        if found != shape:
+            raise ValueError(
+                f"{name}: config.json implies {shape}, the file has {found}"
+            )
+        dtype = stored[name].get_dtype()
+        if dtype not in _READABLE:
+            raise ValueError(
+                f"{name}: {dtype} is not supported, only {', '.join(_READABLE)}"
+            )
+
+
+def _block_reader(
+    stored: dict[str, Any],
+    arch: Architecture,
+    key: Any,
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+) -> Callable[[tuple[slice, ...]], np.ndarray]:
+    """A function that reads the block at one index of a parameter."""
+    row, names = _row(arch, key)
+    blocks = {}
+
+    def read(*bounds: range) -> np.ndarray:
+        ours, _ = _axes(row)
+        if len(bounds) == len(ours):
+            return np.array(_read(stored, names[0], row, shape, bounds, dtype))
+        periods, *bounds = bounds
+        part = lambda name: _read(stored, name, row, shape[1:], bounds, dtype)
+        return np.stack([part(names[period]) for period in periods])
+
+    def block(index: tuple[slice, ...]) -> np.ndarray:
+        bounds = tuple(range(*s.indices(n)) for s, n in zip(index, shape, strict=True))
+        # Devices that hold copies ask for the same block.
+        if bounds not in blocks:
+            blocks[bounds] = read(*bounds)
+        return blocks[bounds]
+
+    return block
+
+
+def _read(
+    stored: dict[str, Any],
+    name: str,
+    row: Row,
+    shape: tuple[int, ...],
+    bounds: Sequence[range],
+    dtype: np.dtype,
+) -> np.ndarray:
+    """The entries of one tensor within `bounds` of our axes, in our layout."""
+    ours, letters = _axes(row)
+    size = dict(zip(ours, shape, strict=True))
+    bound = dict(zip(ours, bounds, strict=True))
+
+    def cut(group: str) -> slice:
+        # Only the first letter of a group is ever cut, so its entries are contiguous.
+        inner = math.prod(size[a] for a in group[1:])
+        return slice(bound[group[0]].start * inner, bound[group[0]].stop * inner)
+
+    part = stored[name][tuple(cut(group) for group in row.axes.split())].astype(dtype)
+    if not np.isfinite(part).all():
+        raise ValueError(f"{name} holds NaN or infinite weights")
+    part = part.reshape([len(bound[a]) for a in letters])
+    return part.transpose([letters.index(a) for a in ours])
+
+
+def _gathered(
+    arch: Architecture, params: decoder.Params, dtype: np.dtype
+) -> Iterator[np.ndarray]:
+    """Every tensor, whole and in its stored layout, in the order of the header."""
+    for key, leaf in jax.tree_util.tree_leaves_with_path(params):
+        row, names = _row(arch, key)
+        ours, letters = _axes(row)
+        order = [ours.index(a) for a in letters]
+        periods = (leaf[index] for index in range(len(names)))
+        for tensor in periods if leaf.ndim > len(ours) else [leaf]:
+            whole = distributed.to_host(tensor.astype(dtype))
+            yield whole.transpose(order).reshape(_stored_shape(row, leaf.shape))
+
+
+def _header(shapes: dict[str, tuple[int, ...]], dtype: str) -> bytes:
+    """The beginning of a safetensors file: its header's length, and the header."""
+    header, end = {"__metadata__": {"format": "pt"}}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + math.prod(shape) * np.dtype(dtype).itemsize
+        header[name] = {
+            "dtype": _FILE_DTYPES[dtype],
+            "shape": shape,
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text

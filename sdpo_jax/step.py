@@ -1,0 +1,397 @@
+"""The update: one pure jitted function of state and batch, over a device mesh.
+
+hidden states of the student on prompt + response, of the teacher on reprompt +
+response -> a loss, chunk by chunk -> gradient -> AdamW -> the teacher follows
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from pallas_kernels.topk_tail_kl import chunked
+from sdpo_jax import distributed, masked, teacher
+from sdpo_jax.batch import Attempts, Batch
+from sdpo_jax.distributed import constrain
+from sdpo_jax.losses import LOSSES, READS_TEACHER
+from sdpo_jax.losses.tokens import Tokens
+from sdpo_jax.model import decoder
+from sdpo_jax.model.families import Architecture
+
+Params = Any
+Metrics = dict[str, jax.Array]
+
+
+@flax.struct.dataclass
+class TrainState:
+    """All that training changes.
+
+    Args:
+      step: optimiser steps taken.
+      student: float32 parameters.
+      opt_state: of the optimiser.
+      teacher: float32 parameters; None when the method reads no copy of its own.
+    """
+
+    step: jax.Array
+    student: Params
+    opt_state: Any
+    teacher: Params | None
+
+
+def compute_dtype(c: ConfigDict) -> jnp.dtype:
+    """Of activations and matrix products: bfloat16 on accelerators, float32 on CPU."""
+    if c.model.dtype != "auto":
+        return jnp.dtype(c.model.dtype)
+    on_cpu = jax.default_backend() == "cpu"
+    return jnp.dtype(jnp.float32 if on_cpu else jnp.bfloat16)
+
+
+def steps_per_batch(c: ConfigDict) -> int:
+    """Optimiser steps on one rollout batch."""
+    return c.rollout.questions // c.step.questions
+
+
+def make_optimizer(c: ConfigDict) -> optax.GradientTransformation:
+    """AdamW with clipping and the config's learning-rate schedule."""
+    clip = optax.clip_by_global_norm(c.optimizer.clip_norm)
+    adamw = optax.adamw(
+        learning_rate(c), b1=0.9, b2=0.999, weight_decay=c.optimizer.weight_decay
+    )
+    return optax.chain(clip, adamw)
+
+
+def learning_rate(c: ConfigDict) -> optax.Schedule:
+    """Linear warm-up, then constant or cosine to zero at the run's last step."""
+    peak, warmup = c.optimizer.learning_rate, c.optimizer.warmup_steps
+    total = c.train.updates * steps_per_batch(c)
+    if c.optimizer.schedule == "cosine":
+        after = optax.cosine_decay_schedule(peak, max(total - warmup, 1))
+    else:
+        after = optax.constant_schedule(peak)
+    # The first step moves already: step 0 of the ramp is peak / (warmup + 1).
+    ramp = optax.linear_schedule(peak / (warmup + 1), peak, max(warmup, 1))
+    return optax.join_schedules([ramp, after], [warmup])
+
+
+def has_teacher(c: ConfigDict) -> bool:
+    """Whether the state holds weights of a teacher's own."""
+    return c.method in READS_TEACHER and c.teacher.mode != "live"
+
+
+def state_shardings(c: ConfigDict, arch: Architecture, mesh: Mesh) -> TrainState:
+    """Where every leaf of the state lives."""
+    is_axes = lambda leaf: isinstance(leaf, tuple)
+    place = lambda axes: distributed.sharding(mesh, *axes)
+    student = jax.tree.map(place, decoder.logical_axes(arch), is_leaf=is_axes)
+    optimizer = make_optimizer(c)
+    shapes = jax.eval_shape(lambda: decoder.init(arch, jax.random.key(0)))
+    whole = distributed.sharding(mesh)
+    opt_state = optax.tree_utils.tree_map_params(
+        optimizer,
+        lambda _, place: place,
+        jax.eval_shape(optimizer.init, shapes),
+        student,
+        transform_non_params=lambda _: whole,
+    )
+    return TrainState(whole, student, opt_state, student if has_teacher(c) else None)
+
+
+def abstract_state(c: ConfigDict, arch: Architecture, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and placement of the state, without any array."""
+    new = lambda: _new_state(c, decoder.init(arch, jax.random.key(0)))
+    shapes = jax.eval_shape(new)
+    with_place = lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place)
+    return jax.tree.map(with_place, shapes, state_shardings(c, arch, mesh))
+
+
+def new_state(
+    c: ConfigDict, arch: Architecture, mesh: Mesh, student: Params
+) -> TrainState:
+    """The state before the first update; `student` stays usable."""
+    shardings = state_shardings(c, arch, mesh)
+    start = jax.jit(functools.partial(_new_state, c), out_shardings=shardings)
+    return start(student)
+
+
+def _new_state(c: ConfigDict, student: Params) -> TrainState:
+    copy = jax.tree.map(jnp.copy, student)
+    own = teacher.start(c.teacher.mode, student) if has_teacher(c) else None
+    return TrainState(jnp.int32(0), copy, make_optimizer(c).init(student), own)
+
+
+def make_train_step(
+    c: ConfigDict, arch: Architecture, mesh: Mesh
+) -> Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]:
+    """One optimiser step, compiled once for each shape of batch.
+
+    Args:
+      c: the run's config.
+      arch: the model.
+      mesh: devices; rows are cut over `data` and `fsdp`, weights over `fsdp` and
+        `tensor`.
+
+    Returns:
+      (state, batch, teacher_rate) -> (state, metrics). The state is donated.
+      `teacher_rate` is how far the teacher's average moves after this step, 0 for not
+      at all. A non-finite loss or gradient leaves the weights as they were and is told
+      by `metrics["finite"]`.
+
+    Raises:
+      ValueError: if the rows of a step do not divide over mesh and micro-batches.
+    """
+    check_rows(c, mesh)
+    shardings = state_shardings(c, arch, mesh)
+    whole = distributed.sharding(mesh)
+    step = jax.jit(
+        functools.partial(_train_step, c, arch, distributed.batch_shards(mesh)),
+        donate_argnums=0,
+        # Unpinned, the second call would compile again.
+        in_shardings=(shardings, distributed.sharding(mesh, "batch"), whole),
+        out_shardings=(shardings, whole),
+    )
+    return _on_mesh(step, mesh)
+
+
+def make_scorer(
+    c: ConfigDict, arch: Architecture, mesh: Mesh
+) -> Callable[[Params, Attempts], jax.Array]:
+    """(parameters, attempts) -> the trainer's log-probabilities [B, R], in nats."""
+    score = functools.partial(_score, c, arch, distributed.batch_shards(mesh))
+    rows = distributed.sharding(mesh, "batch")
+    return _on_mesh(jax.jit(score, out_shardings=rows), mesh)
+
+
+def check_rows(c: ConfigDict, mesh: Mesh) -> None:
+    """Refuse a step whose rows do not divide over the mesh and micro-batches."""
+    rows, shards = c.step.questions * c.rollout.attempts, distributed.batch_shards(mesh)
+    unit = shards * (c.step.micro_batch or 1)
+    if rows % unit:
+        raise ValueError(
+            f"step.questions={c.step.questions} x rollout.attempts={c.rollout.attempts}"
+            f" = {rows} rows do not divide by mesh.data x mesh.fsdp = {shards} times "
+            f"step.micro_batch={c.step.micro_batch or 1}; change one of them"
+        )
+
+
+def _on_mesh(jitted: Callable, mesh: Mesh) -> Callable:
+    """`jitted` with the mesh that its sharding constraints name."""
+
+    @functools.wraps(jitted)
+    def call(*args):
+        with jax.set_mesh(mesh):
+            return jitted(*args)
+
+    def lower(*args):
+        with jax.set_mesh(mesh):
+            return jitted.lower(*args)
+
+    call.lower = lower
+    call.cache_size = jitted._cache_size
+    return call
+
+
+@flax.struct.dataclass
+class _Rows:
+    """What the loss reads of each row, besides weights of the model."""
+
+    prompt_BP: jax.Array
+    reprompt_BQ: jax.Array
+    response_BR: jax.Array
+    mask_BR: jax.Array
+    tokens: Tokens
+
+
+def _train_step(
+    c: ConfigDict,
+    arch: Architecture,
+    shards: int,
+    state: TrainState,
+    batch: Batch,
+    teacher_rate: jax.Array,
+) -> tuple[TrainState, Metrics]:
+    rows = _rows(c, batch)
+    gradient, metrics = _gradient(c, arch, shards, state, rows)
+    norm = optax.global_norm(gradient)
+    # Optax mixes Python floats and counters into its arithmetic.
+    with jax.numpy_dtype_promotion("standard"):
+        updates, opt_state = make_optimizer(c).update(
+            gradient, state.opt_state, state.student
+        )
+    student = optax.apply_updates(state.student, updates)
+    own = state.teacher
+    if own is not None:
+        own = teacher.follow(c.teacher.mode, own, student, teacher_rate)
+
+    finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
+    new = TrainState(state.step + 1, student, opt_state, own)
+    new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
+    leaves_finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(gradient)]
+    metrics |= {
+        "gradient_norm": norm,
+        "learning_rate": jnp.asarray(learning_rate(c)(state.step), jnp.float32),
+        "finite": finite,
+        "gradient_finite": jnp.stack(leaves_finite),
+    }
+    return new, metrics
+
+
+def _rows(c: ConfigDict, batch: Batch) -> _Rows:
+    """Per-token arrays, with the weights that one global denominator gives."""
+    attempts = batch.attempts
+    mask_BR = attempts.response_mask_BR & batch.has_target_B[:, None]
+    weight_BR = masked.token_weights(mask_BR, batch.loss_weight_B, c.step.aggregation)
+    advantage_BR = jnp.broadcast_to(batch.advantage_B[:, None], mask_BR.shape)
+    tokens = Tokens(
+        id_BC=attempts.response_BR,
+        weight_BC=weight_BR,
+        advantage_BC=advantage_BR,
+        sampler_logp_BC=attempts.sampler_logp_BR,
+        old_logp_BC=batch.old_logp_BR,
+    )
+    return _Rows(
+        attempts.prompt_BP, batch.reprompt_BQ, attempts.response_BR, mask_BR, tokens
+    )
+
+
+def _gradient(
+    c: ConfigDict, arch: Architecture, shards: int, state: TrainState, rows: _Rows
+) -> tuple[Params, Metrics]:
+    """Gradient and metrics of the whole batch, micro-batch by micro-batch."""
+    dtype = compute_dtype(c)
+    cast = lambda params: jax.tree.map(lambda x: x.astype(dtype), params)
+    student = cast(state.student)
+    readers = ()
+    if c.method in READS_TEACHER:
+        readers = teacher.readers(c.teacher.mode, state.student, state.teacher)
+        readers = tuple(_reader(arch, cast(params)) for params in readers)
+    # One copy of the unembedding per batch shard: each sums its own gradient over
+    # chunks and micro-batches, and the sum over copies is the one reduction.
+    spread = functools.partial(_spread_unembedding, arch, shards)
+    copies, sum_copies = jax.vjp(spread, student)
+    of_rows = functools.partial(_loss, c, arch)
+    value_and_gradient = jax.value_and_grad(of_rows, argnums=(0, 1), has_aux=True)
+
+    def one(rows: _Rows):
+        (loss, sums), gradients = value_and_gradient(student, copies, readers, rows)
+        wide = lambda g: g.astype(np.promote_types(g.dtype, np.float32))
+        return {"loss": loss, **sums}, jax.tree.map(wide, gradients)
+
+    metrics, (gradient, of_copies) = _sum_over_micro_batches(
+        one, rows, shards, c.step.micro_batch
+    )
+    (of_unembedding,) = sum_copies(of_copies.astype(copies.dtype))
+    add = lambda g, u: g + u.astype(g.dtype)
+    return jax.tree.map(add, gradient, of_unembedding), metrics
+
+
+def _reader(arch: Architecture, params: Params) -> tuple[Params, jax.Array]:
+    """A teacher's weights, and its unembedding on every device."""
+    unembed_DV = constrain(decoder.unembedding(arch, params), None, "vocab")
+    return jax.lax.stop_gradient((params, unembed_DV))
+
+
+def _spread_unembedding(arch: Architecture, shards: int, params: Params) -> jax.Array:
+    """[Z, D, V]: the unembedding, once per batch shard."""
+    unembed_DV = constrain(decoder.unembedding(arch, params), None, "vocab")
+    copies = jnp.broadcast_to(unembed_DV[None], (shards, *unembed_DV.shape))
+    return constrain(copies, "batch", None, "vocab")
+
+
+def _loss(
+    c: ConfigDict,
+    arch: Architecture,
+    student: Params,
+    unembed_ZDV: jax.Array,
+    readers: tuple[tuple[Params, jax.Array], ...],
+    rows: _Rows,
+) -> tuple[jax.Array, Metrics]:
+    """The method's loss on some rows."""
+    read = functools.partial(_response_hidden, c, arch)
+    teachers = tuple(
+        (jax.lax.stop_gradient(read(params, rows.reprompt_BQ, rows)), unembed_DV)
+        for params, unembed_DV in readers
+    )
+    mesh = jax.sharding.get_abstract_mesh()
+    return chunked.sum_over_chunks(
+        functools.partial(LOSSES[c.method], c),
+        (read(student, rows.prompt_BP, rows), unembed_ZDV),
+        teachers,
+        rows.mask_BR,
+        rows.tokens,
+        chunk=min(c.step.chunk, rows.response_BR.shape[1]),
+        batch_axes=() if mesh.empty else distributed.RULES["batch"],
+    )
+
+
+def _response_hidden(
+    c: ConfigDict, arch: Architecture, params: Params, prompt_BT: jax.Array, rows: _Rows
+) -> jax.Array:
+    """Hidden states [B, R, D] that predict each response token after `prompt_BT`."""
+    ids_BT = jnp.concatenate([prompt_BT, rows.response_BR], axis=1)
+    hidden_BTD = decoder.hidden(
+        arch, params, ids_BT, dtype=compute_dtype(c), remat=c.model.remat == "layer"
+    )
+    return hidden_BTD[:, prompt_BT.shape[1] - 1 : -1]
+
+
+def _sum_over_micro_batches(
+    one: Callable[[Any], Any], rows: Any, shards: int, micro_batch: int
+) -> Any:
+    """`one` of all rows: at once, or summed over micro-batches of rows per device."""
+    size = jax.tree.leaves(rows)[0].shape[0]
+    if micro_batch in (0, size // shards):
+        return one(rows)
+    rows = _split(rows, shards, micro_batch)
+    shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], rows))
+    start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    body = lambda total, rows: (jax.tree.map(jnp.add, total, one(rows)), None)
+    return jax.lax.scan(body, start, rows)[0]
+
+
+def _split(tree: Any, shards: int, micro_batch: int) -> Any:
+    """Rows [B, ...] -> [micro-batches, rows, ...], every row on its own device."""
+
+    def split(x: jax.Array) -> jax.Array:
+        x = x.reshape(shards, -1, micro_batch, *x.shape[1:])
+        x = jnp.swapaxes(x, 0, 1).reshape(-1, shards * micro_batch, *x.shape[3:])
+        return constrain(x, None, "batch", *(None,) * (x.ndim - 2))
+
+    return jax.tree.map(split, tree)
+
+
+def _join(x: jax.Array, shards: int) -> jax.Array:
+    """Inverse of `_split`."""
+    x = x.reshape(x.shape[0], shards, -1, *x.shape[2:])
+    return jnp.swapaxes(x, 0, 1).reshape(-1, *x.shape[3:])
+
+
+def _score(
+    c: ConfigDict, arch: Architecture, shards: int, params: Params, attempts: Attempts
+) -> jax.Array:
+    dtype = compute_dtype(c)
+    params, unembed_DV = _reader(arch, jax.tree.map(lambda x: x.astype(dtype), params))
+
+    def one(ids: tuple[jax.Array, jax.Array]) -> jax.Array:
+        prompt_BP, response_BR = ids
+        ids_BT = jnp.concatenate([prompt_BP, response_BR], axis=1)
+        hidden = decoder.hidden(arch, params, ids_BT, dtype=dtype)
+        return chunked.token_log_probs(
+            hidden[:, prompt_BP.shape[1] - 1 : -1],
+            unembed_DV,
+            response_BR,
+            temperature=c.rollout.temperature,
+            chunk=min(c.step.chunk, response_BR.shape[1]),
+        )
+
+    ids = (attempts.prompt_BP, attempts.response_BR)
+    if not c.step.micro_batch:
+        return one(ids)
+    return _join(jax.lax.map(one, _split(ids, shards, c.step.micro_batch)), shards)
