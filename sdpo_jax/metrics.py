@@ -1,0 +1,409 @@
+"""What a run writes about itself: numbers, seconds, transcripts, a progress bar.
+
+`metrics.jsonl` holds only what the seed decides, so a resumed run can be compared
+with an undisturbed one bit for bit; everything the clock decides goes to
+`timings.jsonl`. JSON has no NaN or infinity: they are written as the strings
+"NaN", "Infinity" and "-Infinity", which `float()` reads back.
+
+Importing this file does not import JAX, so that reports can read runs without it.
+"""
+
+import collections
+import contextlib
+import importlib.metadata
+import json
+import logging
+import math
+import os
+import pathlib
+import platform
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import tqdm
+from tensorboardX import event_file_writer
+from tensorboardX.proto import event_pb2, summary_pb2
+
+METRICS = "metrics.jsonl"
+TIMINGS = "timings.jsonl"
+ATTEMPTS = "attempts.jsonl"
+
+_PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "transformers",
+    "numpy",
+)
+
+
+class RunLog:
+    """Everything one run writes while it trains; only the first process writes.
+
+    Evaluate and write before saving a checkpoint of the same step: what is written
+    after the save is lost if the run is killed and resumed from it.
+    """
+
+    def __init__(
+        self,
+        folder: str | os.PathLike,
+        *,
+        num_steps: int,
+        resume_from: int | None = None,
+        shown: Sequence[str] = (),
+        wandb_project: str | None = None,
+    ):
+        """Opens the log as it was right after step `resume_from`.
+
+        Args:
+          folder: the run folder; made if missing.
+          num_steps: updates in the whole run, for the time left.
+          resume_from: the restored step; later lines are dropped. None for a run
+            that starts anew: all lines are dropped.
+          shown: metrics to show beside the progress bar.
+          wandb_project: also send the numbers there; None for no wandb at all.
+
+        Raises:
+          ModuleNotFoundError: if wandb is asked for and not installed.
+        """
+        self._writes = _is_first_process()
+        if not self._writes:
+            return
+        folder = pathlib.Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        self._wandb = _start_wandb(folder, wandb_project) if wandb_project else None
+        first_step = 0 if resume_from is None else resume_from + 1
+        self._files = {}
+        for name in (METRICS, TIMINGS, ATTEMPTS):
+            drop_lines_from(folder / name, first_step)
+            self._files[name] = (folder / name).open("ab")
+        self._curves = _Curves(folder / "tensorboard", first_step)
+        self._progress = _Progress(num_steps, resume_from or 0, shown)
+
+    def write_metrics(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Writes one line of numbers the seed decides and moves the progress bar.
+
+        Args:
+          step: updates done.
+          metrics: name -> number on the host; "group/name" groups the curves.
+        """
+        if self._writes:
+            line = self._write(METRICS, step, metrics)
+            self._draw(step, line)
+            self._progress.move(step, line)
+
+    def write_timings(self, step: int, timings: Mapping[str, Any]) -> None:
+        """Writes one line of numbers the clock decides, like `Timer.take()`."""
+        if self._writes:
+            self._draw(step, self._write(TIMINGS, step, timings), "timings/")
+
+    def write_attempts(self, step: int, attempts: Sequence[Mapping[str, Any]]) -> None:
+        """Writes one line per attempt: its text, score, feedback and whatever else."""
+        if self._writes:
+            for attempt in attempts:
+                self._write(ATTEMPTS, step, attempt)
+
+    def close(self) -> None:
+        """Closes every file; the progress bar stays on the screen."""
+        if not self._writes:
+            return
+        for file in self._files.values():
+            file.close()
+        self._curves.close()
+        self._progress.close()
+        if self._wandb is not None:
+            self._wandb.finish()
+
+    def _write(self, name: str, step: int, values: Mapping[str, Any]) -> dict:
+        if "step" in values:
+            raise ValueError(
+                f"a line of {name} has its own step ({step}); rename the value called "
+                f"'step' (got {values['step']!r})"
+            )
+        line = _plain({"step": step, **values})
+        text = json.dumps(line, allow_nan=False) + "\n"
+        self._files[name].write(text.encode())
+        # A kill then loses at most the line that is being written.
+        self._files[name].flush()
+        return line
+
+    def _draw(self, step: int, line: Mapping[str, Any], prefix: str = "") -> None:
+        numbers = {
+            prefix + name: value
+            for name, value in line.items()
+            if name != "step" and isinstance(value, int | float)
+        }
+        self._curves.write(step, numbers)
+        if self._wandb is not None:
+            self._wandb.log(numbers, step=step)
+
+
+class Timer:
+    """Adds up wall-clock seconds by name."""
+
+    def __init__(self):
+        self._seconds: dict[str, float] = collections.defaultdict(float)
+
+    @contextlib.contextmanager
+    def __call__(self, name: str) -> Iterator[None]:
+        """Counts the seconds of the `with` block under `name`."""
+        start_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[name] += time.perf_counter() - start_s
+
+    def take(self) -> dict[str, float]:
+        """The seconds by name since the last call; starts again from zero."""
+        seconds = dict(self._seconds)
+        self._seconds.clear()
+        return seconds
+
+
+class _Curves:
+    """TensorBoard's file, written at once.
+
+    tensorboardX's own SummaryWriter has a queue that a kill loses, and overwrites
+    the file of an attempt that began in the same second.
+    """
+
+    def __init__(self, folder: pathlib.Path, first_step: int):
+        folder.mkdir(exist_ok=True)
+        self._events = event_file_writer.EventsWriter(
+            str(folder / "events"), filename_suffix=f".{time.time_ns()}"
+        )
+        # TensorBoard hides what earlier attempts wrote from this step on.
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._write(event_pb2.Event(step=first_step, session_log=start))
+
+    def write(self, step: int, numbers: Mapping[str, float]) -> None:
+        values = [
+            summary_pb2.Summary.Value(tag=name, simple_value=number)
+            for name, number in numbers.items()
+        ]
+        summary = summary_pb2.Summary(value=values)
+        self._write(event_pb2.Event(step=step, summary=summary))
+
+    def close(self) -> None:
+        self._events.close()
+
+    def _write(self, event: event_pb2.Event) -> None:
+        event.wall_time = time.time()
+        self._events.write_event(event)
+        self._events.flush()
+
+
+class _Progress:
+    """A bar on a terminal; elsewhere a plain line now and then."""
+
+    _PAUSE_S = 30.0
+    _LINE = "{n_fmt}/{total_fmt} updates [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
+
+    def __init__(self, num_steps: int, done: int, shown: Sequence[str]):
+        self._num_steps, self._done, self._shown = num_steps, done, shown
+        self._is_terminal = sys.stderr.isatty()
+        self._bar = tqdm.tqdm(
+            total=num_steps,
+            initial=done,
+            unit="update",
+            dynamic_ncols=True,
+            disable=not self._is_terminal,
+        )
+        self._start_s = time.monotonic()
+        self._next_line_s = self._start_s
+
+    def move(self, step: int, line: Mapping[str, Any]) -> None:
+        """Shows that `step` updates are done."""
+        shown = ", ".join(
+            _show(name, line[name]) for name in self._shown if name in line
+        )
+        if self._is_terminal:
+            self._bar.set_postfix_str(shown, refresh=False)
+            self._bar.update(step - self._bar.n)
+        elif time.monotonic() >= self._next_line_s or step == self._num_steps:
+            self._next_line_s = time.monotonic() + self._PAUSE_S
+            self._print(step, shown)
+
+    def close(self) -> None:
+        self._bar.close()
+
+    def _print(self, step: int, shown: str) -> None:
+        text = tqdm.tqdm.format_meter(
+            step,
+            self._num_steps,
+            time.monotonic() - self._start_s,
+            initial=self._done,
+            unit="update",
+            bar_format=self._LINE,
+            postfix=shown,
+        )
+        print(text, file=sys.stderr, flush=True)
+
+
+def write_once(
+    folder: str | os.PathLike,
+    config: Mapping[str, Any],
+    mesh_shape: Mapping[str, int] | None = None,
+) -> None:
+    """Writes config.json and versions.json into a run folder, unless they are there.
+
+    A run that resumes with other versions or devices says so in the log, because
+    its numbers may then differ from those of an undisturbed run.
+
+    Args:
+      folder: the run folder; made if missing.
+      config: the whole config as a plain dictionary.
+      mesh_shape: devices per mesh axis, like `mesh.shape`.
+    """
+    if not _is_first_process():
+        return
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "config.json").exists():
+        write_json_atomically(folder / "config.json", config)
+    versions = _plain(_versions(mesh_shape))
+    if not (folder / "versions.json").exists():
+        write_json_atomically(folder / "versions.json", versions)
+    started = json.loads((folder / "versions.json").read_text())
+    for name in sorted(started.keys() | versions.keys()):
+        if started.get(name) != versions.get(name):
+            logging.getLogger(__name__).warning(
+                "%s: the run was started with %s %s and goes on with %s",
+                folder,
+                name,
+                started.get(name),
+                versions.get(name),
+            )
+
+
+def write_json_atomically(path: str | os.PathLike, value: Any) -> None:
+    """Writes a JSON file that is never seen half-written, not even after a kill."""
+    text = json.dumps(_plain(value), indent=1, allow_nan=False) + "\n"
+    _replace(pathlib.Path(path), text.encode())
+
+
+def read_lines(path: str | os.PathLike) -> Iterator[dict]:
+    """The lines of a .jsonl file; a half-written last one is left out.
+
+    Raises:
+      ValueError: if any other line is broken, naming the file and the line.
+    """
+    for line, _ in _read(pathlib.Path(path)):
+        yield line
+
+
+def drop_lines_from(path: str | os.PathLike, first_step: int) -> None:
+    """Removes the lines of step `first_step` and later, and a half-written last one.
+
+    The lines that stay keep their bytes. A missing file is left missing.
+    """
+    path = pathlib.Path(path)
+    if path.exists():
+        kept = [raw for line, raw in _read(path) if line["step"] < first_step]
+        _replace(path, b"".join(raw.rstrip(b"\n") + b"\n" for raw in kept))
+
+
+def _read(path: pathlib.Path) -> Iterator[tuple[dict, bytes]]:
+    """Each line, parsed and as it stands in the file."""
+    with path.open("rb") as file:
+        raw, following = file.readline(), file.readline()
+        number = 1
+        while raw:
+            try:
+                line = json.loads(raw)
+            except ValueError as error:
+                if not following:
+                    return
+                raise ValueError(
+                    f"{path}:{number} is not JSON ({error}); only the last line may be "
+                    "cut off. Restore the file from a copy or delete that line"
+                ) from error
+            yield line, raw
+            raw, following, number = following, file.readline(), number + 1
+
+
+def _replace(path: pathlib.Path, content: bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _plain(value: Any) -> Any:
+    """The same value in the types of JSON; arrays become numbers and lists."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
+    return value
+
+
+def _show(name: str, value: Any) -> str:
+    number = f"{value:.4g}" if isinstance(value, float) else value
+    return f"{name.rpartition('/')[2]} {number}"
+
+
+def _start_wandb(folder: pathlib.Path, project: str) -> Any:
+    try:
+        import wandb
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            f"wandb project {project!r} was asked for, but wandb is not installed; "
+            "pip install wandb, or leave the project empty"
+        ) from error
+    # The folder names the run, so that a resumed run goes on in the same one.
+    return wandb.init(project=project, id=folder.name, dir=folder, resume="allow")
+
+
+def _is_first_process() -> bool:
+    import jax
+
+    return jax.process_index() == 0
+
+
+def _versions(mesh_shape: Mapping[str, int] | None) -> dict:
+    import jax
+
+    return {
+        "python": platform.python_version(),
+        **{package: importlib.metadata.version(package) for package in _PACKAGES},
+        "git_commit": _git_commit(pathlib.Path(__file__).parents[1]),
+        "device_kind": jax.devices()[0].device_kind,
+        "num_devices": jax.device_count(),
+        "num_processes": jax.process_count(),
+        "mesh": dict(mesh_shape or {}),
+    }
+
+
+def _git_commit(root: pathlib.Path) -> str | None:
+    """The checked-out commit; None outside of a git checkout."""
+    git = root / ".git"
+    if git.is_file():
+        # A worktree's .git is a file that points to its own folder.
+        git = root / git.read_text().removeprefix("gitdir:").strip()
+    if not (git / "HEAD").exists():
+        return None
+    kind, _, name = (git / "HEAD").read_text().strip().partition("ref: ")
+    if not name:
+        return kind
+    common = git / "commondir"
+    store = git / common.read_text().strip() if common.exists() else git
+    if (store / name).exists():
+        return (store / name).read_text().strip()
+    return _packed_commit(store / "packed-refs", name)
+
+
+def _packed_commit(packed: pathlib.Path, name: str) -> str | None:
+    lines = packed.read_text().splitlines() if packed.exists() else []
+    found = [line.split()[0] for line in lines if line.endswith(f" {name}")]
+    return found[0] if found else None

@@ -1,0 +1,431 @@
+import builtins
+import io
+import json
+import logging
+import math
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tensorboardX.proto import event_pb2
+
+from sdpo_jax import metrics
+
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "run"
+
+
+def write_run(folder, steps, resume_from=None):
+    log = metrics.RunLog(folder, num_steps=9, resume_from=resume_from)
+    for step in steps:
+        log.write_metrics(step, {"train/loss": 1 / (step + 3), "train/solved": step})
+        log.write_timings(step, {"sample": time.perf_counter()})
+        log.write_attempts(step, [{"text": f"try {step}\n"}, {"text": "\ud800 é"}])
+    log.close()
+
+
+def lines_of(folder, name):
+    return list(metrics.read_lines(folder / name))
+
+
+def test_every_number_comes_back_exactly(folder):
+    numbers = {
+        "python": 0.1 + 0.2,
+        "float32": jnp.float32(0.1),
+        "bfloat16": jnp.bfloat16(0.1),
+        "numpy": np.float64(1e-310),
+        "integer": jnp.int32(7),
+        "vector": np.array([0.5, 2**-40]),
+    }
+    log = metrics.RunLog(folder, num_steps=1)
+
+    log.write_metrics(1, numbers)
+    log.close()
+
+    (line,) = lines_of(folder, metrics.METRICS)
+    assert line.pop("step") == 1
+    expected = {k: np.asarray(v, np.float64).tolist() for k, v in numbers.items()}
+    assert line == expected
+    assert type(line["integer"]) is int
+
+
+def test_numbers_that_are_not_finite_are_valid_json_and_read_back(folder):
+    log = metrics.RunLog(folder, num_steps=1)
+
+    log.write_metrics(1, {"a": math.nan, "b": jnp.float32(jnp.inf), "c": [-math.inf]})
+    log.close()
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    line = json.loads((folder / metrics.METRICS).read_text(), parse_constant=refuse)
+    assert line == {"step": 1, "a": "NaN", "b": "Infinity", "c": ["-Infinity"]}
+    assert float(line["b"]) == math.inf and math.isnan(float(line["a"]))
+
+
+def test_metrics_hold_nothing_that_the_clock_decides(folder, tmp_path):
+    write_run(folder, range(4))
+    write_run(tmp_path / "again", range(4))
+
+    for name in (metrics.METRICS, metrics.ATTEMPTS):
+        assert (folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    assert lines_of(folder, metrics.TIMINGS)[0]["sample"] > 0
+
+
+def test_a_value_called_step_is_refused(folder):
+    log = metrics.RunLog(folder, num_steps=1)
+
+    with pytest.raises(ValueError, match=r"has its own step \(1\).*got 5"):
+        log.write_metrics(1, {"step": 5})
+    log.close()
+
+
+def test_any_text_survives_in_a_transcript(folder):
+    text = 'quote " newline \n null \0 lone \ud800 emoji \U0001f600 line sep \u2028'
+    log = metrics.RunLog(folder, num_steps=1)
+
+    log.write_attempts(3, [{"text": text, "score": 0.5}, {"text": ""}])
+    log.close()
+
+    assert lines_of(folder, metrics.ATTEMPTS) == [
+        {"step": 3, "text": text, "score": 0.5},
+        {"step": 3, "text": ""},
+    ]
+
+
+def test_each_line_is_on_file_before_the_log_is_closed(folder):
+    log = metrics.RunLog(folder, num_steps=2)
+
+    log.write_metrics(1, {"loss": 0.5})
+
+    assert lines_of(folder, metrics.METRICS) == [{"step": 1, "loss": 0.5}]
+    log.close()
+
+
+def test_a_resumed_run_equals_an_undisturbed_one_bit_for_bit(folder, tmp_path):
+    write_run(tmp_path / "undisturbed", range(9))
+
+    write_run(folder, range(7))
+    write_run(folder, range(5, 9), resume_from=4)
+
+    for name in (metrics.METRICS, metrics.ATTEMPTS):
+        expected = (tmp_path / "undisturbed" / name).read_bytes()
+        assert (folder / name).read_bytes() == expected
+    assert [t["step"] for t in lines_of(folder, metrics.TIMINGS)] == list(range(9))
+
+
+def test_a_run_that_starts_anew_drops_every_line(folder):
+    write_run(folder, range(3))
+
+    write_run(folder, [0])
+
+    assert [line["step"] for line in lines_of(folder, metrics.METRICS)] == [0]
+
+
+@pytest.mark.parametrize("rest", ['{"step": 2, "lo', '{"step": 2}{', "\x00\x00", "nul"])
+def test_a_half_written_last_line_is_left_out_and_dropped(folder, rest):
+    write_run(folder, [0, 1])
+    whole = (folder / metrics.METRICS).read_bytes()
+    with (folder / metrics.METRICS).open("a") as file:
+        file.write(rest)
+
+    assert [line["step"] for line in lines_of(folder, metrics.METRICS)] == [0, 1]
+    metrics.drop_lines_from(folder / metrics.METRICS, 9)
+
+    assert (folder / metrics.METRICS).read_bytes() == whole
+
+
+def test_a_last_line_that_lacks_only_its_end_is_kept_and_completed(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}')
+
+    assert [line["step"] for line in metrics.read_lines(path)] == [1, 2]
+    metrics.drop_lines_from(path, 3)
+
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_a_broken_line_in_the_middle_is_refused_by_number(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"step": 1}\n{"ste\n{"step": 3}\n')
+
+    with pytest.raises(ValueError, match=r"lines.jsonl:2 is not JSON"):
+        list(metrics.read_lines(path))
+
+
+def test_dropping_lines_looks_at_steps_not_at_their_order(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"step": 5}\n{"step": 1}\n{"step": 4}\n{"step": 2}\n')
+
+    metrics.drop_lines_from(path, 4)
+    metrics.drop_lines_from(tmp_path / "missing.jsonl", 4)
+
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+    assert [p.name for p in tmp_path.iterdir()] == ["lines.jsonl"]
+
+
+WRITER = """
+import sys
+from sdpo_jax import metrics
+log = metrics.RunLog(sys.argv[1], num_steps=10**9)
+for step in range(10**9):
+    log.write_metrics(step, {"loss": step / 7})
+    log.write_attempts(step, [{"text": "x" * 20000}])
+    if step % 5 == 0:
+        print(step, flush=True)
+"""
+
+
+def test_a_killed_writer_loses_at_most_the_line_it_was_writing(folder):
+    writer = subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(folder)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    announced = [int(writer.stdout.readline()) for _ in range(3)]
+    writer.send_signal(signal.SIGKILL)
+    announced += [int(line) for line in writer.communicate()[0].split()]
+
+    steps = [line["step"] for line in lines_of(folder, metrics.METRICS)]
+    attempts = [line["step"] for line in lines_of(folder, metrics.ATTEMPTS)]
+
+    assert steps == list(range(len(steps))) and len(steps) > announced[-1]
+    assert len(attempts) in (len(steps) - 1, len(steps))
+
+
+def events_of(folder):
+    """TensorBoard's records: length, checksum, protobuf, checksum."""
+    events = []
+    for path in sorted((folder / "tensorboard").iterdir(), key=lambda p: p.name):
+        content = path.read_bytes()
+        while content:
+            size = int.from_bytes(content[:8], "little")
+            events.append(event_pb2.Event.FromString(content[12 : 12 + size]))
+            content = content[16 + size :]
+    return events
+
+
+def scalars_of(folder):
+    return {
+        (value.tag, event.step): value.simple_value
+        for event in events_of(folder)
+        for value in event.summary.value
+    }
+
+
+def test_tensorboard_gets_the_finite_numbers_by_group(folder):
+    log = metrics.RunLog(folder, num_steps=2)
+
+    log.write_metrics(1, {"train/loss": 0.5, "train/bad": math.nan, "note": "text"})
+    log.write_timings(1, {"sample": 2.0})
+
+    # Read before closing: a killed run keeps its curves.
+    assert scalars_of(folder) == {("train/loss", 1): 0.5, ("timings/sample", 1): 2.0}
+    log.close()
+
+
+def test_resuming_keeps_the_old_curves_and_hides_the_later_steps(folder):
+    write_run(folder, range(4))
+    # Both attempts begin in the same second.
+    write_run(folder, [2], resume_from=1)
+
+    events = events_of(folder)
+
+    assert [e.step for e in events if e.HasField("session_log")] == [0, 2]
+    steps = [e.step for e in events if e.summary.value]
+    # Metrics and timings have an event each.
+    assert steps == [0, 0, 1, 1, 2, 2, 3, 3, 2, 2]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_gets_one_bar_with_time_left_and_the_chosen_numbers(
+    folder, monkeypatch
+):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    log = metrics.RunLog(
+        folder, num_steps=8, resume_from=4, shown=["train/loss", "absent"]
+    )
+
+    log.write_metrics(6, {"train/loss": 0.123456, "train/other": 5.0})
+    log.close()
+
+    drawn = sys.stderr.getvalue()
+    assert "4/8" in drawn and "6/8" in drawn and "loss 0.1235" in drawn
+    assert "other" not in drawn
+
+
+def test_without_a_terminal_plain_lines_come_now_and_then(folder, capsys):
+    log = metrics.RunLog(folder, num_steps=50, shown=["train/loss"])
+
+    for step in range(1, 51):
+        log.write_metrics(step, {"train/loss": 0.25, "train/steps": step})
+    log.close()
+
+    first, last = capsys.readouterr().err.splitlines()
+    assert first.startswith("1/50 updates [") and first.endswith("loss 0.25]")
+    assert last.startswith("50/50 updates [") and "\r" not in first + last
+
+
+def test_the_time_left_counts_only_this_attempt(folder, capsys, monkeypatch):
+    log = metrics.RunLog(folder, num_steps=60, resume_from=40)
+    monkeypatch.setattr(log._progress, "_start_s", time.monotonic() - 100)
+
+    log.write_metrics(50, {})
+    log.close()
+
+    # Ten updates took 100 s, and ten are left.
+    assert "50/60 updates [01:40<01:40" in capsys.readouterr().err
+
+
+def test_only_the_first_process_writes(folder, monkeypatch):
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+
+    write_run(folder, range(2))
+    metrics.write_once(folder, {"a": 1})
+
+    assert not folder.exists()
+
+
+def test_wandb_that_is_missing_says_how_to_get_it(folder, monkeypatch):
+    real_import = builtins.__import__
+
+    def refuse(name, *args, **kwargs):
+        if name == "wandb":
+            raise ModuleNotFoundError(name)
+        return real_import(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
+    with pytest.raises(ModuleNotFoundError, match="pip install wandb"):
+        metrics.RunLog(folder, num_steps=1, wandb_project="sdpo")
+
+
+def test_wandb_gets_the_numbers_and_resumes_by_folder_name(folder, monkeypatch):
+    calls = []
+
+    class Wandb:
+        def init(**kwargs):
+            calls.append((kwargs["project"], kwargs["id"], kwargs["resume"]))
+            return Wandb
+
+        def log(numbers, step):
+            calls.append((numbers, step))
+
+        def finish():
+            calls.append("finish")
+
+    monkeypatch.setitem(sys.modules, "wandb", Wandb)
+    log = metrics.RunLog(folder, num_steps=1, wandb_project="sdpo")
+    log.write_metrics(1, {"a": 1.5, "b": math.nan})
+    log.close()
+
+    assert calls == [("sdpo", "run", "allow"), ({"a": 1.5}, 1), "finish"]
+
+
+def test_timer_adds_up_by_name_and_starts_again(monkeypatch):
+    clock = iter([0.0, 2.0, 10.0, 11.0, 20.0, 20.5])
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: next(clock))
+    timer = metrics.Timer()
+
+    with timer("sample"):
+        pass
+    with timer("grade"):
+        pass
+    with pytest.raises(KeyError), timer("sample"):
+        raise KeyError
+
+    assert timer.take() == {"sample": 2.5, "grade": 1.0}
+    assert timer.take() == {}
+
+
+def test_the_config_and_versions_are_written_once(folder, caplog):
+    with caplog.at_level(logging.WARNING):
+        metrics.write_once(folder, {"a": {"b": (1, math.inf)}}, {"data": 4, "model": 2})
+        metrics.write_once(folder, {"a": "changed"}, {"data": 4, "model": 2})
+
+    config = json.loads((folder / "config.json").read_text())
+    versions = json.loads((folder / "versions.json").read_text())
+    assert config == {"a": {"b": [1, "Infinity"]}}
+    assert versions["jax"] == jax.__version__ and versions["numpy"] == np.__version__
+    assert (versions["device_kind"], versions["num_devices"]) == ("cpu", 8)
+    assert versions["mesh"] == {"data": 4, "model": 2}
+    assert caplog.records == []
+
+
+def test_resuming_on_other_devices_is_said_aloud(folder, caplog):
+    metrics.write_once(folder, {}, {"data": 8})
+
+    with caplog.at_level(logging.WARNING):
+        metrics.write_once(folder, {}, {"data": 4})
+
+    (record,) = caplog.records
+    assert "started with mesh {'data': 8} and goes on with {'data': 4}" in (
+        record.getMessage()
+    )
+
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.mark.parametrize("kind", ["loose", "packed", "detached", "worktree", "none"])
+def test_the_commit_is_found_without_running_git(tmp_path, kind):
+    root, git = tmp_path / "root", tmp_path / "root" / ".git"
+    git.mkdir(parents=True)
+    (git / "HEAD").write_text("ref: refs/heads/main\n")
+    if kind in ("loose", "worktree"):
+        (git / "refs/heads").mkdir(parents=True)
+        (git / "refs/heads/main").write_text(COMMIT + "\n")
+    if kind == "packed":
+        (git / "packed-refs").write_text(f"# pack\n{COMMIT} refs/heads/main\n")
+    if kind == "detached":
+        (git / "HEAD").write_text(COMMIT + "\n")
+    if kind == "worktree":
+        (git / "worktrees/two").mkdir(parents=True)
+        (git / "worktrees/two/HEAD").write_text("ref: refs/heads/main\n")
+        (git / "worktrees/two/commondir").write_text("../..\n")
+        root = tmp_path / "two"
+        root.mkdir()
+        (root / ".git").write_text(f"gitdir: {git / 'worktrees/two'}\n")
+
+    found = metrics._git_commit(root)
+
+    assert found == (None if kind == "none" else COMMIT)
+
+
+def test_a_json_file_is_replaced_in_one_step(tmp_path, monkeypatch):
+    path = tmp_path / "summary.json"
+    metrics.write_json_atomically(path, {"best": jnp.float32(0.5)})
+
+    def fail(descriptor):
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(metrics.os, "fsync", fail)
+    with pytest.raises(OSError):
+        metrics.write_json_atomically(path, {"best": 1.0})
+
+    assert json.loads(path.read_text()) == {"best": 0.5}
+
+
+def test_reading_a_run_does_not_import_jax():
+    code = "import sys; from sdpo_jax import metrics; print('jax' in sys.modules)"
+
+    out = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+
+    assert out.stdout.strip() == "False", out.stderr
