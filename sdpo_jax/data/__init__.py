@@ -1,0 +1,1 @@
+"""Tokenizer, padding: text on its way to arrays. No model."""

@@ -1,0 +1,136 @@
+"""Text to token ids and back, by the tokenizer of a Hugging Face checkpoint."""
+
+import json
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+class Tokenizer:
+    """The tokenizer of one checkpoint, with its chat template and stop tokens.
+
+    Args:
+      path: a directory, or the name of a model on the Hugging Face hub.
+      enable_thinking: whether the chat template asks for a chain of thought; templates
+        that have no such switch ignore it.
+
+    Attributes:
+      stop_ids: tokens that end a response: those of generation_config.json, then the
+        tokenizer's own.
+      vocab_size: token ids are below it. The model's table may be larger.
+
+    Raises:
+      ValueError: if there is no tokenizer at `path`, or it has no chat template or no
+        end-of-text token.
+    """
+
+    def __init__(self, path: str | os.PathLike, enable_thinking: bool = False):
+        self._tokenizer, generation = _load(path)
+        self._enable_thinking = enable_thinking
+        self.vocab_size = len(self._tokenizer)
+        self.stop_ids = _stop_ids(generation, self._tokenizer.eos_token_id)
+        if not self._tokenizer.chat_template:
+            raise ValueError(
+                f"{path}: the tokenizer has no chat template; use an instruction-tuned "
+                "checkpoint, or add a chat_template.jinja to the directory"
+            )
+        if not self.stop_ids:
+            raise ValueError(
+                f"{path}: neither generation_config.json nor the tokenizer names an "
+                "end-of-text token, so no response would ever end"
+            )
+
+    def encode_chat(self, system: str, user: str) -> list[int]:
+        """A chat up to the assistant's turn; an empty system message is left out.
+
+        Special tokens written in the messages count as such: see `inert`.
+        """
+        messages = [{"role": "system", "content": system}] if system else []
+        messages.append({"role": "user", "content": user})
+        return self._tokenizer.apply_chat_template(
+            messages,
+            add_generation_prompt=True,
+            return_dict=False,
+            enable_thinking=self._enable_thinking,
+        )
+
+    def encode(self, text: str) -> list[int]:
+        """The text alone: special tokens are neither added nor recognised in it."""
+        return self._tokenizer.encode(
+            text, add_special_tokens=False, split_special_tokens=True
+        )
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text without special tokens; negative ids are padding and are skipped."""
+        return self._tokenizer.decode(
+            [int(i) for i in ids if i >= 0],
+            skip_special_tokens=True,
+            clean_up_tokenization_spaces=False,
+        )
+
+    def inert(self, text: str) -> str:
+        """Untrusted text that can no longer speak in the chat's own tokens.
+
+        Every special or added token written in it gets a space after its first
+        character, so that `<|im_end|>` reads `< |im_end|>`; other text is unchanged.
+        """
+        separator = " "
+        while starts := self._added_tokens(text):
+            for start in reversed(starts):
+                # What a space does not break loses its first character instead, so
+                # each further round makes the text shorter, and the rounds end.
+                first = text[start] + separator if separator else ""
+                text = text[:start] + first + text[start + 1 :]
+            separator = ""
+        return text
+
+    def _added_tokens(self, text: str) -> list[int]:
+        """Where special or added tokens begin that the tokenizer sees in the text."""
+        added = self._tokenizer.added_tokens_decoder
+        encoded = self._tokenizer(
+            text, add_special_tokens=False, return_offsets_mapping=True
+        )
+        starts = []
+        spans = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
+        for token, (start, end) in spans:
+            # A token may swallow spaces before it; one of spaces only is mere text.
+            word = text[start:end].lstrip()
+            if token in added and word:
+                starts.append(end - len(word))
+        return starts
+
+
+def _load(path: str | os.PathLike):
+    """The tokenizer of transformers, and its checkpoint's generation settings."""
+    # Without torch, transformers advises to install it; this project does without.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    import transformers  # More than a second, spent only where text is encoded.
+
+    try:
+        directory = path if os.path.isdir(path) else _download(str(path))
+        # The trainer checks lengths; by default transformers warns of long texts.
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            directory, model_max_length=sys.maxsize
+        )
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{path}: no tokenizer could be loaded ({reason})") from error
+    file = pathlib.Path(directory) / "generation_config.json"
+    return tokenizer, json.loads(file.read_text()) if file.exists() else {}
+
+
+def _download(name: str) -> str:
+    """A hub model's directory without its weights; offline it fails at once."""
+    import huggingface_hub
+
+    patterns = ["*.json", "*.jinja", "*.txt", "tokenizer.model"]
+    return huggingface_hub.snapshot_download(name, allow_patterns=patterns)
+
+
+def _stop_ids(generation: dict[str, Any], eos_id: int | None) -> tuple[int, ...]:
+    """Tokens that end a response, each once."""
+    ids = generation.get("eos_token_id")
+    ids = [ids] if isinstance(ids, int) else ids or []
+    return tuple(dict.fromkeys(i for i in [*ids, eos_id] if i is not None))

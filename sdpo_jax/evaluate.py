@@ -1,0 +1,106 @@
+"""How good a policy is: avg@k and unbiased pass@k on a split of questions."""
+
+import math
+import zlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from sdpo_jax import config, feedback
+from sdpo_jax.config import SPLITS
+from sdpo_jax.envs.base import Environment
+from sdpo_jax.parts import Parts, build
+from sdpo_jax.rollout import Sampling
+
+
+def pass_at_k(num_attempts: int, num_correct: int, k: int) -> float:
+    """Probability that k attempts drawn without replacement hold a correct one.
+
+    Unbiased estimator 1 - C(n - c, k) / C(n, k)  (arXiv:2107.03374, eq. 1).
+
+    Args:
+      num_attempts: n, attempts made on one question.
+      num_correct: c, attempts graded correct.
+      k: attempts drawn.
+
+    Returns:
+      A probability in [0, 1].
+
+    Raises:
+      ValueError: if k exceeds num_attempts.
+    """
+    if k > num_attempts:
+        raise ValueError(
+            f"pass@{k} needs at least {k} attempts per question, got "
+            f"{num_attempts}; raise eval.attempts"
+        )
+    missed = math.comb(num_attempts - num_correct, k)
+    return 1.0 - missed / math.comb(num_attempts, k)
+
+
+def run(c, environment: Environment | None = None) -> dict[str, dict[str, float]]:
+    """Evaluate the config's checkpoint as it is.
+
+    Args:
+      c: the run's config.
+      environment: one of the caller's own, instead of `config.env`'s.
+
+    Returns:
+      Split ("validation", "heldout") -> name -> value.
+    """
+    config.validate(c)
+    with build(c, environment) as parts:
+        student = parts.load_student()
+        return {split: on_split(parts, student, split)[0] for split in SPLITS[1:]}
+
+
+def on_split(
+    parts: Parts, student: Any, split: str
+) -> tuple[dict[str, float], list[feedback.Graded]]:
+    """Sample and grade `config.eval.attempts` attempts at every question of a split.
+
+    The draws depend on the seed and the question only, so two policies are compared on
+    the same random numbers.
+
+    Returns:
+      {"avg@n": mean score, "pass@k": ..., "length_mean": tokens, "truncated": share},
+      and the graded attempts.
+    """
+    c = parts.config
+    questions = parts.environment.questions(split)
+    questions = questions[: c.eval.max_questions or None]
+    sampling = Sampling(
+        c.eval.attempts,
+        c.eval.temperature,
+        c.eval.top_p,
+        c.eval.top_k,
+        c.rollout.max_response,
+    )
+    key = jax.random.fold_in(jax.random.key(c.seed), zlib.crc32(split.encode()))
+    prompts = feedback.encode(c, parts.tokenizer, questions)
+    attempts = parts.engine.sample(
+        student, prompts, range(len(questions)), sampling, key
+    )
+    repeated = [q for q in questions for _ in range(c.eval.attempts)]
+    graded = feedback.grade(parts.environment, parts.tokenizer, repeated, attempts)
+    return summarise(c, graded), graded
+
+
+def summarise(c, graded: Sequence[feedback.Graded]) -> dict[str, float]:
+    """Named numbers of attempts, where a question's attempts are adjacent."""
+    n = c.eval.attempts
+    solved_UG = np.array([g.score >= c.reprompt.success_score for g in graded])
+    counts = solved_UG.reshape(-1, n).sum(axis=1).tolist()
+    passes = {
+        f"pass@{k}": float(np.mean([pass_at_k(n, count, k) for count in counts]))
+        for k in c.eval.pass_at
+    }
+    return {
+        f"avg@{n}": float(np.mean([g.score for g in graded])),
+        **passes,
+        "length_mean": float(np.mean([g.num_tokens for g in graded])),
+        "truncated": float(np.mean([g.truncated for g in graded])),
+        "grader_failures": float(sum(g.verdict is None for g in graded)),
+    }

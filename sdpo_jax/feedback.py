@@ -1,0 +1,304 @@
+"""Where text meets arrays: questions in, graded attempts and a batch out.
+
+encode      questions -> token ids
+grade       sampled token ids -> text -> the environment's verdicts
+make_batch  verdicts -> what each attempt's teacher is shown -> token ids -> Batch
+"""
+
+import collections
+import dataclasses
+import random
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from sdpo_jax import reprompt
+from sdpo_jax.batch import Attempts, Batch
+from sdpo_jax.data import padding
+from sdpo_jax.data.tokenizer import Tokenizer
+from sdpo_jax.envs.base import Environment, GraderFailure, Question, Verdict
+from sdpo_jax.losses import READS_TEACHER
+
+_CUT = "\n[...]\n"
+# Gradings wait for a sandbox, not for this process.
+_GRADERS = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Graded:
+    """One attempt as text, and what the environment said of it.
+
+    Args:
+      question: what was asked.
+      response: what the policy wrote, without special tokens.
+      num_tokens: tokens it drew, the stop token included.
+      truncated: whether the length limit cut it off.
+      verdict: None when the grader itself failed, so that nothing is known.
+    """
+
+    question: Question
+    response: str
+    num_tokens: int
+    truncated: bool
+    verdict: Verdict | None
+
+    @property
+    def score(self) -> float:
+        """The verdict's score; 0 when nothing is known."""
+        return self.verdict.score if self.verdict else 0.0
+
+
+def encode(
+    c: ConfigDict, tokenizer: Tokenizer, questions: Sequence[Question]
+) -> list[list[int]]:
+    """Prompts as token ids.
+
+    Raises:
+      ValueError: if a prompt is longer than `config.rollout.max_prompt`.
+    """
+    prompts = [tokenizer.encode_chat(q.system, q.prompt) for q in questions]
+    for question, prompt in zip(questions, prompts, strict=True):
+        if len(prompt) > c.rollout.max_prompt:
+            raise ValueError(
+                f"question {question.uid} takes {len(prompt)} tokens, more than "
+                f"rollout.max_prompt={c.rollout.max_prompt}; raise it or drop it"
+            )
+    return prompts
+
+
+def grade(
+    environment: Environment,
+    tokenizer: Tokenizer,
+    questions: Sequence[Question],
+    attempts: Attempts,
+) -> list[Graded]:
+    """Decode all attempts and grade them concurrently.
+
+    Args:
+      environment: the judge.
+      tokenizer: of the model that wrote them.
+      questions: one per attempt, in the same order.
+      attempts: host arrays.
+
+    Returns:
+      One Graded per attempt, in the same order, whatever order they finish in.
+    """
+    written = list(zip(attempts.response_BR, attempts.response_mask_BR, strict=True))
+
+    def one(index: int) -> Graded:
+        ids, mask = written[index]
+        ids = ids[mask].tolist()
+        truncated = not ids or ids[-1] not in tokenizer.stop_ids
+        response = tokenizer.decode(ids)
+        episode = environment.start(questions[index])
+        try:
+            verdict = episode.act(response, truncated)
+        except GraderFailure:
+            verdict = None
+        if isinstance(verdict, str):
+            raise NotImplementedError("episodes of more than one act")
+        return Graded(questions[index], response, len(ids), truncated, verdict)
+
+    with ThreadPoolExecutor(_GRADERS) as pool:
+        return list(pool.map(one, range(len(questions))))
+
+
+def make_batch(
+    c: ConfigDict,
+    tokenizer: Tokenizer,
+    attempts: Attempts,
+    graded: Sequence[Graded],
+    update: int,
+) -> tuple[Batch, list[dict], dict[str, float]]:
+    """What one update reads, and what the log keeps of it.
+
+    Args:
+      c: the run's config.
+      tokenizer: of the model.
+      attempts: host arrays; a question's attempts are adjacent.
+      graded: one per attempt.
+      update: fixes, with the seed, which demonstrations are drawn.
+
+    Returns:
+      The batch as host arrays, a record per attempt for the transcript, and metrics.
+    """
+    known_B = np.array([g.verdict is not None for g in graded])
+    metrics = _metrics(c, graded)
+    if c.method in READS_TEACHER:
+        shown = _shown(c, tokenizer, graded, update)
+        encoded = [
+            _encode_reprompt(c, tokenizer, *pair)
+            for pair in zip(graded, shown, strict=True)
+        ]
+        reprompts, ids = zip(*encoded, strict=True)
+        width = padding.bucket(max(map(len, ids)), c.reprompt.max_length)
+        reprompt_BQ = padding.pad_left(ids, width)
+        has_target_B = known_B & np.array([s.teaches for s in shown])
+        metrics |= _teacher_metrics(shown, has_target_B)
+    else:
+        reprompts = [None] * len(graded)
+        reprompt_BQ = padding.pad_left([[]] * len(graded), 1)
+        has_target_B = known_B
+    advantage_B = advantages(c, [g.score for g in graded], known_B)
+    batch = Batch(
+        attempts=_narrowed(attempts),
+        reprompt_BQ=reprompt_BQ,
+        has_target_B=has_target_B,
+        advantage_B=advantage_B,
+        old_logp_BR=None,
+        loss_weight_B=np.ones(len(graded), np.float32),
+    )
+    records = [
+        _record(*row)
+        for row in zip(graded, reprompts, has_target_B, advantage_B, strict=True)
+    ]
+    return batch, records, metrics
+
+
+def advantages(c: ConfigDict, scores: Sequence[float], known_B) -> np.ndarray:
+    """Scores less the mean of their question's attempts (arXiv:2601.20802, Sec. 2).
+
+    An attempt whose grading failed is left out of the mean and gets 0.
+
+    Args:
+      c: the run's config; `grpo.normalize_std` divides by the unbiased deviation.
+      scores: a question's attempts are adjacent.
+      known_B: false where the grading failed.
+
+    Returns:
+      float32 [B].
+    """
+    score_UG = np.asarray(scores, np.float64).reshape(-1, c.rollout.attempts)
+    known_UG = np.asarray(known_B).reshape(score_UG.shape)
+    count_U1 = np.maximum(known_UG.sum(axis=1, keepdims=True), 1)
+    mean_U1 = (score_UG * known_UG).sum(axis=1, keepdims=True) / count_U1
+    advantage_UG = (score_UG - mean_U1) * known_UG
+    if c.grpo.normalize_std:
+        power_U1 = np.square(advantage_UG).sum(axis=1, keepdims=True)
+        advantage_UG /= np.sqrt(power_U1 / np.maximum(count_U1 - 1, 1)) + 1e-6
+    return advantage_UG.reshape(-1).astype(np.float32)
+
+
+def _rules(c: ConfigDict) -> reprompt.Rules:
+    fields = [field.name for field in dataclasses.fields(reprompt.Rules)]
+    return reprompt.Rules(**{name: c.reprompt[name] for name in fields})
+
+
+def _shown(c, tokenizer, graded, update) -> list[reprompt.Shown]:
+    """What each attempt's teacher is shown, question by question."""
+    rules, size = _rules(c), c.rollout.attempts
+    shown = []
+    for first in range(0, len(graded), size):
+        group = graded[first : first + size]
+        shown += reprompt.choose(
+            rules,
+            [g.response for g in group],
+            [g.score >= c.reprompt.success_score for g in group],
+            [g.verdict.feedback if g.verdict else "" for g in group],
+            random.Random(f"{c.seed}/{update}/{group[0].question.uid}"),
+        )
+    # Nothing that a policy or a program wrote may end a turn of the chat.
+    inert = lambda text: None if text is None else tokenizer.inert(text)
+    return [
+        reprompt.Shown(inert(s.solution), inert(s.attempt), inert(s.feedback))
+        for s in shown
+    ]
+
+
+def _encode_reprompt(
+    c: ConfigDict, tokenizer: Tokenizer, graded: Graded, shown: reprompt.Shown
+) -> tuple[str, list[int]]:
+    """The teacher's user turn, as text and as the whole chat's token ids.
+
+    What is too long is cut in the middle of the longest thing shown, again and again;
+    the question, the instruction and the chat header always stay whole.
+    """
+    rules, limit, question = _rules(c), c.reprompt.max_length, graded.question
+    while True:
+        text = reprompt.render(rules, question.prompt, shown)
+        ids = tokenizer.encode_chat(question.system, text)
+        if len(ids) <= limit:
+            return text, ids
+        parts = {
+            name: tokenizer.encode(part)
+            for name, part in dataclasses.asdict(shown).items()
+            if part is not None and part != _CUT
+        }
+        if not parts:
+            raise ValueError(
+                f"question {question.uid} alone takes more than "
+                f"reprompt.max_length={limit} tokens; raise it"
+            )
+        longest = max(parts, key=lambda name: len(parts[name]))
+        shorter = _without_middle(tokenizer, parts[longest], len(ids) - limit)
+        shown = dataclasses.replace(shown, **{longest: shorter})
+
+
+def _without_middle(tokenizer: Tokenizer, ids: list[int], excess: int) -> str:
+    """The text of `ids` without at least `excess` tokens of its middle."""
+    half = max(len(ids) - excess - len(tokenizer.encode(_CUT)), 0) // 2
+    head, tail = ids[:half], ids[len(ids) - half :]
+    return tokenizer.inert(tokenizer.decode(head) + _CUT + tokenizer.decode(tail))
+
+
+def _narrowed(attempts: Attempts) -> Attempts:
+    """Attempts without columns of nothing but padding, in few different widths."""
+    limit = attempts.response_BR.shape[1]
+    longest = int(attempts.response_mask_BR.sum(axis=1).max())
+    width = padding.bucket(max(longest, 1), limit)
+    return attempts.replace(
+        response_BR=attempts.response_BR[:, :width],
+        response_mask_BR=attempts.response_mask_BR[:, :width],
+        sampler_logp_BR=attempts.sampler_logp_BR[:, :width],
+    )
+
+
+def _record(graded: Graded, reprompted: str | None, has_target, advantage) -> dict:
+    verdict = graded.verdict
+    return {
+        "question": graded.question.uid,
+        "prompt": graded.question.prompt,
+        "response": graded.response,
+        "num_tokens": graded.num_tokens,
+        "truncated": graded.truncated,
+        "outcome": verdict.outcome if verdict else "Grader Failure",
+        "score": graded.score,
+        "advantage": float(advantage),
+        "feedback": verdict.feedback if verdict else "",
+        "has_target": bool(has_target),
+        "reprompt": reprompted if has_target else None,
+    }
+
+
+def _mean(values) -> float:
+    return float(np.mean(list(values)))
+
+
+def _metrics(c: ConfigDict, graded: Sequence[Graded]) -> dict[str, float]:
+    solved_UG = np.array([g.score >= c.reprompt.success_score for g in graded])
+    solved_UG = solved_UG.reshape(-1, c.rollout.attempts)
+    lengths = [g.num_tokens for g in graded]
+    measured = collections.defaultdict(list)
+    for g in graded:
+        for name, value in (g.verdict.measurements if g.verdict else {}).items():
+            measured[name].append(value)
+    return {
+        "rollout/score": _mean(g.score for g in graded),
+        "rollout/solved_samples": _mean(solved_UG),
+        "rollout/solved_groups": _mean(solved_UG.any(axis=1)),
+        "rollout/length_mean": _mean(lengths),
+        "rollout/length_max": float(max(lengths)),
+        "rollout/truncated": _mean(g.truncated for g in graded),
+        "rollout/grader_failures": float(sum(g.verdict is None for g in graded)),
+        **{f"env/{name}": _mean(values) for name, values in sorted(measured.items())},
+    }
+
+
+def _teacher_metrics(shown: Sequence[reprompt.Shown], has_target_B) -> dict[str, float]:
+    return {
+        "teacher/shown_solution": _mean(s.solution is not None for s in shown),
+        "teacher/shown_feedback": _mean(s.feedback is not None for s in shown),
+        "teacher/has_target": _mean(has_target_B),
+    }

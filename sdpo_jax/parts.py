@@ -1,0 +1,86 @@
+"""What a run is made of, built from its config in one place."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from sdpo_jax import distributed, envs, step
+from sdpo_jax.data.tokenizer import Tokenizer
+from sdpo_jax.envs.base import Environment
+from sdpo_jax.model import huggingface
+from sdpo_jax.model.families import Architecture
+from sdpo_jax.rollout import Engine
+from sdpo_jax.rollout.sampler import Sampler
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+    """A config and what it names."""
+
+    config: ConfigDict
+    mesh: Mesh
+    arch: Architecture
+    tokenizer: Tokenizer
+    environment: Environment
+    engine: Engine
+
+    def load_student(self) -> Any:
+        """The checkpoint's parameters, float32, on the mesh."""
+        return huggingface.load(self.config.model.path, self.arch, self.mesh)
+
+
+@contextlib.contextmanager
+def build(c: ConfigDict, environment: Environment | None = None) -> Iterator[Parts]:
+    """Build everything that a validated config names.
+
+    Args:
+      c: the run's config.
+      environment: one of the caller's own, instead of `config.env`'s; it stays open.
+
+    Yields:
+      The parts; an environment made here is closed at the end.
+
+    Raises:
+      ValueError: if mesh, checkpoint and questions do not fit the config.
+    """
+    distributed.start(c.mesh.multi_host)
+    mesh = distributed.make_mesh(c.mesh)
+    step.check_rows(c, mesh)
+    arch = huggingface.architecture(c.model.path)
+    _check_lengths(c, arch)
+    tokenizer = Tokenizer(c.model.path, c.model.enable_thinking)
+    engine = Sampler(
+        arch,
+        mesh,
+        dtype=step.compute_dtype(c),
+        stop_ids=tokenizer.stop_ids,
+        max_prompt=c.rollout.max_prompt,
+        rows_at_once=c.rollout.rows_at_once,
+    )
+    own = environment is None
+    environment = envs.from_config(c) if own else environment
+    try:
+        yield Parts(c, mesh, arch, tokenizer, environment, engine)
+    finally:
+        if own:
+            environment.close()
+
+
+def _check_lengths(c: ConfigDict, arch: Architecture) -> None:
+    """Refuse sequences and supports that the model cannot hold."""
+    longest = max(c.rollout.max_prompt, c.reprompt.max_length) + c.rollout.max_response
+    if longest > arch.max_positions:
+        raise ValueError(
+            f"max(rollout.max_prompt={c.rollout.max_prompt}, reprompt.max_length="
+            f"{c.reprompt.max_length}) + rollout.max_response={c.rollout.max_response} "
+            f"exceeds the model's {arch.max_positions} positions"
+        )
+    if c.sdpo.support == "top_k" and c.sdpo.top_k >= arch.vocab:
+        raise ValueError(
+            f"sdpo.top_k={c.sdpo.top_k} is not below the vocabulary of {arch.vocab}; "
+            "lower it or set sdpo.support=full"
+        )

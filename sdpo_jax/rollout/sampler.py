@@ -1,0 +1,318 @@
+"""The embedded engine: a jitted sampler on the trainer's own devices.
+
+A prompt is read once and shared by its attempts. Decoding is one `while_loop` that ends
+when every row has stopped; its cache doubles as responses grow, so short responses
+never pay for the longest allowed. Every row draws from its own key.
+"""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from sdpo_jax import distributed
+from sdpo_jax.batch import PAD, Attempts
+from sdpo_jax.data import padding
+from sdpo_jax.distributed import constrain
+from sdpo_jax.model import cache as kv_cache
+from sdpo_jax.model import decoder
+from sdpo_jax.model.families import Architecture
+from sdpo_jax.rollout import Sampling
+
+Params = Any
+_FIRST_SLOTS = 64
+# Vocabulary entries whose probabilities are summed before one is drawn.
+_BLOCK = 128
+
+
+@flax.struct.dataclass
+class _State:
+    """A batch in the middle of decoding; `length` tokens are drawn in every row."""
+
+    length: jax.Array
+    done_B: jax.Array
+    token_BR: jax.Array
+    logp_BR: jax.Array
+    uniform_BR: jax.Array
+    cache: kv_cache.Cache
+
+
+class Sampler:
+    """Samples from a decoder on a mesh.
+
+    Args:
+      arch: the model.
+      mesh: devices.
+      dtype: of weights and activations while sampling.
+      stop_ids: tokens that end a response; they are kept in it.
+      max_prompt: tokens; longer prompts are refused.
+      rows_at_once: attempts decoded together.
+    """
+
+    def __init__(
+        self,
+        arch: Architecture,
+        mesh: Mesh,
+        *,
+        dtype: jnp.dtype,
+        stop_ids: Sequence[int],
+        max_prompt: int,
+        rows_at_once: int,
+    ):
+        self._mesh = mesh
+        self._max_prompt = max_prompt
+        self._rows_at_once = rows_at_once
+        self._prepare = jax.jit(functools.partial(_prepare, arch, dtype))
+        start = functools.partial(_start, arch, tuple(stop_ids))
+        self._start = jax.jit(start, static_argnames=("sampling", "slots"))
+        self._grow = jax.jit(kv_cache.grow, static_argnames="slots")
+        extend = functools.partial(_extend, arch, tuple(stop_ids))
+        self._extend = jax.jit(
+            extend, static_argnames="sampling", donate_argnames="state"
+        )
+
+    def sample(
+        self,
+        params: Params,
+        prompts: Sequence[Sequence[int]],
+        ids: Sequence[int],
+        sampling: Sampling,
+        key: jax.Array,
+    ) -> Attempts:
+        """See `rollout.Engine.sample`.
+
+        Raises:
+          ValueError: if a prompt is empty or longer than `max_prompt`.
+        """
+        longest = max(map(len, prompts))
+        if longest > self._max_prompt or min(map(len, prompts)) == 0:
+            raise ValueError(
+                f"prompts must hold 1 to {self._max_prompt} tokens, the longest here "
+                f"has {longest}; raise rollout.max_prompt or shorten the question"
+            )
+        width = padding.bucket(longest, self._max_prompt)
+        prompt_UP = padding.pad_left(prompts, width)
+        ids_U = np.asarray(ids, np.uint32)
+        size = self._group_size(len(prompts), sampling.attempts)
+        with jax.set_mesh(self._mesh):
+            weights = self._prepare(params)
+            parts = [
+                self._sample_group(
+                    weights, prompt_UP, ids_U, first, size, sampling, key
+                )
+                for first in range(0, len(prompts), size)
+            ]
+        rows = len(prompts) * sampling.attempts
+        joined = jax.tree.map(lambda *x: np.concatenate(x)[:rows], *parts)
+        return _attempts(np.repeat(prompt_UP, sampling.attempts, axis=0), *joined)
+
+    def _group_size(self, prompts: int, attempts: int) -> int:
+        """Prompts per group: a multiple of the batch shards, equal for all groups."""
+        shards = distributed.batch_shards(self._mesh)
+        most = max(self._rows_at_once // (attempts * shards), 1)
+        return shards * min(most, -(-prompts // shards))
+
+    def _sample_group(self, weights, prompt_UP, ids_U, first, size, sampling, key):
+        # The last group is filled up with its first prompt, so that shapes repeat.
+        index = np.arange(first, first + size)
+        index = np.where(index < len(ids_U), index, first)
+        group = distributed.to_devices((prompt_UP[index], ids_U[index]), self._mesh)
+        slots = min(_FIRST_SLOTS, sampling.max_response)
+        state = self._start(weights, *group, key, sampling=sampling, slots=slots)
+        while True:
+            state, ended = self._extend(weights, state, sampling=sampling)
+            if slots == sampling.max_response or bool(ended):
+                return distributed.to_host((state.token_BR, state.logp_BR))
+            slots = min(2 * slots, sampling.max_response)
+            state = state.replace(cache=self._grow(state.cache, slots=slots))
+
+
+def _attempts(prompt_BP, token_BR, logp_BR) -> Attempts:
+    exists_BR = token_BR >= 0
+    return Attempts(prompt_BP, token_BR, exists_BR, logp_BR)
+
+
+def _prepare(arch: Architecture, dtype: jnp.dtype, params: Params) -> Params:
+    """Weights for sampling: unstacked, in `dtype`, and whole along `fsdp`.
+
+    Left cut along `fsdp` they would be gathered again for every token.
+    """
+    weights = decoder.unstack(arch, params, dtype)
+    axes = decoder.unstacked_axes(arch)
+    without_fsdp = {"embed": None, "table": "width_over_tensor"}
+    place = lambda w, axes: constrain(w, *(without_fsdp.get(a, a) for a in axes))
+    return jax.tree.map(place, weights, axes)
+
+
+def _start(arch, stop_ids, weights, prompt_UP, ids_U, key, *, sampling, slots):
+    """Read the prompts and draw every row's first token."""
+    hidden_UD, keys_values = decoder.prefill(arch, weights, prompt_UP)
+    group = sampling.attempts
+    cache = kv_cache.start(keys_values, prompt_UP >= 0, group, slots)
+    uniform_BR = _uniforms(key, ids_U, group, sampling.max_response)
+    hidden_BD = jnp.repeat(hidden_UD, group, axis=0)
+    rows = constrain(jnp.zeros_like(uniform_BR), "batch", None)
+    state = _State(
+        length=jnp.int32(0),
+        done_B=jnp.zeros(rows.shape[:1], bool),
+        token_BR=jnp.full_like(rows, PAD, jnp.int32),
+        logp_BR=rows,
+        uniform_BR=uniform_BR,
+        cache=cache,
+    )
+    return _draw_next(arch, stop_ids, weights, state, hidden_BD, sampling)
+
+
+def _uniforms(key: jax.Array, ids_U: jax.Array, group: int, length: int) -> jax.Array:
+    """[B, R] numbers in [0, 1), each from its own (prompt, attempt, position)."""
+    fold = jax.random.fold_in
+
+    def one(prompt_id, attempt, position):
+        row_key = fold(fold(key, prompt_id), attempt)
+        return jax.random.uniform(fold(row_key, position))
+
+    over_positions = jax.vmap(one, (None, None, 0))
+    over_attempts = jax.vmap(over_positions, (None, 0, None))
+    over_prompts = jax.vmap(over_attempts, (0, None, None))
+    uniform = over_prompts(ids_U, jnp.arange(group), jnp.arange(length))
+    return uniform.reshape(-1, length)
+
+
+def _extend(arch, stop_ids, weights, state, *, sampling):
+    """Draw tokens until the cache is full or every row has stopped."""
+    slots = state.cache.layers[0].response_k.shape[1]
+
+    def body(state: _State) -> _State:
+        last = state.length - 1
+        take = jax.lax.dynamic_index_in_dim
+        token_B = take(state.token_BR, last, axis=1, keepdims=False)
+        hidden, cache = decoder.decode(arch, weights, token_B, state.cache, last)
+        state = state.replace(cache=cache)
+        return _draw_next(arch, stop_ids, weights, state, hidden, sampling)
+
+    going_on = lambda state: (state.length < slots) & ~jnp.all(state.done_B)
+    state = jax.lax.while_loop(going_on, body, state)
+    return state, jnp.all(state.done_B)
+
+
+def _draw_next(arch, stop_ids, weights, state, hidden_BD, sampling) -> _State:
+    """Draw one token per row from the logits after `hidden_BD`."""
+    unembed_DV = decoder.unembedding(arch, weights)
+    logits_BV = jnp.einsum(
+        "bd,dv->bv", hidden_BD, unembed_DV, preferred_element_type=jnp.float32
+    )
+    take = jax.lax.dynamic_index_in_dim
+    uniform_B = take(state.uniform_BR, state.length, axis=1, keepdims=False)
+    token_B, logp_B = draw(constrain(logits_BV, "batch", None), uniform_B, sampling)
+    token_B = jnp.where(state.done_B, PAD, token_B)
+    logp_B = jnp.where(state.done_B, 0.0, logp_B)
+    stopped_B = jnp.any(token_B[:, None] == jnp.asarray(stop_ids)[None], axis=1)
+    put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=state.length)
+    return state.replace(
+        length=state.length + 1,
+        done_B=state.done_B | stopped_B,
+        token_BR=put(state.token_BR, token_B, axis=1),
+        logp_BR=put(state.logp_BR, logp_B, axis=1),
+    )
+
+
+def draw(
+    logits_BV: jax.Array, uniform_B: jax.Array, sampling: Sampling
+) -> tuple[jax.Array, jax.Array]:
+    """One token per row, and its log-probability under what it was drawn from.
+
+    One uniform number per row picks the token by inverting the cumulative
+    distribution; noise over the whole vocabulary would cost more than the rest.
+
+    Args:
+      logits_BV: float32.
+      uniform_B: in [0, 1).
+      sampling: temperature, top-p and top-k; a temperature of 0 takes the most likely
+        token, with log-probability 0.
+
+    Returns:
+      Token ids [B], and nats [B].
+    """
+    if sampling.temperature == 0:
+        best_B = jnp.argmax(logits_BV, axis=-1).astype(jnp.int32)
+        return best_B, jnp.zeros_like(uniform_B)
+    logits_BV = keep_likely(
+        logits_BV / sampling.temperature, sampling.top_k, sampling.top_p
+    )
+    logp_BV = jax.nn.log_softmax(logits_BV, axis=-1)
+    token_B = _invert(jnp.exp(logp_BV), uniform_B)
+    logp_B = jnp.take_along_axis(logp_BV, token_B[:, None], axis=-1)[:, 0]
+    return token_B, logp_B
+
+
+def _invert(p_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:
+    """First index whose cumulative probability exceeds the uniform number.
+
+    Sums go block by block: it is faster, and float32 rounds less.
+    """
+    rows, vocab = p_BV.shape
+    padded = jnp.pad(p_BV, ((0, 0), (0, -vocab % _BLOCK)))
+    blocks_BXY = padded.reshape(rows, -1, _BLOCK)
+    block_B, rest_B = _first_above(jnp.sum(blocks_BXY, axis=-1), uniform_B)
+    inside_BY = jnp.take_along_axis(blocks_BXY, block_B[:, None, None], axis=1)[:, 0]
+    total_B = jnp.sum(inside_BY, axis=-1)
+    index_B, _ = _first_above(inside_BY, rest_B / total_B)
+    return block_B * _BLOCK + index_B
+
+
+def _first_above(p_BX: jax.Array, share_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """First index where the running sum exceeds `share_B` of the total.
+
+    Returns:
+      The index, and what of the target lies within its entry. Only entries with
+      probability are ever chosen.
+    """
+    running_BX = jnp.cumsum(p_BX, axis=-1)
+    total_B = running_BX[:, -1]
+    # Rounding must not carry the target to the total, where nothing is above it.
+    target_B = jnp.clip(share_B * total_B, 0.0, total_B * (1 - 2**-22))
+    above_BX = running_BX > target_B[:, None]
+    index_B = jnp.argmax(above_BX, axis=-1).astype(jnp.int32)
+    own_B = jnp.take_along_axis(p_BX, index_B[:, None], axis=-1)[:, 0]
+    reached_B = jnp.take_along_axis(running_BX, index_B[:, None], axis=-1)[:, 0]
+    return index_B, target_B - (reached_B - own_B)
+
+
+def keep_likely(logits_BV: jax.Array, top_k: int, top_p: float) -> jax.Array:
+    """Logits with -inf for what top-k, then top-p, exclude; ties at the edge stay.
+
+    The thresholds are found by bisection over the bits of a float, which is exact and
+    needs no sort of the vocabulary.
+    """
+    if top_k and top_k < logits_BV.shape[-1]:
+        p_BV = jax.nn.softmax(logits_BV, axis=-1)
+        enough = lambda kept_BV: jnp.sum(kept_BV, axis=-1) >= top_k
+        logits_BV = jnp.where(_smallest_set(p_BV, enough), logits_BV, -jnp.inf)
+    if top_p < 1:
+        p_BV = jax.nn.softmax(logits_BV, axis=-1)
+        enough = lambda kept_BV: jnp.sum(p_BV, axis=-1, where=kept_BV) >= top_p
+        logits_BV = jnp.where(_smallest_set(p_BV, enough), logits_BV, -jnp.inf)
+    return logits_BV
+
+
+def _smallest_set(p_BV: jax.Array, enough) -> jax.Array:
+    """The fewest most likely entries that are `enough`, as a mask."""
+    # Floats of one sign are ordered as their bits are.
+    bits_BV = jax.lax.bitcast_convert_type(p_BV, jnp.int32)
+    low_B = jnp.zeros(p_BV.shape[:1], jnp.int32)
+    high_B = jnp.max(bits_BV, axis=-1)
+
+    def halve(_, bounds):
+        low_B, high_B = bounds
+        middle_B = low_B + (high_B - low_B + 1) // 2
+        is_enough_B = enough(bits_BV >= middle_B[:, None])
+        low_B = jnp.where(is_enough_B, middle_B, low_B)
+        return low_B, jnp.where(is_enough_B, high_B, middle_B - 1)
+
+    low_B, _ = jax.lax.fori_loop(0, 31, halve, (low_B, high_B))
+    return bits_BV >= low_B[:, None]

@@ -1,0 +1,74 @@
+"""Whether a folder may be trained into: new, to be resumed, finished or refused."""
+
+import contextlib
+import fcntl
+import json
+import pathlib
+from collections.abc import Iterator, Sequence
+
+from ml_collections import ConfigDict
+
+from sdpo_jax import config, metrics
+
+SUMMARY = "summary.json"
+# Fields that may differ between the parts of one run: they change no number.
+_FREE = frozenset({"train.wandb_project"})
+
+
+@contextlib.contextmanager
+def claim(
+    folder: pathlib.Path, c: ConfigDict, may_change: Sequence[str] = ()
+) -> Iterator[dict | None]:
+    """Hold a run folder for this process while it trains.
+
+    Args:
+      folder: made when missing.
+      c: the run's config; kept in the folder.
+      may_change: dotted fields that may differ from the folder's config.
+
+    Yields:
+      The summary of a finished run, None for one to begin or to go on with.
+
+    Raises:
+      ValueError: if another process holds the folder, or its config differs.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(
+                f"{folder} is being trained into by another process; wait for it or "
+                "give another --workdir"
+            ) from error
+        changed = _check_same(folder, c, may_change)
+        if changed:
+            metrics.write_json_atomically(folder / "config.json", config.flat(c))
+        finished = (folder / SUMMARY).exists() and not changed
+        yield json.loads((folder / SUMMARY).read_text()) if finished else None
+
+
+def _check_same(folder, c: ConfigDict, may_change: Sequence[str]) -> list[str]:
+    """Fields in which the folder's config differs, all of them allowed."""
+    unknown = sorted(set(may_change) - config.flat(c).keys())
+    if unknown:
+        near = config.nearest(unknown[0], config.flat(c))
+        raise ValueError(f"--may_change={unknown[0]}: no such field; nearest: {near}")
+    file = folder / "config.json"
+    if not file.exists():
+        return []
+    # Through JSON, as the folder's own went: tuples become lists.
+    here = json.loads(json.dumps(config.flat(c)))
+    there = json.loads(file.read_text())
+    fields = sorted(here.keys() | there.keys())
+    changed = [f for f in fields if here.get(f) != there.get(f)]
+    refused = [f for f in changed if f not in {*may_change, *_FREE}]
+    if refused:
+        lines = "".join(
+            f"\n  {f}: {there.get(f)!r} there, {here.get(f)!r} now" for f in refused
+        )
+        raise ValueError(
+            f"{folder} holds a run with another config:{lines}\nGive another "
+            f"--workdir, or --may_change={','.join(refused)} to go on regardless"
+        )
+    return changed

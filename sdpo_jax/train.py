@@ -1,0 +1,327 @@
+"""The training loop, top to bottom: sample -> grade -> update -> evaluate -> save.
+
+From a notebook:
+
+  from sdpo_jax import config, train
+
+  c = config.default()
+  c.model.path = "Qwen/Qwen3-0.6B"
+  summary = train.run(c, "runs/mine", environment=MyEnvironment())
+"""
+
+import contextlib
+import logging
+import pathlib
+import signal
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from ml_collections import ConfigDict
+
+from sdpo_jax import config, distributed, evaluate, feedback, metrics, run_folder, step
+from sdpo_jax.batch import Batch
+from sdpo_jax.checkpoint import Checkpoints
+from sdpo_jax.data import questions as question_order
+from sdpo_jax.envs.base import Environment
+from sdpo_jax.losses import READS_TEACHER
+from sdpo_jax.parts import Parts, build
+from sdpo_jax.rollout import Sampling
+
+_SHOWN = ("loss", "rollout/score", "validation/pass@1")
+_log = logging.getLogger(__name__)
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop; everything so far is saved."""
+
+
+def run(
+    c: ConfigDict,
+    workdir: str | pathlib.Path,
+    environment: Environment | None = None,
+    may_change: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Train, or go on training, and return the summary of the whole run.
+
+    The same call on an unfinished run resumes it, to the bit; on a finished one it
+    returns the summary that is there.
+
+    Args:
+      c: the run's config.
+      workdir: the run folder.
+      environment: one of the caller's own, instead of `config.env`'s.
+      may_change: dotted config fields that may differ from an earlier part of the run.
+
+    Returns:
+      What `summary.json` holds.
+
+    Raises:
+      ValueError: if the config, checkpoint, questions or folder cannot work.
+      FloatingPointError: if a loss or gradient is not finite; the state before is
+        saved.
+      Interrupted: if SIGTERM or Ctrl-C asked to stop; the state is saved.
+    """
+    config.validate(c)
+    folder = pathlib.Path(workdir)
+    with run_folder.claim(folder, c, may_change) as finished:
+        if finished is not None:
+            _log.info("%s is finished; nothing to do", folder)
+            return finished
+        with (
+            build(c, environment) as parts,
+            _stop_signals() as stop,
+            Trainer(parts, folder) as trainer,
+        ):
+            while trainer.update < c.train.updates:
+                trainer.advance()
+                if _any_host(stop.is_set):
+                    trainer.save()
+                    raise Interrupted(f"stopped after update {trainer.update}, saved")
+            return trainer.finish()
+
+
+class Trainer:
+    """A run between its updates: the state, and where it is written."""
+
+    def __init__(self, parts: Parts, folder: pathlib.Path):
+        """Begin, or restore the newest sound checkpoint of `folder`."""
+        self.parts, self.folder, c = parts, folder, parts.config
+        metrics.write_once(folder, config.flat(c), parts.mesh.shape)
+        self._train_step = step.make_train_step(c, parts.arch, parts.mesh)
+        self._score = step.make_scorer(c, parts.arch, parts.mesh)
+        self._questions = parts.environment.questions("train")
+        question_order.of_update(self._questions, 0, c.rollout.questions, c.seed)
+        self._exits = contextlib.ExitStack()
+        self._checkpoints = Checkpoints(folder / "checkpoints")
+        self._exits.callback(self._checkpoints.close)
+        self.timer = metrics.Timer()
+        self.update = 0
+        resume = self._checkpoints.latest() is not None
+        if resume:
+            abstract = step.abstract_state(c, parts.arch, parts.mesh)
+            self.state, _, self.update = self._checkpoints.restore(abstract)
+        else:
+            student = parts.load_student()
+            self.state = step.new_state(c, parts.arch, parts.mesh, student)
+        self._describe()
+        self._log = metrics.RunLog(
+            folder,
+            num_steps=c.train.updates,
+            resume_from=self.update if resume else None,
+            shown=_SHOWN,
+            wandb_project=c.train.wandb_project or None,
+        )
+        self._exits.callback(self._log.close)
+        if not resume:
+            self._log.write_metrics(0, self._evaluate("validation", "heldout"))
+            self._log.write_timings(0, self.timer.take())
+
+    def _describe(self) -> None:
+        """Say what is about to run, before anything takes long."""
+        c, mesh = self.parts.config, self.parts.mesh
+        size = sum(leaf.size for leaf in jax.tree.leaves(self.state.student))
+        _log.info(
+            "%s: %s, %.3g parameters, %d x %s, update %d of %d",
+            self.folder,
+            c.method,
+            size,
+            mesh.size,
+            mesh.devices.flat[0].device_kind,
+            self.update,
+            c.train.updates,
+        )
+
+    def __enter__(self) -> "Trainer":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._exits.close()
+
+    def advance(self) -> None:
+        """One update: sample, grade, train; evaluate and save when due."""
+        c, parts = self.parts.config, self.parts
+        key = jax.random.fold_in(jax.random.key(c.seed), self.update)
+        with self.timer("sample"):
+            count = c.rollout.questions
+            questions = question_order.of_update(
+                self._questions, self.update, count, c.seed
+            )
+            prompts = feedback.encode(c, parts.tokenizer, questions)
+            attempts = parts.engine.sample(
+                self.state.student, prompts, range(count), _sampling(c), key
+            )
+        with self.timer("grade"):
+            repeated = [q for q in questions for _ in range(c.rollout.attempts)]
+            graded = feedback.grade(
+                parts.environment, parts.tokenizer, repeated, attempts
+            )
+            batch, records, values = feedback.make_batch(
+                c, parts.tokenizer, attempts, graded, self.update
+            )
+        with self.timer("train"):
+            values |= self._train(batch)
+        self.update += 1
+        self._log.write_attempts(self.update, records)
+        self._after_update(values)
+
+    def _train(self, batch: Batch) -> dict[str, float]:
+        """All optimiser steps on one rollout batch; the mean of their metrics."""
+        c, mesh = self.parts.config, self.parts.mesh
+        num_steps = step.steps_per_batch(c)
+        if num_steps > 1:
+            attempts = distributed.to_devices(batch.attempts, mesh)
+            old_logp_BR = self._score(self.state.student, attempts)
+            batch = batch.replace(old_logp_BR=distributed.to_host(old_logp_BR))
+        rows = len(batch.has_target_B) // num_steps
+        means: dict[str, list] = {}
+        for index in range(num_steps):
+            part = jax.tree.map(lambda x, i=index: x[i * rows : (i + 1) * rows], batch)
+            rate = c.teacher.rate if _teacher_moves(c, index, num_steps) else 0.0
+            part = distributed.to_devices(part, mesh)
+            self.state, values = self._train_step(self.state, part, np.float32(rate))
+            values = distributed.to_host(values)
+            self._check_finite(values)
+            for name, value in values.items():
+                means.setdefault(name, []).append(value)
+        return {name: float(np.mean(value)) for name, value in means.items()}
+
+    def _check_finite(self, values: dict[str, Any]) -> None:
+        """Stop at the first loss or gradient that is not finite, with all saved."""
+        leaves_finite = values.pop("gradient_finite")
+        if values.pop("finite"):
+            return
+        paths, _ = zip(
+            *jax.tree_util.tree_leaves_with_path(self.state.student), strict=True
+        )
+        names = [jax.tree_util.keystr(p, simple=True, separator="/") for p in paths]
+        bad = [n for n, ok in zip(names, leaves_finite, strict=True) if not ok]
+        culprit = f"loss={values['loss']}"
+        if bad:
+            culprit += f", gradient of {bad[0]} and {len(bad) - 1} more parameters"
+        self.save()
+        raise FloatingPointError(
+            f"update {self.update + 1}, optimiser step {int(self.state.step) + 1} is "
+            f"not finite: {culprit}; the state before it is saved after update "
+            f"{self.update} in {self.folder}. Lower optimizer.learning_rate or look at "
+            "the rows of attempts.jsonl"
+        )
+
+    def _after_update(self, values: dict[str, float]) -> None:
+        """Evaluate and save when due, and write the update's line."""
+        c, last = self.parts.config, self.update == self.parts.config.train.updates
+        evaluated = {}
+        if last:
+            evaluated = self._evaluate("validation", "heldout")
+        elif self.update % c.train.evaluate_every == 0:
+            evaluated = self._evaluate("validation")
+        self._log.write_metrics(self.update, values | evaluated)
+        self._log.write_timings(self.update, self.timer.take())
+        if evaluated or last or self.update % c.train.save_every == 0:
+            self.save(evaluated.get(f"validation/avg@{c.eval.attempts}"))
+
+    def _evaluate(self, *splits: str) -> dict[str, float]:
+        return self._evaluate_student(self.state.student, *splits)
+
+    def _evaluate_student(self, student: Any, *splits: str) -> dict[str, float]:
+        values = {}
+        with self.timer("evaluate"):
+            for split in splits:
+                of_split, _ = evaluate.on_split(self.parts, student, split)
+                values |= {f"{split}/{name}": x for name, x in of_split.items()}
+                told = ", ".join(f"{name} {x:.4g}" for name, x in of_split.items())
+                _log.info("after update %d, %s: %s", self.update, split, told)
+        return values
+
+    def save(self, score: float | None = None) -> None:
+        """Save the state under the number of updates done."""
+        self._checkpoints.save(self.update, self.state, {}, score=score)
+
+    def finish(self) -> dict[str, Any]:
+        """Evaluate the best checkpoint and write the summary of the whole run."""
+        c, parts = self.parts.config, self.parts
+        self._checkpoints.wait()
+        best = self._checkpoints.best()
+        lines = list(metrics.read_lines(self.folder / metrics.METRICS))
+        timings = list(metrics.read_lines(self.folder / metrics.TIMINGS))
+        heldout = _split_of(lines[-1], "heldout")
+        if best != self.update:
+            student = step.abstract_state(c, parts.arch, parts.mesh).student
+            student = self._checkpoints.restore_part("student", student, best)
+            heldout = _split_of(self._evaluate_student(student, "heldout"), "heldout")
+        splits = lambda line: {s: _split_of(line, s) for s in ("validation", "heldout")}
+        by_step = {line["step"]: line for line in lines}
+        seconds = sum(v for t in timings for k, v in t.items() if k != "step")
+        rows = c.rollout.questions * c.rollout.attempts
+        summary = {
+            "method": c.method,
+            "updates": self.update,
+            "generations": self.update * rows,
+            "seconds": round(seconds, 1),
+            "base": splits(by_step[0]),
+            "last": splits(by_step[self.update]),
+            "best": {
+                "update": best,
+                "validation": _split_of(by_step[best], "validation"),
+                "heldout": heldout,
+            },
+        }
+        metrics.write_json_atomically(self.folder / run_folder.SUMMARY, summary)
+        return summary
+
+
+def _sampling(c: ConfigDict) -> Sampling:
+    r = c.rollout
+    return Sampling(r.attempts, r.temperature, r.top_p, r.top_k, r.max_response)
+
+
+def _teacher_moves(c: ConfigDict, index: int, num_steps: int) -> bool:
+    """Whether the teacher follows after optimiser step `index` of a rollout batch."""
+    if c.method not in READS_TEACHER:
+        return False
+    return c.teacher.update_per == "optimizer_step" or index == num_steps - 1
+
+
+def _split_of(line: dict[str, Any], split: str) -> dict[str, float]:
+    prefix = f"{split}/"
+    return {k.removeprefix(prefix): v for k, v in line.items() if k.startswith(prefix)}
+
+
+class _Stop:
+    """A flag set by a signal; the second signal is not caught any more."""
+
+    def __init__(self):
+        self._is_set = False
+
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def __call__(self, number: int, frame: Any) -> None:
+        self._is_set = True
+        signal.signal(number, signal.SIG_DFL)
+        _log.warning("%s: saving after this update", signal.Signals(number).name)
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[_Stop]:
+    """Turn SIGTERM and Ctrl-C into a flag that is looked at between updates."""
+    stop = _Stop()
+    try:
+        before = {n: signal.signal(n, stop) for n in (signal.SIGTERM, signal.SIGINT)}
+    except ValueError:
+        # Only the main thread may handle signals; elsewhere they are the caller's.
+        before = {}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _any_host(flag) -> bool:
+    """Whether any host was asked to stop: all must leave after the same update."""
+    if jax.process_count() == 1:
+        return flag()
+    return bool(multihost_utils.process_allgather(np.array(flag())).any())
