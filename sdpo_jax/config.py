@@ -39,6 +39,7 @@ def default() -> ConfigDict:  # noqa: PLR0915, one line per field
     c.env.validation = ""  # the best checkpoint is chosen on these
     c.env.heldout = ""  # reported, never chosen on
     c.env.sandbox_tier = "auto"  # auto | B | C | D: isolation of untrusted programs
+    c.env.process_per = "test"  # test | program: what has a process of its own
     c.env.time_limit_s = 6.0  # CPU seconds per test, unless the question says
     c.env.memory_limit_mb = 1024  # per program
     c.env.wrong_answers_shown = 2  # failing tests told in one feedback
@@ -133,6 +134,7 @@ _CHOICES = {
     "model.remat": ("none", "layer"),
     "env.name": ("programming", ""),
     "env.sandbox_tier": ("auto", "B", "C", "D"),
+    "env.process_per": ("test", "program"),
     "reprompt.demonstration_from": ("peers", "own_if_solved", "any_attempt", "nobody"),
     "reprompt.show_feedback": ("never", "without_solution", "always"),
     "sdpo.divergence": ("forward_kl", "reverse_kl", "jensen_shannon"),

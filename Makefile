@@ -1,0 +1,35 @@
+# Every target runs plain commands, shown as they run, that work by hand too.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+
+.PHONY: quickstart test test-slow lint
+
+# SDPO, then GRPO with as many generations, then both in one table and picture.
+quickstart: $(VENV)/installed
+	$(RUN) -m sdpo_jax.main --config=configs/quickstart.py
+	$(RUN) -m sdpo_jax.main --config=configs/quickstart_grpo.py
+	$(RUN) -m experiments.quickstart.compare runs/quickstart runs/quickstart_grpo
+
+test: $(VENV)/installed-test
+	$(RUN) -m pytest
+
+test-slow: $(VENV)/installed-test
+	$(RUN) -m pytest -m slow
+
+lint: $(VENV)/installed-test
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+
+$(VENV)/installed: requirements.txt
+	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+# libtpu compiles for TPUs on any Linux machine. It stays out of the environment's own
+# packages: JAX would look for a TPU at every start, and complain.
+$(VENV)/installed-test: $(VENV)/installed requirements-test.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements-test.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps \
+	  --target $(VENV)/aot --upgrade libtpu || echo "no libtpu here: its tests skip"
+	touch $@

@@ -1,0 +1,48 @@
+"""SDPO on made-up words: a coding task that a 0.5M-parameter model learns on a laptop.
+
+  python -m sdpo_jax.main --config=configs/quickstart.py
+
+The prompt asks for a program over made-up words; the program runs on real tests in a
+sandbox, and the first failing test is all that tells what a word means. See
+experiments/quickstart/README.md for the task, the base model and what was measured.
+"""
+
+import pathlib
+
+from sdpo_jax import config
+
+_FOLDER = pathlib.Path(__file__).parents[1] / "experiments" / "quickstart"
+
+
+def get_config():
+    c = config.default()
+    c.model.path = str(_FOLDER / "base")
+    for split in ("train", "validation", "heldout"):
+        c.env[split] = str(_FOLDER / "questions" / f"{split}.jsonl")
+    c.env.wrong_answers_shown = 1
+    c.env.process_per = "program"
+    c.env.time_limit_s = 1.0
+    c.env.memory_limit_mb = 256
+
+    c.rollout.questions = 8
+    c.rollout.attempts = 8
+    c.rollout.max_prompt = 32
+    c.rollout.max_response = 32
+    c.reprompt.max_length = 160
+    c.reprompt.show_feedback = "always"
+
+    c.sdpo.support = "full"
+    c.teacher.rate = 0.005
+    c.optimizer.learning_rate = 5e-4
+    c.optimizer.schedule = "cosine"
+    c.optimizer.warmup_steps = 5
+    c.step.questions = 8
+
+    c.train.updates = 100
+    c.train.evaluate_every = 10
+    c.train.save_every = 10
+    c.eval.attempts = 4
+    c.eval.temperature = 1.0
+    c.eval.top_p = 1.0
+    c.eval.pass_at = (1, 4)
+    return c

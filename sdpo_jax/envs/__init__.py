@@ -1,0 +1,29 @@
+"""Environments: text in, a verdict out. No arrays, no model."""
+
+from ml_collections import ConfigDict
+
+from sdpo_jax.config import SPLITS
+from sdpo_jax.envs.base import Environment
+from sdpo_jax.envs.programming import Programming
+from sdpo_jax.envs.sandbox import Limits, Sandbox
+
+
+def from_config(c: ConfigDict) -> Environment:
+    """The environment that `config.env` names.
+
+    Raises:
+      ValueError: if a file of questions is missing or malformed.
+    """
+    if not c.env.name:
+        raise ValueError(
+            "env.name is empty: name an environment, or hand your own to train.run"
+        )
+    for split in SPLITS:
+        if not c.env[split]:
+            raise ValueError(f"env.{split} is empty: give a file of questions")
+    limits = Limits(cpu_s=c.env.time_limit_s, memory_mb=c.env.memory_limit_mb)
+    return Programming(
+        {split: c.env[split] for split in SPLITS},
+        Sandbox(limits, c.env.sandbox_tier, process_per=c.env.process_per),
+        wrong_answers_shown=c.env.wrong_answers_shown,
+    )

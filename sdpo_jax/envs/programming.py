@@ -1,0 +1,448 @@
+r"""Programming tasks: a response holds a program, hidden tests decide.
+
+A file of questions is JSON lines, or one JSON list, of rows like those of the official
+SDPO repository:
+
+  {"idx": 7, "prompt": "...", "system": "...", "tests": {
+      "inputs": ["1 2\n", ...], "outputs": ["3\n", ...], "testtype": "stdin"}}
+  {"uid": "add", "prompt": "...", "tests": {
+      "inputs": [[1, 2], ...], "outputs": [3, ...], "testtype": "functional",
+      "fn_name": "add", "time_limit": 6}}
+
+`tests` may also be a string that holds this JSON. Inputs of functions are a list of
+positional arguments, an object of named ones, or text with one JSON value after
+another; outputs of functions are JSON values, or text that holds one.
+
+Deviations from the official grader: `class Solution` and every standard module work;
+a number equals its float; standard output is compared word by word; the expected
+outputs are compared here and never come near the program.
+"""
+
+import dataclasses
+import json
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sdpo_jax.envs.base import Question, Verdict
+from sdpo_jax.envs.sandbox import Call, Execution, Sandbox, Stdin
+
+FIELD_CHARS = 250
+INPUT_LINES = 8
+FEEDBACK_CHARS = 2000
+
+INCORRECT_FORMAT = {
+    "fenced": "Incorrect Format: Put your code inside a ```python ... ``` block.",
+    "whole": "Incorrect Format: The response was empty; it must be a Python program.",
+}
+TRUNCATED = (
+    "Truncated Attempt: Your previous response was too long and was cut off before it "
+    "ended. Try again with a shorter response."
+)
+LIMIT_NAMES = {
+    "time_limit": "Time Limit Exceeded",
+    "memory_limit": "Memory Limit Exceeded",
+    "output_limit": "Output Limit Exceeded",
+}
+
+_FENCED = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
+_KEPT_CONTROLS = "\n\t"
+_ROLE_TAGS = re.compile(
+    r"<(?=/?(?:s|pad|unk|bos|eos|think|tool_call|tool_response|tools|start_of_turn"
+    r"|end_of_turn|start_of_image|image)>)"
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Cases:
+    """The tests of one question, which the policy does not see.
+
+    Args:
+      inputs: what the sandbox is given.
+      outputs: what must come back; text for a script, a JSON value for a call.
+      shown: each input as feedback shows it.
+      time_limit: processor seconds per test; None for the sandbox's own.
+    """
+
+    inputs: Sequence[Call | Stdin]
+    outputs: Sequence[Any]
+    shown: Sequence[str]
+    time_limit: float | None = None
+
+
+class Programming:
+    """An environment whose responses are Python programs.
+
+    Args:
+      files: split ("train", "validation" or "heldout") -> file of questions.
+      sandbox: where programs run; closed with the environment.
+      extract: "fenced" takes the longest fenced code block as the program, "whole"
+        the response as it is.
+      wrong_answers_shown: most failed tests that one feedback names.
+
+    Raises:
+      ValueError: if a row is malformed; names file, row and field.
+    """
+
+    def __init__(
+        self,
+        files: Mapping[str, str | Path],
+        sandbox: Sandbox,
+        *,
+        extract: str = "fenced",
+        wrong_answers_shown: int = 2,
+    ):
+        if extract not in ("fenced", "whole"):
+            raise ValueError(f'extract must be "fenced" or "whole", got {extract!r}')
+        if wrong_answers_shown < 0:
+            raise ValueError(
+                f"wrong_answers_shown must not be negative, got {wrong_answers_shown}"
+            )
+        self.sandbox = sandbox
+        self.extract = extract
+        self.wrong_answers_shown = wrong_answers_shown
+        self._questions = {split: load(path) for split, path in files.items()}
+
+    def questions(self, split: str) -> Sequence[Question]:
+        """The questions of `split`, in the order of its file."""
+        if split not in self._questions:
+            raise ValueError(
+                f"no questions for split {split!r}; there are files for "
+                f"{sorted(self._questions)}"
+            )
+        return self._questions[split]
+
+    def start(self, question: Question) -> "Attempt":
+        """Begin one attempt, which is a single act."""
+        return Attempt(self, question)
+
+    def close(self) -> None:
+        """End the sandbox's processes."""
+        self.sandbox.close()
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """One program for one question."""
+
+    environment: Programming
+    question: Question
+
+    def act(self, response: str, truncated: bool) -> Verdict:
+        """Grade the program in `response`: score 1 if every test passes, else 0.
+
+        Raises:
+          GraderFailure: if the sandbox failed twice; nothing is known of the program.
+        """
+        program = self._program(response, truncated)
+        if program is None:
+            outcome = "Truncated" if truncated else "Incorrect Format"
+            feedback = INCORRECT_FORMAT[self.environment.extract]
+            feedback = TRUNCATED if truncated else feedback
+            return Verdict(0.0, outcome, feedback, {"tests_passed": 0.0})
+        tests = self.question.data["tests"]
+        executions = self.environment.sandbox.run(
+            program, tests.inputs, cpu_s=tests.time_limit
+        )
+        passed = [
+            is_right(execution, test, expected)
+            for execution, test, expected in zip(
+                executions, tests.inputs, tests.outputs, strict=True
+            )
+        ]
+        # Only what the program decides: seconds would differ when a run is repeated.
+        measurements = {"tests_passed": sum(passed) / len(passed)}
+        if all(passed):
+            return Verdict(1.0, "Accepted", measurements=measurements)
+        outcome, feedback = _explain(
+            tests, executions, passed, self.environment.wrong_answers_shown
+        )
+        return Verdict(0.0, outcome, feedback, measurements)
+
+    def _program(self, response: str, truncated: bool) -> str | None:
+        """The code to run; None when there is none, or not all of it."""
+        if self.environment.extract == "whole":
+            return None if truncated or not response.strip() else response
+        blocks = _FENCED.findall(response)
+        return max(blocks, key=len) if blocks else None
+
+
+def is_right(execution: Execution, test: Call | Stdin, expected: Any) -> bool:
+    """Whether a test came out as expected."""
+    if execution.status != "ok":
+        return False
+    if isinstance(test, Stdin):
+        return same_words(execution.stdout, expected)
+    return same_value(execution.result, expected)
+
+
+def same_words(printed: str, expected: str) -> bool:
+    """Equality of text up to the amount and kind of white space ("3.0" is not "3")."""
+    return printed.split() == expected.split()
+
+
+def same_value(result: Any, expected: Any) -> bool:
+    """Equality of JSON values: 6.0 is 6, true is not 1, order in lists counts.
+
+    Tuples have become lists, and the keys of objects strings, on the way here. Floats
+    must be exactly equal.
+    """
+    if isinstance(result, bool) or isinstance(expected, bool):
+        return result is expected
+    if isinstance(result, list) and isinstance(expected, list):
+        return len(result) == len(expected) and all(map(same_value, result, expected))
+    if isinstance(result, dict) and isinstance(expected, dict):
+        return result.keys() == expected.keys() and all(
+            same_value(value, expected[key]) for key, value in result.items()
+        )
+    return result == expected
+
+
+def sanitise(text: str) -> str:
+    """`text` without what could act on a terminal, a reader or a chat template.
+
+    Control, formatting (bidirectional, zero-width) and unpaired surrogate characters
+    go; special tokens such as `<|im_end|>` are broken by a space.
+    """
+    text = text.replace("\u2028", "\n").replace("\u2029", "\n")
+    text = "".join(
+        character
+        for character in text
+        if character in _KEPT_CONTROLS
+        or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn")
+    )
+    text = re.sub(r"<(?=[|\uff5c])", "< ", text)
+    text = re.sub(r"(?<=[|\uff5c])>", " >", text)
+    text = re.sub(r"\[(?=/?INST\])", "[ ", text)
+    return _ROLE_TAGS.sub("< ", text)
+
+
+def load(path: str | Path) -> list[Question]:
+    """Read a file of questions.
+
+    Raises:
+      ValueError: if a row is malformed; names file, row (from 1) and field.
+    """
+    path = Path(path)
+    questions, seen = [], {}
+    for number, row in enumerate(_rows(path), start=1):
+        where = f"{path}, row {number}"
+        question = _question(row, where)
+        if question.uid in seen:
+            raise ValueError(
+                f"{where}: uid {question.uid!r} is that of row {seen[question.uid]} "
+                "too; make it unique"
+            )
+        seen[question.uid] = number
+        questions.append(question)
+    if not questions:
+        raise ValueError(f"{path} holds no questions")
+    return questions
+
+
+def _rows(path: Path) -> list[Any]:
+    text = path.read_text(encoding="utf-8")
+    if text.lstrip().startswith("["):
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from error
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
+    return rows
+
+
+def _question(row: Any, where: str) -> Question:
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: expected an object, got {type(row).__name__}")
+    uid = row.get("uid", row.get("idx"))
+    if not isinstance(uid, str | int) or isinstance(uid, bool):
+        raise ValueError(f"{where}, field uid (or idx): expected a name, got {uid!r}")
+    prompt = _field(row, "prompt", str, where)
+    system = row.get("system") or ""
+    if not isinstance(system, str):
+        raise ValueError(f"{where}, field system: expected text, got {system!r}")
+    if not prompt.strip():
+        raise ValueError(f"{where}, field prompt: is empty")
+    tests = row.get("tests")
+    if isinstance(tests, str):
+        try:
+            tests = json.loads(tests)
+        except ValueError as error:
+            raise ValueError(f"{where}, field tests: is not JSON: {error}") from error
+    if not isinstance(tests, dict):
+        raise ValueError(f"{where}, field tests: expected an object, got {tests!r:.80}")
+    data = {"tests": _tests(tests, f"{where}, field tests")}
+    return Question(str(uid), prompt, system, data)
+
+
+def _field(row: dict, name: str, kind: type, where: str) -> Any:
+    """`row[name]`, of type `kind`."""
+    if not isinstance(row.get(name), kind):
+        got = f"{row.get(name)!r:.80}"
+        raise ValueError(f"{where}, field {name}: expected {kind.__name__}, got {got}")
+    return row[name]
+
+
+def _tests(row: dict, where: str) -> Cases:
+    inputs = _field(row, "inputs", list, where)
+    outputs = _field(row, "outputs", list, where)
+    kind = _field(row, "testtype", str, where)
+    if kind not in ("stdin", "functional"):
+        raise ValueError(
+            f'{where}, field testtype: expected "stdin" or "functional", got {kind!r}'
+        )
+    if not inputs or len(inputs) != len(outputs):
+        raise ValueError(
+            f"{where}: {len(inputs)} inputs and {len(outputs)} outputs; there must be "
+            "as many of one as of the other, and at least one"
+        )
+    limit = row.get("time_limit")
+    if limit is not None and not (type(limit) in (int, float) and limit > 0):
+        raise ValueError(
+            f"{where}, field time_limit: expected seconds above 0, got {limit!r}"
+        )
+    if kind == "stdin":
+        _check_text(row, "inputs", where)
+        _check_text(row, "outputs", where)
+        return Cases([Stdin(text) for text in inputs], outputs, inputs, limit)
+    function = _field(row, "fn_name", str, where)
+    calls = [
+        Call(function, _arguments(value, f"{where}, field inputs[{index}]"))
+        for index, value in enumerate(inputs)
+    ]
+    expected = [
+        _expected(value, f"{where}, field outputs[{index}]")
+        for index, value in enumerate(outputs)
+    ]
+    return Cases(calls, expected, [_show_arguments(call) for call in calls], limit)
+
+
+def _check_text(row: dict, name: str, where: str) -> None:
+    for index, text in enumerate(row[name]):
+        if not isinstance(text, str):
+            raise ValueError(
+                f"{where}, field {name}[{index}]: expected text, got {text!r:.80}"
+            )
+
+
+def _arguments(value: Any, where: str) -> list | dict:
+    """Positional or named arguments; text holds one JSON value after another."""
+    if isinstance(value, list | dict):
+        return value
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: expected a list, an object or text, got {value!r}")
+    decoder, position, values = json.JSONDecoder(), 0, []
+    text = value.strip()
+    while position < len(text):
+        try:
+            item, position = decoder.raw_decode(text, position)
+        except ValueError as error:
+            raise ValueError(
+                f"{where}: expected JSON values, got {value!r:.80} ({error})"
+            ) from error
+        values.append(item)
+        position += len(text[position:]) - len(text[position:].lstrip())
+    return values
+
+
+def _expected(value: Any, where: str) -> Any:
+    """The JSON value that a call must return."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError as error:
+        raise ValueError(
+            f"{where}: {value!r:.80} is not JSON; write a string with its quotes, as "
+            r'"\"text\""'
+        ) from error
+
+
+def _show_arguments(call: Call) -> str:
+    if isinstance(call.arguments, Mapping):
+        pairs = call.arguments.items()
+        return "\n".join(f"{name} = {json.dumps(value)}" for name, value in pairs)
+    return "\n".join(map(json.dumps, call.arguments))
+
+
+def _explain(
+    tests: Cases, executions: Sequence[Execution], passed: Sequence[bool], most: int
+) -> tuple[str, str]:
+    """Outcome and feedback of a failed program.
+
+    The first runtime error speaks for all; then the first spent limit; then the
+    shortest wrong answers.
+    """
+    for index, execution in enumerate(executions):
+        if execution.status == "error":
+            return "Runtime Error", _finish(_runtime_error(execution, tests, index))
+    for index, execution in enumerate(executions):
+        if execution.status in LIMIT_NAMES:
+            name = LIMIT_NAMES[execution.status]
+            return name, _finish([name, *_last_input(tests, index)])
+    failed = [index for index, right in enumerate(passed) if not right]
+
+    def length(index):
+        return len(tests.shown[index]) + len(_show_output(tests, executions, index))
+
+    lines = []
+    for index in sorted(failed, key=length)[:most]:
+        lines += _wrong_answer(tests, executions, index)
+    return "Wrong Answer", _finish(lines)
+
+
+def _runtime_error(execution: Execution, tests: Cases, index: int) -> list[str]:
+    kind = _cut(execution.error_type)
+    message = _cut(execution.error_message)
+    lines = ["Runtime Error", f"{kind}: {message}" if message else kind]
+    if execution.error_source:
+        lines.append(_cut(execution.error_source))
+    if execution.error_line is not None:
+        function = _cut(execution.error_function or "<module>")
+        lines.append(f"Line {execution.error_line} in {function} (Solution.py)")
+    return lines + _last_input(tests, index)
+
+
+def _last_input(tests: Cases, index: int) -> list[str]:
+    return ["Last Executed Input", _cut(tests.shown[index])]
+
+
+def _wrong_answer(
+    tests: Cases, executions: Sequence[Execution], index: int
+) -> list[str]:
+    lines = [f"Test Case {index + 1}: Wrong Answer", "Input", _cut(tests.shown[index])]
+    lines += ["Output", _cut(_show_output(tests, executions, index))]
+    expected = tests.outputs[index]
+    if isinstance(tests.inputs[index], Call):
+        if executions[index].stdout.strip():
+            lines += ["Standard Output", _cut(executions[index].stdout)]
+        expected = json.dumps(expected)
+    return [*lines, "Expected", _cut(expected), ""]
+
+
+def _show_output(tests: Cases, executions: Sequence[Execution], index: int) -> str:
+    if isinstance(tests.inputs[index], Stdin):
+        return executions[index].stdout
+    return json.dumps(executions[index].result)
+
+
+def _cut(text: str) -> str:
+    """One field of the feedback: stripped, and at most so many lines and characters."""
+    lines = text[: 4 * FIELD_CHARS].strip().split("\n")
+    text = "\n".join(lines[:INPUT_LINES])
+    shortened = len(lines) > INPUT_LINES or len(text) > FIELD_CHARS
+    return text[:FIELD_CHARS] + "..." if shortened else text
+
+
+def _finish(lines: Sequence[str]) -> str:
+    text = "\n".join(lines).strip()[:FEEDBACK_CHARS]
+    return sanitise(text)[:FEEDBACK_CHARS]
