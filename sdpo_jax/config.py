@@ -219,6 +219,11 @@ def _check_combinations(c: ConfigDict) -> None:
             "sdpo.support=sampled_token estimates the reverse KL only: set "
             f"sdpo.divergence to reverse_kl, not {c.sdpo.divergence}"
         )
+    if c.reprompt.max_length <= c.rollout.max_prompt:
+        raise ValueError(
+            f"reprompt.max_length={c.reprompt.max_length} leaves no room beside a "
+            f"question of rollout.max_prompt={c.rollout.max_prompt} tokens; raise it"
+        )
     if c.rollout.rows_at_once < c.rollout.attempts:
         raise ValueError(
             f"rollout.rows_at_once={c.rollout.rows_at_once} holds no whole question of "

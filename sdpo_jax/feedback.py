@@ -212,33 +212,50 @@ def _encode_reprompt(
 ) -> tuple[str, list[int]]:
     """The teacher's user turn, as text and as the whole chat's token ids.
 
-    What is too long is cut in the middle of the longest thing shown, again and again;
-    the question, the instruction and the chat header always stay whole.
+    What is too long loses its middle, the longest thing shown first; the question, the
+    instruction and the chat header always stay whole.
     """
     rules, limit, question = _rules(c), c.reprompt.max_length, graded.question
-    while True:
+
+    def render(shown: reprompt.Shown) -> tuple[str, list[int]]:
         text = reprompt.render(rules, question.prompt, shown)
-        ids = tokenizer.encode_chat(question.system, text)
-        if len(ids) <= limit:
-            return text, ids
-        parts = {
-            name: tokenizer.encode(part)
-            for name, part in dataclasses.asdict(shown).items()
-            if part is not None and part != _CUT
-        }
-        if not parts:
-            raise ValueError(
-                f"question {question.uid} alone takes more than "
-                f"reprompt.max_length={limit} tokens; raise it"
-            )
-        longest = max(parts, key=lambda name: len(parts[name]))
-        shorter = _without_middle(tokenizer, parts[longest], len(ids) - limit)
-        shown = dataclasses.replace(shown, **{longest: shorter})
+        return text, tokenizer.encode_chat(question.system, text)
+
+    text, ids = render(shown)
+    if len(ids) <= limit:
+        return text, ids
+    parts = dataclasses.asdict(shown).items()
+    whole = {name: tokenizer.encode(part) for name, part in parts if part is not None}
+    budget = sum(map(len, whole.values()))
+    # What is left of a text may take more tokens than were kept of it: a mark, and
+    # broken letters. Only a budget that shrinks each time is sure to come to an end.
+    while budget and len(ids) > limit:
+        budget = max(budget - (len(ids) - limit), 0)
+        text, ids = render(_cut(tokenizer, shown, whole, budget))
+    if len(ids) > limit:
+        raise ValueError(
+            f"question {question.uid} alone takes more than "
+            f"reprompt.max_length={limit} tokens; raise it"
+        )
+    return text, ids
 
 
-def _without_middle(tokenizer: Tokenizer, ids: list[int], excess: int) -> str:
-    """The text of `ids` without at least `excess` tokens of its middle."""
-    half = max(len(ids) - excess - len(tokenizer.encode(_CUT)), 0) // 2
+def _cut(
+    tokenizer: Tokenizer, shown: reprompt.Shown, whole: dict[str, list[int]], budget
+) -> reprompt.Shown:
+    """What is shown, cut to `budget` tokens in all by one limit for every part."""
+    shorter = {}
+    for index, name in enumerate(sorted(whole, key=lambda name: len(whole[name]))):
+        kept = min(len(whole[name]), budget // (len(whole) - index))
+        budget -= kept
+        if kept < len(whole[name]):
+            shorter[name] = _without_middle(tokenizer, whole[name], kept)
+    return dataclasses.replace(shown, **shorter)
+
+
+def _without_middle(tokenizer: Tokenizer, ids: list[int], kept: int) -> str:
+    """The text of the first and last of `ids`, `kept` in all."""
+    half = kept // 2
     head, tail = ids[:half], ids[len(ids) - half :]
     return tokenizer.inert(tokenizer.decode(head) + _CUT + tokenizer.decode(tail))
 
@@ -246,7 +263,7 @@ def _without_middle(tokenizer: Tokenizer, ids: list[int], excess: int) -> str:
 def _narrowed(attempts: Attempts) -> Attempts:
     """Attempts without columns of nothing but padding, in few different widths."""
     limit = attempts.response_BR.shape[1]
-    longest = int(attempts.response_mask_BR.sum(axis=1).max())
+    longest = int((attempts.response_BR >= 0).sum(axis=1).max())
     width = padding.bucket(max(longest, 1), limit)
     return attempts.replace(
         response_BR=attempts.response_BR[:, :width],

@@ -10,10 +10,11 @@ import logging
 import pathlib
 import re
 import sys
+import traceback
 from collections.abc import Sequence
 
 from absl import flags
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from sdpo_jax import config
 
@@ -33,27 +34,42 @@ def main(argv: Sequence[str]) -> int | str:
     """
     logging.basicConfig(format="%(message)s")
     logging.getLogger("sdpo_jax").setLevel(logging.INFO)
+    if {"-h", "--help"} & set(argv):
+        print(f"{__doc__}{flags.FLAGS.main_module_help()}")
+        return 0
     try:
-        extra = flags.FLAGS(argv)[1:]
-        if extra or _CONFIG.value is None:
-            wrong = f"{extra[0]!r} is not a flag" if extra else "--config is missing"
-            raise ValueError(f"{wrong}; usage: --config=configs/<run>.py")
-        print(json.dumps(_run(), indent=1))
-    except (AttributeError, KeyError, flags.Error) as error:
-        return f"error: {_name_field(error, argv)}"
-    except OSError as error:
-        # A run file that cannot be read is told on the last of several lines.
-        return f"error: {str(error).splitlines()[-1].strip()}"
-    except (ValueError, FloatingPointError) as error:
+        c = _parse(argv)
+    except Exception as error:
+        # A run file is its author's code: it may raise anything.
+        return f"error: {_explain(error, argv)}"
+    try:
+        print(json.dumps(_run(c), indent=1))
+    except (ValueError, OSError, FloatingPointError) as error:
         return f"error: {error}"
+    except KeyboardInterrupt:
+        return "error: interrupted before the first update; nothing to save"
     return 0
 
 
-def _run() -> dict:
-    # Imported once the flags are known to be right: JAX takes seconds to load.
+def _parse(argv: Sequence[str]) -> ConfigDict:
+    extra = flags.FLAGS(argv)[1:]
+    if extra or not _CONFIG.present:
+        wrong = f"{extra[0]!r} is not a flag" if extra else "--config is missing"
+        raise ValueError(f"{wrong}; usage: --config=configs/<run>.py")
+    # Asked by name: a file that could not be read tells so at the first look.
+    if not hasattr(_CONFIG.value, "to_dict"):
+        raise ValueError(
+            f"get_config() returned {_CONFIG.value!r}, expected config.default() with "
+            "its changes"
+        )
+    config.validate(_CONFIG.value)
+    return _CONFIG.value
+
+
+def _run(c: ConfigDict) -> dict:
+    # Imported once the config is known to be right: JAX takes seconds to load.
     from sdpo_jax import evaluate, train
 
-    c = _CONFIG.value
     if _JOB.value == "evaluate":
         return evaluate.run(c)
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
@@ -64,17 +80,34 @@ def _run() -> dict:
         sys.exit(f"{stopped}; the same command goes on")
 
 
-def _name_field(error: Exception, argv: Sequence[str]) -> str:
+def _explain(error: Exception, argv: Sequence[str]) -> str:
     """The error in one line, with the field that a mistyped one resembles."""
+    while "Error whilst parsing config file" in str(error):
+        error = error.__context__
     fields = config.flat(config.default())
-    overrides = re.findall(r"--config\.([\w.]+)", " ".join(argv))
-    keys = re.findall(r'^.?Key "(\w+)"', str(error)) + overrides
+    keys = []
+    if isinstance(error, (AttributeError, KeyError)):
+        # As ml_collections names what is not there, in two spellings.
+        keys = re.findall(r"""^(?:.?Key )?['"\\]+(\w+)['"\\]""", str(error))
+        keys = re.findall(r"--config\.([\w.]+)", " ".join(argv)) + keys
     for key in keys:
-        known = any(f == key or f.startswith(f"{key}.") for f in fields)
-        if not known and not isinstance(error, flags.Error):
+        if not any(f == key or f.startswith(f"{key}.") for f in fields):
             near = config.nearest(key, fields)
-            return f"{key}: no such config field; nearest: {near} = {fields[near]!r}"
-    return str(error).splitlines()[0]
+            found = f"no such config field; nearest: {near} = {fields[near]!r}"
+            return f"{_where(error, argv)}{key}: {found}"
+    lines = str(error).strip().splitlines() or [repr(error)]
+    # A file that cannot be read is told on the last of several lines.
+    told = lines[-1] if isinstance(error, OSError) else lines[0]
+    return f"{_where(error, argv)}{told.strip()}"
+
+
+def _where(error: Exception, argv: Sequence[str]) -> str:
+    """The line of the run file that raised `error`; empty when none did."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}: "
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [f for f in frames if any(arg.endswith(f.filename) for arg in argv[1:])]
+    return f"{places[-1].filename}:{places[-1].lineno}: " if places else ""
 
 
 if __name__ == "__main__":

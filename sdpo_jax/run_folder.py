@@ -32,6 +32,7 @@ def claim(
     Raises:
       ValueError: if another process holds the folder, or its config differs.
     """
+    _check_known(c, may_change)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         try:
@@ -42,18 +43,24 @@ def claim(
                 "give another --workdir"
             ) from error
         changed = _check_same(folder, c, may_change)
+        if not _FREE.issuperset(changed):
+            # It sums up another run; left there, it would end this one when resumed.
+            (folder / SUMMARY).unlink(missing_ok=True)
         if changed:
             metrics.write_json_atomically(folder / "config.json", config.flat(c))
-        finished = (folder / SUMMARY).exists() and not changed
+        finished = (folder / SUMMARY).exists()
         yield json.loads((folder / SUMMARY).read_text()) if finished else None
 
 
-def _check_same(folder, c: ConfigDict, may_change: Sequence[str]) -> list[str]:
-    """Fields in which the folder's config differs, all of them allowed."""
+def _check_known(c: ConfigDict, may_change: Sequence[str]) -> None:
     unknown = sorted(set(may_change) - config.flat(c).keys())
     if unknown:
         near = config.nearest(unknown[0], config.flat(c))
         raise ValueError(f"--may_change={unknown[0]}: no such field; nearest: {near}")
+
+
+def _check_same(folder, c: ConfigDict, may_change: Sequence[str]) -> list[str]:
+    """Fields in which the folder's config differs, all of them allowed."""
     file = folder / "config.json"
     if not file.exists():
         return []

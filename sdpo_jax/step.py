@@ -219,7 +219,7 @@ def _train_step(
 ) -> tuple[TrainState, Metrics]:
     rows = _rows(c, batch)
     gradient, metrics = _gradient(c, arch, shards, state, rows)
-    norm = optax.global_norm(gradient)
+    norm = optax.tree.norm(gradient)
     # Optax mixes Python floats and counters into its arithmetic.
     with jax.numpy_dtype_promotion("standard"):
         updates, opt_state = make_optimizer(c).update(
@@ -274,8 +274,9 @@ def _gradient(
         readers = tuple(_reader(arch, cast(params)) for params in readers)
     # One copy of the unembedding per batch shard: each sums its own gradient over
     # chunks and micro-batches, and the sum over copies is the one reduction.
-    spread = functools.partial(_spread_unembedding, arch, shards)
-    copies, sum_copies = jax.vjp(spread, student)
+    unembed = functools.partial(decoder.unembedding, arch)
+    unembed_DV, to_student = jax.vjp(unembed, student)
+    copies = _spread(unembed_DV, shards)
     of_rows = functools.partial(_loss, c, arch)
     value_and_gradient = jax.value_and_grad(of_rows, argnums=(0, 1), has_aux=True)
 
@@ -287,7 +288,8 @@ def _gradient(
     metrics, (gradient, of_copies) = _sum_over_micro_batches(
         one, rows, shards, c.step.micro_batch
     )
-    (of_unembedding,) = sum_copies(of_copies.astype(copies.dtype))
+    of_unembed_DV = constrain(jnp.sum(of_copies, axis=0), None, "vocab")
+    (of_unembedding,) = to_student(of_unembed_DV.astype(unembed_DV.dtype))
     add = lambda g, u: g + u.astype(g.dtype)
     return jax.tree.map(add, gradient, of_unembedding), metrics
 
@@ -298,9 +300,9 @@ def _reader(arch: Architecture, params: Params) -> tuple[Params, jax.Array]:
     return jax.lax.stop_gradient((params, unembed_DV))
 
 
-def _spread_unembedding(arch: Architecture, shards: int, params: Params) -> jax.Array:
+def _spread(unembed_DV: jax.Array, shards: int) -> jax.Array:
     """[Z, D, V]: the unembedding, once per batch shard."""
-    unembed_DV = constrain(decoder.unembedding(arch, params), None, "vocab")
+    unembed_DV = constrain(unembed_DV, None, "vocab")
     copies = jnp.broadcast_to(unembed_DV[None], (shards, *unembed_DV.shape))
     return constrain(copies, "batch", None, "vocab")
 

@@ -65,6 +65,11 @@ def run(
       Interrupted: if SIGTERM or Ctrl-C asked to stop; the state is saved.
     """
     config.validate(c)
+    if "://" in str(workdir):
+        raise ValueError(
+            f"--workdir={workdir} must be a folder; mount the bucket (for example with "
+            "gcsfuse) and give the mounted path"
+        )
     folder = pathlib.Path(workdir)
     with run_folder.claim(folder, c, may_change) as finished:
         if finished is not None:
@@ -94,15 +99,20 @@ class Trainer:
         self._score = step.make_scorer(c, parts.arch, parts.mesh)
         self._questions = parts.environment.questions("train")
         question_order.of_update(self._questions, 0, c.rollout.questions, c.seed)
+        # A prompt that is too long is refused now, not when its turn comes.
+        feedback.encode(c, parts.tokenizer, self._questions)
         self._exits = contextlib.ExitStack()
         self._checkpoints = Checkpoints(folder / "checkpoints")
         self._exits.callback(self._checkpoints.close)
         self.timer = metrics.Timer()
         self.update = 0
+        self._saved = None
         resume = self._checkpoints.latest() is not None
         if resume:
             abstract = step.abstract_state(c, parts.arch, parts.mesh)
             self.state, _, self.update = self._checkpoints.restore(abstract)
+            self._saved = self.update
+            self._check_updates()
         else:
             student = parts.load_student()
             self.state = step.new_state(c, parts.arch, parts.mesh, student)
@@ -118,6 +128,15 @@ class Trainer:
         if not resume:
             self._log.write_metrics(0, self._evaluate("validation", "heldout"))
             self._log.write_timings(0, self.timer.take())
+
+    def _check_updates(self) -> None:
+        """Refuse a run that was allowed to become shorter than it already is."""
+        updates = self.parts.config.train.updates
+        if self.update > updates:
+            raise ValueError(
+                f"train.updates={updates}, but {self.folder} is already after update "
+                f"{self.update}; raise it or give another --workdir"
+            )
 
     def _describe(self) -> None:
         """Say what is about to run, before anything takes long."""
@@ -161,10 +180,11 @@ class Trainer:
             batch, records, values = feedback.make_batch(
                 c, parts.tokenizer, attempts, graded, self.update
             )
+        # Before the update, so that a loss that is not finite leaves its transcripts.
+        self._log.write_attempts(self.update + 1, records)
         with self.timer("train"):
             values |= self._train(batch)
         self.update += 1
-        self._log.write_attempts(self.update, records)
         self._after_update(values)
 
     def _train(self, batch: Batch) -> dict[str, float]:
@@ -183,12 +203,12 @@ class Trainer:
             part = distributed.to_devices(part, mesh)
             self.state, values = self._train_step(self.state, part, np.float32(rate))
             values = distributed.to_host(values)
-            self._check_finite(values)
+            self._check_finite(values, index)
             for name, value in values.items():
                 means.setdefault(name, []).append(value)
         return {name: float(np.mean(value)) for name, value in means.items()}
 
-    def _check_finite(self, values: dict[str, Any]) -> None:
+    def _check_finite(self, values: dict[str, Any], index: int) -> None:
         """Stop at the first loss or gradient that is not finite, with all saved."""
         leaves_finite = values.pop("gradient_finite")
         if values.pop("finite"):
@@ -201,12 +221,15 @@ class Trainer:
         culprit = f"loss={values['loss']}"
         if bad:
             culprit += f", gradient of {bad[0]} and {len(bad) - 1} more parameters"
-        self.save()
+        if index == 0:
+            # Later the state is in the middle of a rollout batch: going on from it
+            # would take the batch's first steps twice.
+            self.save()
         raise FloatingPointError(
-            f"update {self.update + 1}, optimiser step {int(self.state.step) + 1} is "
-            f"not finite: {culprit}; the state before it is saved after update "
-            f"{self.update} in {self.folder}. Lower optimizer.learning_rate or look at "
-            "the rows of attempts.jsonl"
+            f"update {self.update + 1}, optimiser step {index + 1} of it, is not "
+            f"finite: {culprit}; the state after update {self._saved or 0} is kept in "
+            f"{self.folder}. Lower optimizer.learning_rate or look at this update's "
+            "rows in attempts.jsonl"
         )
 
     def _after_update(self, values: dict[str, float]) -> None:
@@ -236,8 +259,11 @@ class Trainer:
         return values
 
     def save(self, score: float | None = None) -> None:
-        """Save the state under the number of updates done."""
-        self._checkpoints.save(self.update, self.state, {}, score=score)
+        """Save the state under the number of updates done, unless it is there."""
+        # Saved a second time, without its score, it could no longer be the best.
+        if self._saved != self.update:
+            self._checkpoints.save(self.update, self.state, {}, score=score)
+            self._saved = self.update
 
     def finish(self) -> dict[str, Any]:
         """Evaluate the best checkpoint and write the summary of the whole run."""

@@ -11,6 +11,9 @@ import jax.numpy as jnp
 
 DIVERGENCES = ("forward_kl", "reverse_kl", "jensen_shannon")
 
+# A power of two up to which the vocabulary may be cut without making `top_k_ids` slow.
+_BLOCKS = 16
+
 # The paper's code clamps the log of the kept mass here, so a tail of less than 1e-7 is
 # reported as 1e-7 and has no gradient.
 _LARGEST_LOG_MASS = -1e-7
@@ -73,11 +76,37 @@ def top_k_buckets(
     Returns:
       Log-probabilities of student and teacher, [..., K + 1] or [..., K].
     """
-    _, ids_K = jax.lax.top_k(jax.lax.stop_gradient(student_logp_V), k)
+    ids_K = top_k_ids(jax.lax.stop_gradient(student_logp_V), k)
     student_K = jnp.take_along_axis(student_logp_V, ids_K, axis=-1)
     teacher_K = jnp.take_along_axis(teacher_logp_V, ids_K, axis=-1)
     close = _with_tail if keep_tail else _renormalised
     return close(student_K), close(teacher_K)
+
+
+def top_k_ids(value_V: jax.Array, k: int) -> jax.Array:
+    """Indices of the k largest entries, in the order of `jax.lax.top_k`.
+
+    Each block of the last axis gives its own k, and the largest are taken of those. So
+    devices that hold slices of the vocabulary exchange candidates; of the whole axis
+    they would exchange, and sort, every entry.
+
+    Args:
+      value_V: numbers; the last axis is searched.
+      k: how many, at most the length of the last axis.
+
+    Returns:
+      Indices [..., k]; of equal entries the lower index comes first.
+    """
+    *lead, vocab = value_V.shape
+    blocks = math.gcd(vocab, _BLOCKS)
+    width = vocab // blocks
+    if width <= k:
+        return jax.lax.top_k(value_V, k)[1]
+    value, place = jax.lax.top_k(value_V.reshape(*lead, blocks, width), k)
+    block = jax.lax.broadcasted_iota(place.dtype, place.shape, len(lead))
+    ids = (block * width + place).reshape(*lead, blocks * k)
+    _, best_K = jax.lax.top_k(value.reshape(*lead, blocks * k), k)
+    return jnp.take_along_axis(ids, best_K, axis=-1)
 
 
 def _with_tail(logp_K: jax.Array) -> jax.Array:

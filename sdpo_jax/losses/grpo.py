@@ -39,7 +39,7 @@ def grpo(
     floor_BC = c.grpo.dual_clip * advantage_BC
     gain_BC = jnp.where(advantage_BC < 0, jnp.maximum(gain_BC, floor_BC), gain_BC)
 
-    is_clipped_BC = (ratio_BC * advantage_BC > gain_BC).astype(logp_BC.dtype)
+    is_clipped_BC = (ratio_BC * advantage_BC != gain_BC).astype(logp_BC.dtype)
     weighted = lambda value_BC: jnp.sum(tokens.weight_BC * value_BC)
     sums = {
         **shared_sums(tokens, student_BCV / c.rollout.temperature, logp_BC),

@@ -89,8 +89,8 @@ class Sampler:
         Raises:
           ValueError: if a prompt is empty or longer than `max_prompt`.
         """
-        longest = max(map(len, prompts))
-        if longest > self._max_prompt or min(map(len, prompts)) == 0:
+        longest = max(map(len, prompts), default=0)
+        if longest > self._max_prompt or min(map(len, prompts), default=0) == 0:
             raise ValueError(
                 f"prompts must hold 1 to {self._max_prompt} tokens, the longest here "
                 f"has {longest}; raise rollout.max_prompt or shorten the question"
@@ -154,6 +154,9 @@ def _start(arch, stop_ids, weights, prompt_UP, ids_U, key, *, sampling, slots):
     hidden_UD, keys_values = decoder.prefill(arch, weights, prompt_UP)
     group = sampling.attempts
     cache = kv_cache.start(keys_values, prompt_UP >= 0, group, slots)
+    # Unpinned, the empty slots would stand whole on every device.
+    place = lambda x: constrain(x, "batch", None, "heads", None)
+    cache = cache.replace(layers=jax.tree.map(place, cache.layers))
     uniform_BR = _uniforms(key, ids_U, group, sampling.max_response)
     hidden_BD = jnp.repeat(hidden_UD, group, axis=0)
     rows = constrain(jnp.zeros_like(uniform_BR), "batch", None)
@@ -211,7 +214,8 @@ def _draw_next(arch, stop_ids, weights, state, hidden_BD, sampling) -> _State:
     token_B, logp_B = draw(constrain(logits_BV, "batch", None), uniform_B, sampling)
     token_B = jnp.where(state.done_B, PAD, token_B)
     logp_B = jnp.where(state.done_B, 0.0, logp_B)
-    stopped_B = jnp.any(token_B[:, None] == jnp.asarray(stop_ids)[None], axis=1)
+    stop_1X = jnp.asarray(stop_ids, jnp.int32)[None]
+    stopped_B = jnp.any(token_B[:, None] == stop_1X, axis=1)
     put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=state.length)
     return state.replace(
         length=state.length + 1,
@@ -272,8 +276,10 @@ def _first_above(p_BX: jax.Array, share_B: jax.Array) -> tuple[jax.Array, jax.Ar
       The index, and what of the target lies within its entry. Only entries with
       probability are ever chosen.
     """
-    running_BX = jnp.cumsum(p_BX, axis=-1)
-    total_B = running_BX[:, -1]
+    # Sums in parallel round differently from entry to entry, so the running sum may
+    # rise, or fall, where nothing is added: such entries must not be seen.
+    running_BX = jnp.where(p_BX > 0, jnp.cumsum(p_BX, axis=-1), 0.0)
+    total_B = jnp.max(running_BX, axis=-1)
     # Rounding must not carry the target to the total, where nothing is above it.
     target_B = jnp.clip(share_B * total_B, 0.0, total_B * (1 - 2**-22))
     above_BX = running_BX > target_B[:, None]
