@@ -70,8 +70,7 @@ def fenced(program):
 def test_right_program_is_accepted_without_feedback(make):
     verdict = grade(make(ADD), fenced("def add(a, b):\n    return a + b"))
     assert (verdict.score, verdict.outcome, verdict.feedback) == (1.0, "Accepted", "")
-    assert verdict.measurements["tests_passed"] == 1.0
-    assert verdict.measurements["cpu_s"] > 0
+    assert verdict.measurements == {"tests_passed": 1.0}
 
 
 def test_script_is_graded_word_by_word(make):

@@ -1,0 +1,407 @@
+import dataclasses
+import functools
+import pathlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sdpo_jax import config, distributed, step
+from sdpo_jax.batch import PAD
+from sdpo_jax.model import decoder, huggingface
+from sdpo_jax.rollout import Sampling, sampler
+
+GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
+# Same float32 formulas, other orders of summation.
+TOLERANCE = 1e-5
+SAMPLING = Sampling(attempts=4, temperature=1.0, top_p=1.0, top_k=0, max_response=12)
+# Ids name prompts, whatever their order and neighbours.
+PROMPTS = {7: [5], 0: [3, 1, 4, 1, 5, 9], 2: [2, 7, 1, 8, 2, 8, 1, 8], 31: [6, 2]}
+KEY = jax.random.key(3)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """What is tested here is compiled a dozen times and run for a dozen tokens."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def make_mesh(*sizes):
+    shape = dict(zip(distributed.MESH_AXES, sizes, strict=True))
+    return distributed.make_mesh(shape, jax.devices()[: np.prod(sizes)])
+
+
+def make_sampler(arch, mesh=None, **changes):
+    fields = {
+        "dtype": jnp.float32,
+        "stop_ids": (),
+        "max_prompt": 8,
+        "rows_at_once": 64,
+    }
+    mesh = mesh or make_mesh(1, 1, 1)
+    return sampler.Sampler(arch, mesh, **fields | changes)
+
+
+def load(name, mesh=None):
+    arch = huggingface.architecture(GOLDEN / name)
+    return arch, huggingface.load(GOLDEN / name, arch, mesh or make_mesh(1, 1, 1))
+
+
+@pytest.fixture(scope="module")
+def small():
+    """One layer, whose logits leave many tokens likely."""
+    arch = huggingface.architecture(GOLDEN / "qwen3_untied")
+    arch = dataclasses.replace(arch, layers=1)
+    shapes = jax.eval_shape(lambda: decoder.init(arch, jax.random.key(0)))
+    rng = np.random.default_rng(0)
+    draw = lambda s: jnp.asarray(rng.normal(0.5, 0.2, s.shape), jnp.float32)
+    centred = lambda s: draw(s) - 0.5 if s.ndim > 1 else draw(s)
+    return arch, jax.tree.map(centred, shapes)
+
+
+@pytest.fixture(scope="module")
+def engine(small):
+    return make_sampler(small[0])
+
+
+@pytest.fixture(scope="module")
+def drawn(small, engine):
+    return by_prompt(small, engine)
+
+
+def sample(small, engine, prompts=PROMPTS, sampling=SAMPLING, key=KEY):
+    return engine.sample(small[1], list(prompts.values()), list(prompts), sampling, key)
+
+
+def by_prompt(small, engine, prompts=PROMPTS, sampling=SAMPLING, key=KEY):
+    """Prompt id -> tokens and log-probabilities of its attempts."""
+    attempts = sample(small, engine, prompts, sampling, key)
+    shape = (len(prompts), sampling.attempts, sampling.max_response)
+    token_UGR = attempts.response_BR.reshape(shape)
+    logp_UGR = attempts.sampler_logp_BR.reshape(shape)
+    return dict(zip(prompts, zip(token_UGR, logp_UGR, strict=True), strict=True))
+
+
+def assert_same(found, expected):
+    for name, (token_GR, logp_GR) in found.items():
+        np.testing.assert_array_equal(token_GR, expected[name][0])
+        np.testing.assert_allclose(logp_GR, expected[name][1], rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("name", ["qwen3_tied", "qwen3_untied"])
+def test_greedy_tokens_equal_those_of_transformers(name, monkeypatch):
+    # The cache grows twice, and prompts of three lengths are padded.
+    monkeypatch.setattr(sampler, "_FIRST_SLOTS", 16)
+    arch, params = load(name)
+    golden_BT = np.load(GOLDEN / name / "expected.npz")["greedy_BT"]
+    lengths, new = [8, 12, 15], 40
+    prompts = [row[:n].tolist() for row, n in zip(golden_BT, lengths, strict=True)]
+    engine = make_sampler(arch, max_prompt=16)
+
+    attempts = engine.sample(
+        params, prompts, range(3), Sampling(2, 0.0, 1.0, 0, new), KEY
+    )
+
+    expected = [row[n : n + new] for row, n in zip(golden_BT, lengths, strict=True)]
+    np.testing.assert_array_equal(attempts.response_BR, np.repeat(expected, 2, axis=0))
+    np.testing.assert_array_equal(attempts.sampler_logp_BR, 0)
+    assert attempts.response_mask_BR.all()
+
+
+def test_draws_do_not_depend_on_neighbours_or_order(small, engine, drawn):
+    others = {99: [1, 2, 3], 31: PROMPTS[31], 98: [5] * 7, 7: PROMPTS[7]}
+
+    found = by_prompt(small, engine, others)
+
+    assert_same({name: found[name] for name in (7, 31)}, drawn)
+
+
+def test_draws_do_not_depend_on_the_number_of_groups(small, drawn):
+    # Three prompts at once: the second group is filled up.
+    engine = make_sampler(small[0], rows_at_once=3 * SAMPLING.attempts)
+    assert_same(by_prompt(small, engine), drawn)
+
+
+def test_fewer_and_shorter_attempts_are_the_beginning_of_more(small, engine, drawn):
+    fewer = dataclasses.replace(SAMPLING, attempts=2, max_response=5)
+
+    found = by_prompt(small, engine, sampling=fewer)
+
+    expected = {n: (token[:2, :5], logp[:2, :5]) for n, (token, logp) in drawn.items()}
+    assert_same(found, expected)
+
+
+def test_draws_do_not_depend_on_padding_or_how_the_cache_grows(
+    small, drawn, monkeypatch
+):
+    monkeypatch.setattr(sampler, "_FIRST_SLOTS", 5)
+    grown, engine = [], make_sampler(small[0], max_prompt=13)
+    grow = engine._grow
+    engine._grow = lambda cache, slots: grown.append(slots) or grow(cache, slots=slots)
+
+    found = by_prompt(small, engine)
+
+    assert grown == [10, 12]
+    assert_same(found, drawn)
+
+
+@pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 4, 2), (2, 2, 2)])
+def test_draws_do_not_depend_on_the_mesh(small, drawn, sizes):
+    arch, params = small
+    mesh = make_mesh(*sizes)
+    axes = decoder.logical_axes(arch)
+    place = lambda x, axes: jax.device_put(x, distributed.sharding(mesh, *axes))
+    params = jax.tree.map(place, params, axes)
+
+    found = by_prompt((arch, params), make_sampler(arch, mesh))
+
+    assert_same(found, drawn)
+
+
+def test_questions_attempts_positions_and_keys_draw_different_numbers(
+    small, engine, drawn
+):
+    ids_U = np.array([0, 1, 7, 2**32 - 1], np.uint32)
+    one_BR = jax.jit(lambda key: sampler._uniforms(key, ids_U, 4, 12))(KEY)
+    twins = {n: PROMPTS[7] for n in PROMPTS}
+
+    found = by_prompt(small, engine, twins)
+    other = by_prompt(small, engine, twins, key=jax.random.key(4))
+
+    assert one_BR.shape == (16, 12)
+    assert len(np.unique(one_BR)) == one_BR.size
+    rows = [*found.values(), *other.values()]
+    assert len(np.unique(np.concatenate([token for token, _ in rows]), axis=0)) == 32
+    assert_same({7: found[7]}, drawn)
+
+
+@functools.cache
+def scorer(arch, temperature):
+    c = config.default()
+    c.rollout.temperature, c.step.chunk = temperature, 5
+    return step.make_scorer(c, arch, make_mesh(1, 1, 1))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_recorded_log_probs_are_the_trainers(small, engine, temperature):
+    arch, params = small
+    sampling = dataclasses.replace(SAMPLING, temperature=temperature)
+
+    attempts = sample(small, engine, sampling=sampling)
+    logp_BR = scorer(arch, temperature)(params, attempts)
+
+    assert attempts.sampler_logp_BR.min() < -3
+    np.testing.assert_allclose(
+        attempts.sampler_logp_BR, logp_BR, rtol=0, atol=TOLERANCE
+    )
+
+
+def test_weights_in_bfloat16_draw_almost_from_the_trainers_distribution(small):
+    arch, params = small
+    engine = make_sampler(arch, dtype=jnp.bfloat16)
+
+    attempts = sample(small, engine)
+    logp_BR = scorer(arch, 1.0)(params, attempts)
+
+    assert attempts.sampler_logp_BR.dtype == np.float32
+    # Eight bits of mantissa: 0.01 seen, on logits of size 3.
+    np.testing.assert_allclose(attempts.sampler_logp_BR, logp_BR, rtol=0, atol=0.03)
+
+
+def test_stop_tokens_end_rows_and_the_last_of_them_ends_decoding(
+    small, drawn, monkeypatch
+):
+    monkeypatch.setattr(sampler, "_FIRST_SLOTS", 3)
+    token_BR = np.concatenate([token for token, _ in drawn.values()])
+    logp_BR = np.concatenate([logp for _, logp in drawn.values()])
+    # Every row stops by its fifth token, some before: the cache grows once, to 6.
+    stop_ids = sorted({int(token) for token in token_BR[:, 4]})
+    first_B = np.isin(token_BR, stop_ids).argmax(axis=1)
+    exists_BR = np.arange(SAMPLING.max_response) <= first_B[:, None]
+    lengths, engine = [], make_sampler(small[0], stop_ids=stop_ids)
+    extend = engine._extend
+
+    def spy(*args, **options):
+        state, ended = extend(*args, **options)
+        lengths.append(int(state.length))
+        return state, ended
+
+    engine._extend = spy
+
+    found = sample(small, engine)
+
+    assert first_B.min() < 4
+    assert lengths == [3, first_B.max() + 1] == [3, 5]
+    np.testing.assert_array_equal(found.response_BR, np.where(exists_BR, token_BR, PAD))
+    np.testing.assert_array_equal(found.response_mask_BR, exists_BR)
+    np.testing.assert_allclose(
+        found.sampler_logp_BR, np.where(exists_BR, logp_BR, 0), rtol=0, atol=TOLERANCE
+    )
+
+
+def test_attempts_hold_prompts_padded_left_and_adjacent_rows(small, engine):
+    attempts = sample(small, engine)
+
+    assert attempts.prompt_BP.shape == (16, 8)
+    for row, prompt_P in enumerate(attempts.prompt_BP):
+        prompt = list(PROMPTS.values())[row // SAMPLING.attempts]
+        np.testing.assert_array_equal(prompt_P[: 8 - len(prompt)], PAD)
+        np.testing.assert_array_equal(prompt_P[8 - len(prompt) :], prompt)
+    assert attempts.response_BR.shape == (16, 12)
+    assert attempts.response_mask_BR.all()
+
+
+@pytest.mark.parametrize("prompts", [[[]], [[1], []], [[1] * 9, [1]]])
+def test_empty_and_too_long_prompts_are_rejected(engine, prompts):
+    with pytest.raises(ValueError, match="must hold 1 to 8 tokens, the longest here"):
+        engine.sample({}, prompts, range(len(prompts)), SAMPLING, KEY)
+
+
+def in_parallel(x, axis):
+    """A running sum in the order that accelerators add."""
+    return jax.lax.associative_scan(jnp.add, x, axis=axis)
+
+
+def draw(logits_V, uniform_B, sampling):
+    logits_BV = jnp.broadcast_to(logits_V, (len(uniform_B), len(logits_V)))
+    found = sampler.draw(logits_BV, jnp.asarray(uniform_B, jnp.float32), sampling)
+    return [np.asarray(x) for x in found]
+
+
+def likely(vocab, share, seed=0):
+    """Random logits, of which a share is possible at all."""
+    rng = np.random.default_rng(seed)
+    logits_V = rng.normal(0, 3, vocab)
+    logits_V[rng.random(vocab) > share] = -np.inf
+    logits_V[vocab // 2] = 1.0
+    return logits_V.astype(np.float32)
+
+
+def probabilities(logits_V):
+    wide = np.exp(logits_V.astype(np.float64) - logits_V.max())
+    return wide / wide.sum()
+
+
+@pytest.mark.parametrize("vocab", [1, 5, 128, 300])
+def test_draws_are_as_frequent_as_they_are_likely(vocab):
+    logits_V, grid = likely(vocab, 0.7), 2**12
+    p_V = probabilities(logits_V / np.float32(0.8))
+    sampling = dataclasses.replace(SAMPLING, temperature=0.8)
+
+    token_B, logp_B = draw(logits_V, np.arange(grid) / grid, sampling)
+
+    # A token's numbers form one interval, which holds its share of any grid.
+    count_V = np.bincount(token_B, minlength=vocab)
+    np.testing.assert_allclose(count_V / grid, p_V, rtol=0, atol=1.001 / grid)
+    assert (np.diff(token_B) >= 0).all()
+    np.testing.assert_allclose(logp_B, np.log(p_V[token_B]), rtol=0, atol=TOLERANCE)
+
+
+def test_draws_invert_the_distribution_of_a_large_vocabulary():
+    logits_V = likely(151_936, 0.5)
+    above_V = np.cumsum(probabilities(logits_V))
+    below_V = np.concatenate([[0], above_V[:-1]])
+    uniform_B = (np.arange(32) + 0.5) / 32
+
+    token_B, logp_B = draw(logits_V, uniform_B, SAMPLING)
+
+    # Sums of 152 thousand float32 numbers, block by block.
+    assert (below_V[token_B] - 1e-6 <= uniform_B).all()
+    assert (uniform_B <= above_V[token_B] + 1e-6).all()
+    p_B = (above_V - below_V)[token_B]
+    np.testing.assert_allclose(logp_B, np.log(p_B), rtol=0, atol=TOLERANCE)
+
+
+@pytest.mark.parametrize("cumsum", [jnp.cumsum, in_parallel])
+@pytest.mark.parametrize("vocab, possible", [(1000, 300), (151_936, 12)])
+def test_impossible_tokens_are_never_drawn(vocab, possible, cumsum, monkeypatch):
+    monkeypatch.setattr(jnp, "cumsum", cumsum)
+    compiled = jax.jit(lambda *args: sampler.draw(*args, SAMPLING))
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        places = np.sort(rng.permutation(vocab)[:possible])
+        logits_V = np.full(vocab, -np.inf, np.float32)
+        logits_V[places] = rng.normal(0, 3, possible)
+        # The numbers that rounding could carry over the edge of a token's interval.
+        edges = np.cumsum(probabilities(logits_V))[places].astype(np.float32)
+        beside = [np.nextafter(edges, np.float32(end)) for end in (0, 1)]
+        extreme = np.float32([0, 1e-38, 1 - 2**-23, 1 - 2**-24])
+        uniform_B = np.concatenate([edges, *beside, extreme])
+        uniform_B = np.minimum(uniform_B, np.float32(1 - 2**-24))
+
+        rows = (len(uniform_B), vocab)
+        token_B, logp_B = compiled(np.broadcast_to(logits_V, rows), uniform_B)
+
+        assert np.isin(token_B, places).all()
+        assert np.isfinite(logp_B).all()
+        assert (token_B[-4], token_B[-1]) == (places[0], places[-1])
+
+
+def test_draws_within_kept_tokens_are_renormalised():
+    logits_V = np.log(np.float32([0.1, 0.4, 0.2, 0.3]))
+    sampling = dataclasses.replace(SAMPLING, top_k=3, top_p=0.7)
+
+    token_B, logp_B = draw(logits_V, [0.0, 0.5, 0.6, 0.99], sampling)
+
+    # Of the three likeliest, 4/9 and 3/9 are the fewest that reach 0.7.
+    np.testing.assert_array_equal(token_B, [1, 1, 3, 3])
+    np.testing.assert_allclose(np.exp(logp_B), [4 / 7, 4 / 7, 3 / 7, 3 / 7], rtol=1e-6)
+
+
+def test_temperature_zero_takes_the_likeliest_whatever_the_number():
+    logits_V = np.float32([0.0, 2.0, 1.0, 2.0])
+    sampling = Sampling(1, 0.0, 0.5, 2, 8)
+
+    token_B, logp_B = draw(logits_V, [0.0, 0.5, 1 - 2**-24], sampling)
+
+    np.testing.assert_array_equal(token_B, 1)
+    np.testing.assert_array_equal(logp_B, 0)
+
+
+def kept_by_transformers(logits_V, top_k, top_p):
+    """TopKLogitsWarper, then TopPLogitsWarper, of transformers 5.23, in float64."""
+    kept_V = np.full(len(logits_V), True)
+    if top_k:
+        kept_V = logits_V >= np.sort(logits_V)[-min(top_k, len(logits_V))]
+    if top_p < 1:
+        p_V = probabilities(np.where(kept_V, logits_V, -np.inf))
+        order = np.argsort(p_V, kind="stable")
+        removed = np.cumsum(p_V[order]) <= 1 - top_p
+        removed[-1] = False
+        kept_V[order[removed]] = False
+    return kept_V
+
+
+@pytest.mark.parametrize("top_k", [0, 1, 2, 20, 299, 300, 1000])
+@pytest.mark.parametrize("top_p", [1e-6, 0.3, 0.95, 0.999, 1.0])
+def test_kept_tokens_are_those_of_transformers(top_k, top_p):
+    logits_BV = np.random.default_rng(1).normal(0, 2.5, (3, 300)).astype(np.float32)
+
+    found_BV = np.asarray(sampler.keep_likely(logits_BV, top_k, top_p))
+
+    kept_BV = [kept_by_transformers(logits_V, top_k, top_p) for logits_V in logits_BV]
+    np.testing.assert_array_equal(np.isfinite(found_BV), kept_BV)
+    np.testing.assert_array_equal(found_BV[kept_BV], logits_BV[kept_BV])
+
+
+def test_ties_at_the_edge_are_kept():
+    logits_BV = np.log(np.float32([[0.25, 0.125, 0.25, 0.125, 0.125, 0.125]]))
+    kept = lambda *limits: np.isfinite(sampler.keep_likely(logits_BV, *limits))[0]
+
+    np.testing.assert_array_equal(kept(1, 1.0), [1, 0, 1, 0, 0, 0])
+    np.testing.assert_array_equal(kept(3, 1.0), 1)
+    np.testing.assert_array_equal(kept(0, 0.3), [1, 0, 1, 0, 0, 0])
+    np.testing.assert_array_equal(kept(0, 0.6), 1)
+
+
+def test_a_sure_token_leaves_no_other():
+    logits_BV = np.float32([[0, 500, 0, 0]])
+    np.testing.assert_array_equal(
+        sampler.keep_likely(logits_BV, 0, 0.95), [[-np.inf, 500, -np.inf, -np.inf]]
+    )
+    token_B, logp_B = draw(logits_BV[0], [0.0, 1 - 2**-24], SAMPLING)
+    np.testing.assert_array_equal(token_B, 1)
+    np.testing.assert_array_equal(logp_B, 0)

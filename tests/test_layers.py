@@ -1,0 +1,201 @@
+"""Which file may import which, as data: a new file needs a line in LAYERS."""
+
+import ast
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+PACKAGES = ("sdpo_jax", "pallas_kernels")
+
+# Lowest first. A file imports from lower layers, or from its own folder.
+LAYERS = [
+    ["pallas_kernels"],
+    ["config", "batch", "masked", "distributed", "metrics"],
+    ["run_folder"],
+    ["model", "losses", "teacher", "envs", "reprompt", "data"],
+    ["step", "rollout", "checkpoint"],
+    # `feedback` turns text into arrays; `parts` builds a run's objects from its config.
+    ["feedback", "parts"],
+    ["evaluate"],
+    ["train", "discover", "plan", "report"],
+    ["main"],
+]
+# Within one layer these sides never import each other: arrays here, text there.
+ARRAYS = {"model", "losses", "teacher"}
+TEXT = {"envs", "reprompt", "data"}
+# Weighty modules, and the only files that may import them.
+ONLY_IN = {
+    "transformers": ["sdpo_jax/data/tokenizer.py"],
+    "jinja2": ["sdpo_jax/data/tokenizer.py"],
+    "safetensors": ["sdpo_jax/model/huggingface.py"],
+    "huggingface_hub": ["sdpo_jax/model/huggingface.py", "sdpo_jax/data/tokenizer.py"],
+    "orbax": ["sdpo_jax/checkpoint.py"],
+    "subprocess": ["sdpo_jax/envs/sandbox.py", "sdpo_jax/envs/sandbox_worker.py"],
+    "socket": ["sdpo_jax/envs/sandbox.py", "sdpo_jax/envs/sandbox_worker.py"],
+    "multiprocessing": [],
+    "torch": [],
+    "tensorflow": [],
+    "wandb": ["sdpo_jax/metrics.py"],
+    "matplotlib": ["sdpo_jax/report.py"],
+}
+# Packages and files whose import pulls in no jax, directly or not.
+WITHOUT_JAX = [
+    "sdpo_jax.envs",
+    "sdpo_jax.reprompt",
+    "sdpo_jax.config",
+    "sdpo_jax.report",
+]
+
+
+def files():
+    return [
+        path.relative_to(ROOT)
+        for package in PACKAGES
+        for path in sorted((ROOT / package).rglob("*.py"))
+    ]
+
+
+def unit(module):
+    """The part of a dotted module name that LAYERS knows; None for a bare package."""
+    first, *rest = module.split(".")
+    if first == "pallas_kernels":
+        return first
+    return rest[0] if rest else None
+
+
+def dotted(path):
+    parts = path.with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path):
+    """Dotted names that a file imports, at its top or within functions."""
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: relative import"
+            # `from sdpo_jax import step` names the module in its alias.
+            for alias in node.names:
+                yield f"{node.module}.{alias.name}"
+
+
+def level(name):
+    return next(i for i, layer in enumerate(LAYERS) if name in layer)
+
+
+@pytest.mark.parametrize("path", files(), ids=str)
+def test_every_file_has_a_layer(path):
+    name = unit(dotted(path))
+    known = {name for layer in LAYERS for name in layer}
+
+    assert name is None or name in known, (
+        f"{path}: no layer knows {name!r}; add it to LAYERS in tests/test_layers.py, "
+        "at the lowest line from which it imports nothing above"
+    )
+
+
+@pytest.mark.parametrize("path", files(), ids=str)
+def test_imports_point_down(path):
+    name = unit(dotted(path))
+    if name is None:
+        assert not list(imports(path)), f"{path} must import nothing"
+        return
+
+    for module in imports(path):
+        other = unit(module) if module.split(".")[0] in PACKAGES else None
+        if other in (None, name):
+            continue
+        assert level(other) < level(name), (
+            f"{path} imports {module}: layer {level(other)} is not below "
+            f"{level(name)} (LAYERS in tests/test_layers.py)"
+        )
+
+
+@pytest.mark.parametrize("path", files(), ids=str)
+def test_arrays_and_text_do_not_meet_below_feedback(path):
+    name = unit(dotted(path))
+    forbidden = TEXT if name in ARRAYS else ARRAYS if name in TEXT else set()
+
+    used = {unit(m) for m in imports(path) if m.split(".")[0] in PACKAGES}
+
+    assert not used & forbidden
+
+
+@pytest.mark.parametrize("module", ONLY_IN)
+def test_third_party_weight_stays_in_one_place(module):
+    users = [
+        str(path)
+        for path in files()
+        if any(name.split(".")[0] == module for name in imports(path))
+    ]
+
+    assert set(users) <= set(ONLY_IN[module])
+
+
+def test_kernels_import_nothing_of_ours():
+    for path in files():
+        if path.parts[0] == "pallas_kernels":
+            assert not any(name.startswith("sdpo_jax") for name in imports(path))
+
+
+def in_fresh_interpreter(code, folder):
+    """Run code in an empty folder; (exit status, what was printed, files made)."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "HOME": str(folder),
+        "TMPDIR": str(folder),
+    }
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    made = [str(path.relative_to(folder)) for path in folder.rglob("*")]
+    return done.returncode, done.stdout + done.stderr, made
+
+
+def modules():
+    return [dotted(path) for path in files() if path.stem != "__main__"]
+
+
+def test_text_pulls_in_no_jax(tmp_path):
+    wanted = [
+        module
+        for module in modules()
+        if any(module == w or module.startswith(f"{w}.") for w in WITHOUT_JAX)
+    ]
+    assert "sdpo_jax.envs.base" in wanted
+    code = f"""
+import importlib, sys
+for module in {wanted}:
+    importlib.import_module(module)
+    assert "jax" not in sys.modules, module
+"""
+
+    status, printed, _ = in_fresh_interpreter(code, tmp_path)
+
+    assert status == 0, printed
+
+
+def test_importing_has_no_effect(tmp_path):
+    code = f"""
+import importlib, threading
+for module in {modules()}:
+    importlib.import_module(module)
+from jax._src import xla_bridge
+assert not xla_bridge._backends, "a backend was initialised"
+assert threading.active_count() == 1, threading.enumerate()
+"""
+
+    status, printed, made = in_fresh_interpreter(code, tmp_path)
+
+    assert (status, printed, made) == (0, "", [])

@@ -1,0 +1,178 @@
+"""The command line: every mistake is one line that names what to change."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[1]
+RUN_FILE = "--config=configs/quickstart.py"
+
+
+@pytest.fixture(scope="module")
+def without_jax(tmp_path_factory):
+    """A folder that ends every process that imports JAX."""
+    folder = tmp_path_factory.mktemp("without")
+    (folder / "jax.py").write_text("raise SystemExit('JAX was imported')\n")
+    return folder
+
+
+def command(*arguments, path="", cwd=ROOT):
+    path = os.pathsep.join([str(ROOT), str(path)])
+    done = subprocess.run(
+        [sys.executable, "-m", "sdpo_jax.main", *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(path)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+MISTAKES = {
+    "no run file": ([], "--config is missing; usage: --config=configs/<run>.py"),
+    "a run file without its value": (["--config"], "Missing value for flag --config"),
+    "an empty run file name": (["--config="], "Path to config file is an empty string"),
+    "a missing run file": (
+        ["--config=configs/quickstrat.py"],
+        "No such file or directory: 'configs/quickstrat.py'",
+    ),
+    "a folder": (["--config=configs"], "Is a directory: 'configs'"),
+    "a mistyped leaf": (
+        [RUN_FILE, "--config.sdpo.topk=3"],
+        "sdpo.topk: no such config field; nearest: sdpo.top_k = 100",
+    ),
+    "a mistyped group": (
+        [RUN_FILE, "--config.optimiser.learning_rate=3"],
+        "optimiser.learning_rate: no such config field; nearest: "
+        "optimizer.learning_rate = 1e-05",
+    ),
+    "a leaf without its group": (
+        [RUN_FILE, "--config.learning_rate", "0.1"],
+        "learning_rate: no such config field; nearest: optimizer.learning_rate",
+    ),
+    "text for a number": (
+        [RUN_FILE, "--config.sdpo.top_k=many"],
+        "flag --config.sdpo.top_k=many: invalid literal for int()",
+    ),
+    "a fraction for a whole number": (
+        [RUN_FILE, "--config.sdpo.top_k=1.5"],
+        "flag --config.sdpo.top_k=1.5: invalid literal for int()",
+    ),
+    "a number for a group": (
+        [RUN_FILE, "--config.sdpo=3"],
+        "flag --config.sdpo=3: Failed to parse '3' as a ConfigDict",
+    ),
+    "neither true nor false": (
+        [RUN_FILE, "--config.sdpo.keep_tail=maybe"],
+        "flag --config.sdpo.keep_tail=maybe: ",
+    ),
+    "a name that is not among the choices": (
+        [RUN_FILE, "--config.teacher.mode=emma"],
+        "teacher.mode='emma': must be one of 'ema' | 'trust_region' | ",
+    ),
+    "a number out of range": (
+        [RUN_FILE, "--config.rollout.attempts=-1"],
+        "rollout.attempts=-1: must be at least 1",
+    ),
+    "what is wrong only together": (
+        [RUN_FILE, "--config.step.questions=3"],
+        "rollout.questions=8 is not a multiple of step.questions=3",
+    ),
+    "an unknown flag": ([RUN_FILE, "--workdri=x"], "Unknown command line flag 'workd"),
+    "an unknown job": (
+        [RUN_FILE, "--job=trian"],
+        "flag --job=trian: value should be one of <train|",
+    ),
+    "a stray word": ([RUN_FILE, "train"], "'train' is not a flag; usage: --config="),
+}
+
+
+@pytest.mark.parametrize("arguments, told", MISTAKES.values(), ids=MISTAKES)
+def test_mistake_is_one_line_before_jax_is_loaded(arguments, told, without_jax):
+    status, out, err = command(*arguments, path=without_jax)
+
+    assert status == 1 and out == ""
+    assert err.startswith("error: ") and told in err
+    assert err.count("\n") == 1
+
+
+BODIES = {
+    "a mistyped leaf": (
+        "    c = config.default()\n    c.sdpo.topk = 3\n    return c",
+        "run.py:4: topk: no such config field; nearest: sdpo.top_k = 100",
+    ),
+    "a mistyped group": (
+        "    c = config.default()\n    c.sdppo.top_k = 3\n    return c",
+        "run.py:4: sdppo: no such config field; nearest: sdpo.",
+    ),
+    "a value of another type": (
+        "    c = config.default()\n    c.sdpo.top_k = 'all'\n    return c",
+        "run.py:4: Could not override field 'top_k'",
+    ),
+    "an unknown name": (
+        "    return cofnig.default()",
+        "run.py:3: name 'cofnig' is not",
+    ),
+    "a missing module": ("    import no_such_module", "run.py:3: No module named 'no_"),
+    "a missing bracket": ("    return (", "run.py:3: '(' was never closed"),
+    "no config returned": (
+        "    return 3",
+        "get_config() returned 3, expected config.d",
+    ),
+    "no model": ("    return config.default()", "model.path is empty: give a Hugging"),
+    "a bad value": (
+        "    c = config.default()\n    c.method = 'ppo'\n    return c",
+        "method='ppo': must be one of 'sdpo' | 'grpo'",
+    ),
+}
+
+
+@pytest.mark.parametrize("body, told", BODIES.values(), ids=BODIES)
+def test_mistake_in_a_run_file_is_one_line(body, told, without_jax, tmp_path):
+    file = tmp_path / "run.py"
+    file.write_text(f"from sdpo_jax import config\ndef get_config():\n{body}\n")
+
+    status, out, err = command(f"--config={file}", path=without_jax)
+
+    assert status == 1 and out == ""
+    assert err.startswith("error: ") and told in err
+    assert err.count("\n") == 1
+
+
+def test_help_shows_the_commands_and_the_flags(without_jax):
+    status, out, err = command("--help", path=without_jax)
+
+    assert status == 0 and err == ""
+    assert (
+        "python -m sdpo_jax.main --config=configs/quickstart.py --job=evaluate" in out
+    )
+    assert "--workdir" in out and "--may_change" in out
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["--config.model.path=/no/such/model"], "/no/such/model"),
+        (["--config.env.train=/no/such/file.jsonl"], "/no/such/file.jsonl"),
+        (["--config.mesh.fsdp=3"], "mesh.fsdp=3 x mesh.tensor=1 does not cover the "),
+        (
+            ["--may_change=sdpo.topk"],
+            "--may_change=sdpo.topk: no such field; nearest: ",
+        ),
+        (["--workdir=gs://bucket/run"], "mount the bucket"),
+        (["--workdir=/dev/null/run"], "Not a directory: '/dev/null/run'"),
+    ],
+)
+def test_setting_that_cannot_work_is_one_line(arguments, told, tmp_path):
+    workdir = tmp_path / "a run"
+
+    status, out, err = command(RUN_FILE, f"--workdir={workdir}", *arguments)
+
+    assert status == 1 and out == ""
+    lines = [line for line in err.splitlines() if not line.startswith("SANDBOX TIER")]
+    assert len(lines) == 1 and lines[0].startswith("error: ") and told in lines[0]
+    assert not (workdir / "metrics.jsonl").exists()
