@@ -36,7 +36,7 @@ def get_config():
     c.optimizer.learning_rate = 5e-4
     c.optimizer.schedule = "cosine"
     c.optimizer.warmup_steps = 5
-    c.step.questions = 8
+    c.step.questions = 2
 
     c.train.updates = 100
     c.train.evaluate_every = 10

@@ -1,0 +1,250 @@
+"""What the base model is taught: to write programs, and to read feedback on one.
+
+A made-up word means something else in every example, so only what stands in the context
+can tell which program is right.
+"""
+
+import dataclasses
+import random
+import re
+from collections.abc import Sequence
+
+import numpy as np
+
+from experiments.quickstart import task
+from sdpo_jax import config, reprompt
+from sdpo_jax.batch import PAD
+from sdpo_jax.envs import programming, sandbox, sandbox_worker
+from sdpo_jax.envs.base import Question
+
+# Kind of example -> its share.
+KINDS = {"bare": 0.30, "feedback": 0.42, "solution": 0.18, "both": 0.10}
+LENGTHS = {1: 0.2, 2: 0.4, 3: 0.4}
+KNOWN_SHARE = 0.4  # Without known words the base would hardly ever be right at first.
+ATTEMPT_SHOWN = 0.05
+PREFIX_IS_ATTEMPT = 0.5
+SLOT_REPLACED = 0.25
+MISSHAPEN = 0.06
+BROKEN = 0.04
+OPENING_TOKENS = 3
+RESPONSE_TOKENS = 16
+
+_SLOT = r"x (?:\+|-|\*|//|%) (?:x|[1-9]\d*)"
+_ANSWER = re.compile(
+    re.escape(task.OPENING) + rf"{_SLOT}(?:, {_SLOT})*" + re.escape(task.CLOSING)
+)
+
+_TEMPLATES = config.default().reprompt
+RULES = reprompt.Rules(
+    **{
+        field.name: _TEMPLATES[field.name]
+        for field in dataclasses.fields(reprompt.Rules)
+    }
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A list of words, what they mean here, and the inputs that test a program."""
+
+    words: tuple[str, ...]
+    operations: tuple[str, ...]
+    inputs: tuple[int, ...]
+
+
+def draw_problem(
+    rng: random.Random, length: int | None = None, known: float = KNOWN_SHARE
+) -> Problem:
+    """A random problem; `known` is the share of words with a fixed meaning."""
+    if length is None:
+        (length,) = rng.choices(list(LENGTHS), list(LENGTHS.values()))
+    num_known = sum(rng.random() < known for _ in range(length))
+    words = rng.sample(list(task.KNOWN), num_known)
+    words += rng.sample(task.MADE_UP, length - num_known)
+    rng.shuffle(words)
+    operations = [
+        task.KNOWN[word] if word in task.KNOWN else rng.choice(task.OPERATIONS)
+        for word in words
+    ]
+    inputs = sorted(rng.sample(task.INPUTS, task.NUM_INPUTS))
+    return Problem(tuple(words), tuple(operations), tuple(inputs))
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A context, the response that stands after it, and what should stand there.
+
+    Args:
+      context: token ids, up to and with the assistant's header.
+      fed: token ids of the response that the model reads; it may be wrong.
+      right: token ids of a right response, by position.
+      taught: where the model learns to predict `right`.
+    """
+
+    context: list[int]
+    fed: list[int]
+    right: list[int]
+    taught: list[bool]
+
+    def slots(self) -> list[int]:
+        """Places of the operations that are taught."""
+        inside = range(len(self.right) - 2)  # Without the closing and the stop token.
+        return [index for index in inside if self.taught[index] and _is_slot(index)]
+
+
+def draw_example(rng: random.Random, tokenizer) -> Example:
+    """A random example of a random kind."""
+    problem = draw_problem(rng)
+    (kind,) = rng.choices(list(KINDS), list(KINDS.values()))
+    right = task.answer(problem.operations)
+    if kind == "bare":
+        context = task.prompt(problem.words)
+        return supervise(tokenizer, context, right, right)
+    attempt = wrong_attempt(rng, problem)
+    show_attempt = kind == "feedback" and rng.random() < ATTEMPT_SHOWN
+    shown = reprompt.Shown(
+        solution=None if kind == "feedback" else right,
+        attempt=attempt if show_attempt else None,
+        feedback=None if kind == "solution" else feedback(problem, attempt),
+    )
+    context = reprompt.render(RULES, task.prompt(problem.words), shown)
+    if rng.random() < PREFIX_IS_ATTEMPT:
+        return supervise(tokenizer, context, attempt, right)
+    noisy = _replace_slots(rng, problem.operations, SLOT_REPLACED)
+    return supervise(tokenizer, context, task.answer(noisy), right)
+
+
+def supervise(tokenizer, prompt: str, fed: str, right: str) -> Example:
+    """Teach the response `right` to a model that reads the response `fed`."""
+    context = tokenizer.encode_chat("", prompt)
+    fed_ids = tokenizer.encode(fed) + [tokenizer.stop_ids[0]]
+    right_ids = tokenizer.encode(right) + [tokenizer.stop_ids[0]]
+    return Example(context, fed_ids, right_ids, _taught(fed_ids, right_ids))
+
+
+def _taught(fed: Sequence[int], right: Sequence[int]) -> list[bool]:
+    """Where `right` is a fair target for a model that has read `fed` so far.
+
+    Not after the shapes part: there the tokens of `right` stand in the wrong place.
+    """
+    taught = [False] * len(right)
+    for index in range(min(len(fed), len(right))):
+        taught[index] = True
+        if fed[index] != right[index] and not _is_slot(index):
+            break
+    return taught
+
+
+def _is_slot(index: int) -> bool:
+    """Whether a token of a response is an operation; after the opening, every other."""
+    return index >= OPENING_TOKENS and (index - OPENING_TOKENS) % 2 == 0
+
+
+def pad(drawn: Sequence[Example], width: int) -> tuple[np.ndarray, ...]:
+    """Padded sequences, and where and what the model is taught.
+
+    Returns:
+      ids [B, T], the position [B, R] in front of each response token, the right token
+      there [B, R], and whether it is taught [B, R].
+    """
+    ids_BT = np.full((len(drawn), width), PAD, np.int32)
+    place_BR, target_BR = np.zeros((2, len(drawn), RESPONSE_TOKENS), np.int32)
+    taught_BR = np.zeros((len(drawn), RESPONSE_TOKENS), bool)
+    for row, example in enumerate(drawn):
+        whole = example.context + example.fed
+        ids_BT[row, : len(whole)] = whole
+        places = np.arange(len(example.right)) + len(example.context) - 1
+        place_BR[row, : len(places)] = places
+        target_BR[row, : len(places)] = example.right
+        taught_BR[row, : len(places)] = example.taught
+    return ids_BT, place_BR, target_BR, taught_BR
+
+
+def _replace_slots(rng: random.Random, operations, share: float) -> list[str]:
+    """The operations, each replaced by a random one with probability `share`."""
+    return [
+        rng.choice(task.OPERATIONS) if rng.random() < share else operation
+        for operation in operations
+    ]
+
+
+def wrong_attempt(rng: random.Random, problem: Problem) -> str:
+    """An attempt such as the base makes: well formed, known words mostly right."""
+    share = rng.uniform(0.3, 1.0)
+    operations = [
+        _replace_slots(rng, [operation], share / 4 if word in task.KNOWN else share)[0]
+        for word, operation in zip(problem.words, problem.operations, strict=True)
+    ]
+    draw = rng.random()
+    if draw < BROKEN:
+        return _break(rng, task.answer(operations))
+    if draw < BROKEN + MISSHAPEN:
+        return task.answer(_misshape(rng, operations))
+    if is_right(problem, operations):
+        return wrong_attempt(rng, problem)
+    return task.answer(operations)
+
+
+def _misshape(rng: random.Random, operations: list[str]) -> list[str]:
+    if len(operations) > 1 and rng.random() < 0.5:
+        return operations[:-1]
+    return [*operations, rng.choice(task.OPERATIONS)]
+
+
+def is_right(problem: Problem, operations: Sequence[str]) -> bool:
+    """Whether a program of `operations` passes the problem's tests."""
+    return all(
+        task.values(operations, x) == task.values(problem.operations, x)
+        for x in problem.inputs
+    )
+
+
+def _break(rng: random.Random, program: str) -> str:
+    """A program that does not run, or a response without its fence."""
+    old, new = rng.choice(
+        [("```", ""), ("[x", "[y"), ("[x ", "[x x "), ("]\n", "\n"), ("return", "")]
+    )
+    return program.replace(old, new)
+
+
+class InProcess:
+    """A sandbox for programs that this folder wrote itself: it runs them right here."""
+
+    def run(self, program: str, inputs: Sequence[sandbox.Call], cpu_s) -> list:
+        """What each call of the program does."""
+        return [self._run_one(program, call) for call in inputs]
+
+    def _run_one(self, program: str, call: sandbox.Call) -> sandbox.Execution:
+        names = {}
+        try:
+            exec(compile(program, sandbox_worker.FILENAME, "exec"), names)
+            result = names[call.function](*call.arguments)
+        except (SyntaxError, NameError) as error:
+            said = sandbox_worker.describe(error, program)
+            fields = {f"error_{name}": value for name, value in said.items()}
+            return sandbox.Execution("error", **fields)
+        return sandbox.Execution("ok", result=result)
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+ENVIRONMENT = programming.Programming({}, InProcess(), wrong_answers_shown=1)
+
+
+def feedback(problem: Problem, response: str) -> str:
+    """The environment's words on a response; empty for a right one."""
+    tests = programming.Cases(
+        inputs=[sandbox.Call(task.FUNCTION, [x]) for x in problem.inputs],
+        outputs=[task.values(problem.operations, x) for x in problem.inputs],
+        shown=[str(x) for x in problem.inputs],
+    )
+    question = Question("", task.prompt(problem.words), data={"tests": tests})
+    return ENVIRONMENT.start(question).act(response, truncated=False).feedback
+
+
+def read_operations(response: str) -> list[str] | None:
+    """The operations of a well-formed answer; None for any other response."""
+    if not _ANSWER.fullmatch(response):
+        return None
+    return response[len(task.OPENING) : -len(task.CLOSING)].split(", ")
