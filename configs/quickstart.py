@@ -11,7 +11,8 @@ import pathlib
 
 from sdpo_jax import config
 
-_FOLDER = pathlib.Path(__file__).parents[1] / "experiments" / "quickstart"
+_ROOT = pathlib.Path(__file__).resolve().parents[1]
+_FOLDER = _ROOT / "experiments" / "quickstart"
 
 
 def get_config():

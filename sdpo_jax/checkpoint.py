@@ -33,7 +33,7 @@ _UNFINISHED = ".unfinished"
 _DELETED = ".deleted"
 
 
-class DamagedError(RuntimeError):
+class DamagedError(OSError):
     """A checkpoint whose files are not the ones that were saved."""
 
 
@@ -90,7 +90,7 @@ class Checkpoints:
         Raises:
           ValueError: if a leaf is no `jax.Array`, `extra` would not survive JSON,
             or the score is not finite.
-          RuntimeError: if the previous save failed.
+          OSError: if the previous save failed.
         """
         self.wait()
         leaves = _named_leaves(state)
@@ -108,14 +108,14 @@ class Checkpoints:
         """Blocks until the save under way is complete on disk.
 
         Raises:
-          RuntimeError: if it failed, naming the step and the folder.
+          OSError: if it failed, naming the step and the folder.
         """
         if self._saving is None:
             return
         (step, future), self._saving = self._saving, None
         error = future.exception()
         if _anywhere(error is not None):
-            raise RuntimeError(
+            raise OSError(
                 f"saving step {step} in {self._folder} failed: "
                 f"{error or 'see the other processes'}; earlier checkpoints are "
                 "untouched. Check free space and permissions"

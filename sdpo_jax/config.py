@@ -271,8 +271,7 @@ def nearest(field: str, fields: Iterable[str]) -> str:
     """The known field that a mistyped one most resembles."""
     fields = list(fields)
     same_leaf = [f for f in fields if f.split(".")[-1] == field.split(".")[-1]]
-    close = difflib.get_close_matches(field, fields, n=1, cutoff=0.0)
-    return (same_leaf or close)[0]
+    return difflib.get_close_matches(field, same_leaf or fields, n=1, cutoff=0.0)[0]
 
 
 def _check_choice(field: str, value, choices: tuple[str, ...]) -> None:

@@ -97,12 +97,25 @@ def grade(
             verdict = episode.act(response, truncated)
         except GraderFailure:
             verdict = None
-        if isinstance(verdict, str):
-            raise NotImplementedError("episodes of more than one act")
+        _check_verdict(questions[index], verdict)
         return Graded(questions[index], response, len(ids), truncated, verdict)
 
     with ThreadPoolExecutor(_GRADERS) as pool:
         return list(pool.map(one, range(len(questions))))
+
+
+def _check_verdict(question: Question, verdict: Verdict | str | None) -> None:
+    """Refuse what an environment of one's own may return by mistake."""
+    if isinstance(verdict, str):
+        raise ValueError(
+            f"question {question.uid}: the episode wants another act; only episodes of "
+            "one act can be trained on so far"
+        )
+    if verdict is not None and not 0 <= verdict.score <= 1:
+        raise ValueError(
+            f"question {question.uid}: the environment gave the score {verdict.score}, "
+            "expected one in [0, 1]"
+        )
 
 
 def make_batch(

@@ -225,6 +225,7 @@ def _train_step(
         updates, opt_state = make_optimizer(c).update(
             gradient, state.opt_state, state.student
         )
+        rate = jnp.asarray(learning_rate(c)(state.step), jnp.float32)
     student = optax.apply_updates(state.student, updates)
     own = state.teacher
     if own is not None:
@@ -236,7 +237,7 @@ def _train_step(
     leaves_finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(gradient)]
     metrics |= {
         "gradient_norm": norm,
-        "learning_rate": jnp.asarray(learning_rate(c)(state.step), jnp.float32),
+        "learning_rate": rate,
         "finite": finite,
         "gradient_finite": jnp.stack(leaves_finite),
     }

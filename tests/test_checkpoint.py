@@ -509,7 +509,7 @@ def test_a_save_that_fails_is_reported_and_costs_no_older_step(
     with monkeypatch.context() as patched:
         patched.setattr(checkpoint, "_write_manifest", fail)
         checkpoints.save(3, make_state(3), {})
-        with pytest.raises(RuntimeError, match="saving step 3 .*No space left"):
+        with pytest.raises(OSError, match="saving step 3 .*No space left"):
             checkpoints.wait()
 
     assert checkpoints.steps() == [1, 2]
@@ -533,7 +533,7 @@ def test_a_save_cut_off_at_any_moment_leaves_a_sound_step(
     with monkeypatch.context() as patched:
         patched.setattr(owner, moment, fail)
         checkpoints.save(3, make_state(3), {})
-        with pytest.raises(RuntimeError):
+        with pytest.raises(OSError):
             checkpoints.wait()
     restored, _, step = checkpoints.restore(checkpoint.abstract(make_state()))
     save_steps(checkpoints, [4])
@@ -624,7 +624,7 @@ if sys.argv[2] == "0":
 try:
     checkpoints.save(5, make(5), {})
     checkpoints.wait()
-except RuntimeError as error:
+except OSError as error:
     print(error)
 checkpoints.close()
 """

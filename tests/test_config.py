@@ -175,3 +175,11 @@ def test_flat_and_get_agree_on_every_field():
 
     assert len(fields) > 60
     assert all(config.get(c, field) is value for field, value in fields.items())
+
+
+def test_nearest_prefers_the_same_leaf_in_the_most_similar_subtree():
+    fields = config.flat(config.default())
+
+    assert config.nearest("sdpp.top_k", fields) == "sdpo.top_k"
+    assert config.nearest("topk", fields) == "sdpo.top_k"
+    assert config.nearest("teacher.raet", fields) == "teacher.rate"

@@ -167,9 +167,17 @@ def test_only_failures_of_the_grader_are_forgiven(tokenizer):
     attempts = written(tokenizer, ["x"])
     with pytest.raises(ZeroDivisionError):
         feedback.grade(Judges(crash), tokenizer, QUESTIONS[:1], attempts)
-    with pytest.raises(NotImplementedError, match="more than one act"):
+    with pytest.raises(ValueError, match="add: the episode wants another act"):
         reply = Judges(lambda *_: "Go on.")
         feedback.grade(reply, tokenizer, QUESTIONS[:1], attempts)
+
+
+@pytest.mark.parametrize("score", [float("nan"), -0.1, 1.5])
+def test_score_outside_its_range_is_refused_by_name(tokenizer, score):
+    environment = Judges(lambda *_: Verdict(score, "Odd"))
+
+    with pytest.raises(ValueError, match=f"add: .* gave the score {score}, expected"):
+        feedback.grade(environment, tokenizer, QUESTIONS[:1], written(tokenizer, ["x"]))
 
 
 def test_attempts_become_targets_advantages_records_and_metrics(tokenizer):
