@@ -1,6 +1,10 @@
-"""SDPO on made-up words: a coding task that a 0.5M-parameter model learns on a laptop.
+"""SDPO on made-up words: a coding task that a 0.6M-parameter model learns on a laptop.
 
   python -m sdpo_jax.main --config=configs/quickstart.py
+
+About 2 minutes on two cores; held-out pass@1 went from .010 to .896 (seed 0). Source:
+divergence and teacher of arXiv:2601.20802, Table 12; learning rate, steps per batch and
+average rate chosen on the validation questions.
 
 The prompt asks for a program over made-up words; the program runs on real tests in a
 sandbox, and the first failing test is all that tells what a word means. See
