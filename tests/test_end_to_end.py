@@ -188,7 +188,7 @@ def write_questions(folder, words):
     }
     for split, of_split in lists.items():
         rows = [
-            task.row(f"{split}-{n}", of, meaning, [4, 5, 7, 8])
+            task.row(f"{split}-{n}", of, meaning, [9, 10, 12, 14])
             for n, of in enumerate(of_split)
         ]
         text = "".join(json.dumps(row) + "\n" for row in rows)
@@ -232,7 +232,7 @@ def config_of(file):
 def run_file(tmp_path_factory):
     return write_run_file(
         tmp_path_factory.mktemp("a run file"),
-        optimizer__learning_rate=1e-3,
+        optimizer__learning_rate=5e-4,
         train__updates=20,
         train__evaluate_every=6,
         train__save_every=2,
