@@ -40,7 +40,7 @@ def get_config():
     c.teacher.rate = 0.005
     c.optimizer.learning_rate = 5e-4
     c.optimizer.schedule = "cosine"
-    c.optimizer.warmup_steps = 5
+    c.optimizer.warmup_updates = 5
     c.step.questions = 2
 
     c.train.updates = 100

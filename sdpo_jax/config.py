@@ -10,7 +10,8 @@ A run file's `get_config()` changes what differs:
       return c
 
 Defaults are those of the SDPO paper (arXiv:2601.20802, Table 12, without rich
-feedback) and of its code.
+feedback) and of its code. Feedback is shown where an environment has any; the paper's
+runs without rich feedback set `reprompt.show_feedback` to "never".
 """
 
 import difflib
@@ -55,7 +56,7 @@ def default() -> ConfigDict:  # noqa: PLR0915, one line per field
     c.rollout.rows_at_once = 256  # attempts sampled together, all devices
 
     c.reprompt = ConfigDict()
-    c.reprompt.success_score = 1.0  # an attempt scoring at least this solved it
+    c.reprompt.success_score = 1.0  # solved from here on; actor.yaml there says 0.5
     c.reprompt.demonstration_from = "peers"  # peers|own_if_solved|any_attempt|nobody
     c.reprompt.show_feedback = "without_solution"  # never | without_solution | always
     c.reprompt.show_attempt = False  # the attempt itself, before its feedback
@@ -95,7 +96,7 @@ def default() -> ConfigDict:  # noqa: PLR0915, one line per field
     c.optimizer = ConfigDict()
     c.optimizer.learning_rate = 1e-5
     c.optimizer.schedule = "constant"  # constant | cosine: after the warm-up
-    c.optimizer.warmup_steps = 10
+    c.optimizer.warmup_updates = 10  # rollout batches
     c.optimizer.weight_decay = 0.01
     c.optimizer.clip_norm = 1.0  # of the whole gradient
 
@@ -169,7 +170,7 @@ _RANGES = {
     "teacher.rate": (0, 1, True),
     "teacher.mixture": (0, 1, True),
     "optimizer.learning_rate": (0, 1, False),
-    "optimizer.warmup_steps": (0, 2**31 - 1, True),
+    "optimizer.warmup_updates": (0, 2**31 - 1, True),
     "optimizer.weight_decay": (0, 1, True),
     "optimizer.clip_norm": (0, 1e9, False),
     "step.questions": (1, 2**20, True),
@@ -197,6 +198,9 @@ def validate(c: ConfigDict) -> None:
         _check_choice(field, get(c, field), choices)
     for field, limits in _RANGES.items():
         _check_range(field, get(c, field), *limits)
+    for axis in ("data", "fsdp", "tensor"):
+        if c.mesh[axis] < 1 and c.mesh[axis] != -1:
+            raise ValueError(f"mesh.{axis}={c.mesh[axis]}: must be at least 1, or -1")
     if not 0 < c.sdpo.mixture < 1:
         raise ValueError(
             f"sdpo.mixture={c.sdpo.mixture}: must lie between 0 and 1; for the ends "

@@ -48,12 +48,12 @@ def run(c, environment: Environment | None = None) -> dict[str, dict[str, float]
       environment: one of the caller's own, instead of `config.env`'s.
 
     Returns:
-      Split ("validation", "heldout") -> name -> value.
+      Split ("train", "validation", "heldout") -> name -> value.
     """
     config.validate(c)
     with build(c, environment) as parts:
         student = parts.load_student()
-        return {split: on_split(parts, student, split)[0] for split in SPLITS[1:]}
+        return {split: on_split(parts, student, split)[0] for split in SPLITS}
 
 
 def on_split(

@@ -7,6 +7,8 @@ make_batch  verdicts -> what each attempt's teacher is shown -> token ids -> Bat
 
 import collections
 import dataclasses
+import functools
+import logging
 import random
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,13 +16,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdpo_jax import reprompt
+from sdpo_jax import distributed, reprompt
 from sdpo_jax.batch import Attempts, Batch
 from sdpo_jax.data import padding
 from sdpo_jax.data.tokenizer import Tokenizer
 from sdpo_jax.envs.base import Environment, GraderFailure, Question, Verdict
 from sdpo_jax.losses import READS_TEACHER
 
+_log = logging.getLogger(__name__)
 _CUT = "\n[...]\n"
 # Gradings wait for a sandbox, not for this process.
 _GRADERS = 32
@@ -76,6 +79,9 @@ def grade(
 ) -> list[Graded]:
     """Decode all attempts and grade them concurrently.
 
+    On a pod the first host grades for all: a time limit or a traceback may differ from
+    host to host, and then so would their batches.
+
     Args:
       environment: the judge.
       tokenizer: of the model that wrote them.
@@ -84,34 +90,51 @@ def grade(
 
     Returns:
       One Graded per attempt, in the same order, whatever order they finish in.
+
+    Raises:
+      ValueError: if a verdict makes no sense, or the grader failed on every attempt.
     """
-    written = list(zip(attempts.response_BR, attempts.response_mask_BR, strict=True))
+    written = zip(attempts.response_BR, attempts.response_mask_BR, strict=True)
+    ids = [row[mask].tolist() for row, mask in written]
+    responses = [tokenizer.decode(row) for row in ids]
+    truncated = [not row or row[-1] not in tokenizer.stop_ids for row in ids]
+    verdicts = None
+    if distributed.is_first():
+        judge = functools.partial(_judge, environment)
+        with ThreadPoolExecutor(_GRADERS) as pool:
+            verdicts = list(pool.map(judge, questions, responses, truncated))
+    verdicts = distributed.from_first(verdicts)
+    if not any(verdicts):
+        raise ValueError(
+            f"the grader failed on all {len(verdicts)} attempts; nothing was learnt "
+            "from them. See its messages above"
+        )
+    verdicts = [verdict and Verdict(**verdict) for verdict in verdicts]
+    lengths = map(len, ids)
+    return list(map(Graded, questions, responses, lengths, truncated, verdicts))
 
-    def one(index: int) -> Graded:
-        ids, mask = written[index]
-        ids = ids[mask].tolist()
-        truncated = not ids or ids[-1] not in tokenizer.stop_ids
-        response = tokenizer.decode(ids)
-        episode = environment.start(questions[index])
-        try:
-            verdict = episode.act(response, truncated)
-        except GraderFailure:
-            verdict = None
-        _check_verdict(questions[index], verdict)
-        return Graded(questions[index], response, len(ids), truncated, verdict)
 
-    with ThreadPoolExecutor(_GRADERS) as pool:
-        return list(pool.map(one, range(len(questions))))
+def _judge(
+    environment: Environment, question: Question, response: str, truncated: bool
+) -> dict | None:
+    """The verdict in plain types; None when the grader itself failed."""
+    try:
+        verdict = environment.start(question).act(response, truncated)
+    except GraderFailure:
+        _log.exception("question %s: the grader failed", question.uid)
+        return None
+    _check_verdict(question, verdict)
+    return {**dataclasses.asdict(verdict), "score": float(verdict.score)}
 
 
-def _check_verdict(question: Question, verdict: Verdict | str | None) -> None:
+def _check_verdict(question: Question, verdict: Verdict | str) -> None:
     """Refuse what an environment of one's own may return by mistake."""
     if isinstance(verdict, str):
         raise ValueError(
             f"question {question.uid}: the episode wants another act; only episodes of "
             "one act can be trained on so far"
         )
-    if verdict is not None and not 0 <= verdict.score <= 1:
+    if not 0 <= verdict.score <= 1:
         raise ValueError(
             f"question {question.uid}: the environment gave the score {verdict.score}, "
             "expected one in [0, 1]"

@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> int | str:
     except (ValueError, OSError, FloatingPointError) as error:
         return f"error: {error}"
     except KeyboardInterrupt:
-        return "error: interrupted before the first update; nothing to save"
+        return "error: interrupted"
     return 0
 
 

@@ -1,17 +1,9 @@
-"""Sums and means over the tokens that count, and each token's share of a loss."""
+"""Each token's share of a loss, over the tokens that count."""
 
 import jax
 import jax.numpy as jnp
 
 AGGREGATIONS = ("token_mean", "sequence_mean", "sequence_mean_all_rows")
-
-
-def masked_mean(value_BT: jax.Array, mask_BT: jax.Array) -> jax.Array:
-    """Mean of `value_BT` where `mask_BT` is true; 0 when nothing is."""
-    # Padding may hold NaN: `where=` skips it, multiplying by 0 would not.
-    total = jnp.sum(value_BT, where=mask_BT)
-    count = jnp.sum(mask_BT, dtype=value_BT.dtype)
-    return total / jnp.maximum(count, 1)
 
 
 def token_weights(
@@ -24,7 +16,8 @@ def token_weights(
 
     Args:
       mask_BR: true on tokens that count.
-      row_weight_B: weight of each row, 1 for equal rows; 0 removes a row.
+      row_weight_B: factor on each row's tokens, 1 for none; denominators count tokens
+        and rows, whatever their factor.
       aggregation: "token_mean", every counted token weighs the same (SDPO paper,
         Fig. 14); "sequence_mean", every row with a counted token weighs the same;
         "sequence_mean_all_rows", as the paper's code runs at one sequence per

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,8 @@ from sdpo_jax.model import huggingface
 from sdpo_jax.model.families import Architecture
 from sdpo_jax.rollout import Engine
 from sdpo_jax.rollout.sampler import Sampler
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +53,7 @@ def build(c: ConfigDict, environment: Environment | None = None) -> Iterator[Par
     distributed.start(c.mesh.multi_host)
     mesh = distributed.make_mesh(c.mesh)
     step.check_rows(c, mesh)
+    _check_sampling(c, mesh)
     arch = huggingface.architecture(c.model.path)
     _check_lengths(c, arch)
     tokenizer = Tokenizer(c.model.path, c.model.enable_thinking)
@@ -68,6 +72,25 @@ def build(c: ConfigDict, environment: Environment | None = None) -> Iterator[Par
     finally:
         if own:
             environment.close()
+
+
+def _check_sampling(c: ConfigDict, mesh: Mesh) -> None:
+    """Refuse a limit on sampled rows that the mesh would have to exceed."""
+    shards = distributed.batch_shards(mesh)
+    attempts = max(c.rollout.attempts, c.eval.attempts)
+    if c.rollout.rows_at_once < attempts * shards:
+        raise ValueError(
+            f"rollout.rows_at_once={c.rollout.rows_at_once} is below one question of "
+            f"{attempts} attempts on each of mesh.data x mesh.fsdp = {shards} shards; "
+            f"raise it to {attempts * shards}"
+        )
+    if c.rollout.questions % shards:
+        _log.warning(
+            "rollout.questions=%d leaves devices idle: %d batch shards sample a whole "
+            "number of questions each",
+            c.rollout.questions,
+            shards,
+        )
 
 
 def _check_lengths(c: ConfigDict, arch: Architecture) -> None:

@@ -89,7 +89,7 @@ def _choose_one(rules, index, responses, solved, feedback, rng) -> Shown:
     eligible = _eligible(rules.demonstration_from, index, solved)
     solution = responses[rng.choice(eligible)] if eligible else None
     if solution is not None and rules.strip_thinking:
-        solution = _THINKING.sub("", solution).strip()
+        solution = _THINKING.sub("", solution)
     hidden = rules.show_feedback == "never" or (
         rules.show_feedback == "without_solution" and solution is not None
     )

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from ml_collections import ConfigDict
 
-from sdpo_jax import config, metrics
+from sdpo_jax import config, distributed, metrics
 
 SUMMARY = "summary.json"
 # Fields that may differ between the parts of one run: they change no number.
@@ -19,7 +19,7 @@ _FREE = frozenset({"train.wandb_project"})
 def claim(
     folder: pathlib.Path, c: ConfigDict, may_change: Sequence[str] = ()
 ) -> Iterator[dict | None]:
-    """Hold a run folder for this process while it trains.
+    """Hold a run folder while it trains; on a pod the first host does, for all.
 
     Args:
       folder: made when missing.
@@ -32,6 +32,22 @@ def claim(
     Raises:
       ValueError: if another process holds the folder, or its config differs.
     """
+    with contextlib.ExitStack() as held:
+        found = {}
+        if distributed.is_first():
+            try:
+                found["summary"] = held.enter_context(_hold(folder, c, may_change))
+            except ValueError as error:
+                found["refusal"] = str(error)
+        found = distributed.from_first(found)
+        if "refusal" in found:
+            raise ValueError(found["refusal"])
+        yield found["summary"]
+
+
+@contextlib.contextmanager
+def _hold(folder: pathlib.Path, c: ConfigDict, may_change) -> Iterator[dict | None]:
+    """`claim` on the host that does the writing."""
     _check_known(c, may_change)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:

@@ -69,16 +69,20 @@ def make_optimizer(c: ConfigDict) -> optax.GradientTransformation:
 
 
 def learning_rate(c: ConfigDict) -> optax.Schedule:
-    """Linear warm-up, then constant or cosine to zero at the run's last step."""
-    peak, warmup = c.optimizer.learning_rate, c.optimizer.warmup_steps
-    total = c.train.updates * steps_per_batch(c)
+    """Linear warm-up, then constant or cosine to zero at the run's last update.
+
+    It counts rollout batches, as the paper's code does: all optimiser steps on one
+    batch have the same rate.
+    """
+    peak, warmup = c.optimizer.learning_rate, c.optimizer.warmup_updates
     if c.optimizer.schedule == "cosine":
-        after = optax.cosine_decay_schedule(peak, max(total - warmup, 1))
+        after = optax.cosine_decay_schedule(peak, max(c.train.updates - warmup, 1))
     else:
         after = optax.constant_schedule(peak)
-    # The first step moves already: step 0 of the ramp is peak / (warmup + 1).
+    # The first update moves already: the ramp starts at peak / (warmup + 1).
     ramp = optax.linear_schedule(peak / (warmup + 1), peak, max(warmup, 1))
-    return optax.join_schedules([ramp, after], [warmup])
+    of_update = optax.join_schedules([ramp, after], [warmup])
+    return lambda count: of_update(count // steps_per_batch(c))
 
 
 def has_teacher(c: ConfigDict) -> bool:
@@ -236,6 +240,7 @@ def _train_step(
     new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
     leaves_finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(gradient)]
     metrics |= {
+        "weight": jnp.sum(rows.tokens.weight_BC),
         "gradient_norm": norm,
         "learning_rate": rate,
         "finite": finite,

@@ -10,6 +10,7 @@ From a notebook:
 """
 
 import contextlib
+import functools
 import logging
 import pathlib
 import signal
@@ -71,6 +72,7 @@ def run(
             "gcsfuse) and give the mounted path"
         )
     folder = pathlib.Path(workdir)
+    distributed.start(c.mesh.multi_host)
     with run_folder.claim(folder, c, may_change) as finished:
         if finished is not None:
             _log.info("%s is finished; nothing to do", folder)
@@ -81,10 +83,7 @@ def run(
             Trainer(parts, folder) as trainer,
         ):
             while trainer.update < c.train.updates:
-                trainer.advance()
-                if _any_host(stop.is_set):
-                    trainer.save()
-                    raise Interrupted(f"stopped after update {trainer.update}, saved")
+                trainer.advance(stop)
             return trainer.finish()
 
 
@@ -101,30 +100,36 @@ class Trainer:
         question_order.of_update(self._questions, 0, c.rollout.questions, c.seed)
         # A prompt that is too long is refused now, not when its turn comes.
         feedback.encode(c, parts.tokenizer, self._questions)
-        self._exits = contextlib.ExitStack()
         self._checkpoints = Checkpoints(folder / "checkpoints")
-        self._exits.callback(self._checkpoints.close)
         self.timer = metrics.Timer()
         self.update = 0
         self._saved = None
-        resume = self._checkpoints.latest() is not None
+        with contextlib.ExitStack() as exits:
+            exits.callback(self._checkpoints.close)
+            self._open(exits)
+            self._exits = exits.pop_all()
+
+    def _open(self, exits: contextlib.ExitStack) -> None:
+        """Load or restore the state, and open the log as it was then."""
+        parts, c = self.parts, self.parts.config
+        # Hosts may see a shared folder at different times; the first one decides.
+        resume = distributed.from_first(self._checkpoints.latest() is not None)
         if resume:
             abstract = step.abstract_state(c, parts.arch, parts.mesh)
             self.state, _, self.update = self._checkpoints.restore(abstract)
             self._saved = self.update
             self._check_updates()
         else:
-            student = parts.load_student()
-            self.state = step.new_state(c, parts.arch, parts.mesh, student)
+            self.state = step.new_state(c, parts.arch, parts.mesh, parts.load_student())
         self._describe()
         self._log = metrics.RunLog(
-            folder,
+            self.folder,
             num_steps=c.train.updates,
             resume_from=self.update if resume else None,
             shown=_SHOWN,
             wandb_project=c.train.wandb_project or None,
         )
-        self._exits.callback(self._log.close)
+        exits.callback(self._log.close)
         if not resume:
             self._log.write_metrics(0, self._evaluate("validation", "heldout"))
             self._log.write_timings(0, self.timer.take())
@@ -159,8 +164,12 @@ class Trainer:
     def __exit__(self, *_) -> None:
         self._exits.close()
 
-    def advance(self) -> None:
-        """One update: sample, grade, train; evaluate and save when due."""
+    def advance(self, stop: "_Stop") -> None:
+        """One update: sample, grade, train; evaluate and save when due.
+
+        Raises:
+          Interrupted: if `stop` is set, with the last whole update saved.
+        """
         c, parts = self.parts.config, self.parts
         key = jax.random.fold_in(jax.random.key(c.seed), self.update)
         with self.timer("sample"):
@@ -172,6 +181,7 @@ class Trainer:
             attempts = parts.engine.sample(
                 self.state.student, prompts, range(count), _sampling(c), key
             )
+        self._leave_if(stop)
         with self.timer("grade"):
             repeated = [q for q in questions for _ in range(c.rollout.attempts)]
             graded = feedback.grade(
@@ -180,33 +190,39 @@ class Trainer:
             batch, records, values = feedback.make_batch(
                 c, parts.tokenizer, attempts, graded, self.update
             )
+        self._leave_if(stop)
         # Before the update, so that a loss that is not finite leaves its transcripts.
         self._log.write_attempts(self.update + 1, records)
         with self.timer("train"):
             values |= self._train(batch)
         self.update += 1
         self._after_update(values)
+        self._leave_if(stop)
+
+    def _leave_if(self, stop: "_Stop") -> None:
+        if _any_host(stop.is_set):
+            self.save()
+            raise Interrupted(f"stopped after update {self.update}, saved")
 
     def _train(self, batch: Batch) -> dict[str, float]:
-        """All optimiser steps on one rollout batch; the mean of their metrics."""
+        """All optimiser steps on one rollout batch, and their metrics."""
         c, mesh = self.parts.config, self.parts.mesh
         num_steps = step.steps_per_batch(c)
-        if num_steps > 1:
-            attempts = distributed.to_devices(batch.attempts, mesh)
-            old_logp_BR = self._score(self.state.student, attempts)
-            batch = batch.replace(old_logp_BR=distributed.to_host(old_logp_BR))
         rows = len(batch.has_target_B) // num_steps
-        means: dict[str, list] = {}
-        for index in range(num_steps):
-            part = jax.tree.map(lambda x, i=index: x[i * rows : (i + 1) * rows], batch)
+        cut = lambda i: jax.tree.map(lambda x: x[i * rows : (i + 1) * rows], batch)
+        parts = [distributed.to_devices(cut(i), mesh) for i in range(num_steps)]
+        if num_steps > 1:
+            # All of them before the first step moves the student.
+            score = functools.partial(self._score, self.state.student)
+            parts = [p.replace(old_logp_BR=score(p.attempts)) for p in parts]
+        of_steps = []
+        for index, part in enumerate(parts):
             rate = c.teacher.rate if _teacher_moves(c, index, num_steps) else 0.0
-            part = distributed.to_devices(part, mesh)
             self.state, values = self._train_step(self.state, part, np.float32(rate))
             values = distributed.to_host(values)
             self._check_finite(values, index)
-            for name, value in values.items():
-                means.setdefault(name, []).append(value)
-        return {name: float(np.mean(value)) for name, value in means.items()}
+            of_steps.append(values)
+        return _average(of_steps)
 
     def _check_finite(self, values: dict[str, Any], index: int) -> None:
         """Stop at the first loss or gradient that is not finite, with all saved."""
@@ -269,33 +285,40 @@ class Trainer:
         """Evaluate the best checkpoint and write the summary of the whole run."""
         c, parts = self.parts.config, self.parts
         self._checkpoints.wait()
-        best = self._checkpoints.best()
-        lines = list(metrics.read_lines(self.folder / metrics.METRICS))
-        timings = list(metrics.read_lines(self.folder / metrics.TIMINGS))
-        heldout = _split_of(lines[-1], "heldout")
+        best = distributed.from_first(self._checkpoints.best())
+        heldout = None
         if best != self.update:
             student = step.abstract_state(c, parts.arch, parts.mesh).student
             student = self._checkpoints.restore_part("student", student, best)
             heldout = _split_of(self._evaluate_student(student, "heldout"), "heldout")
-        splits = lambda line: {s: _split_of(line, s) for s in ("validation", "heldout")}
+        summary = None
+        if distributed.is_first():
+            summary = self._summarise(best, heldout)
+            metrics.write_json_atomically(self.folder / run_folder.SUMMARY, summary)
+        return distributed.from_first(summary)
+
+    def _summarise(self, best: int, heldout: dict[str, float] | None) -> dict:
+        """What `summary.json` holds; without `heldout` the best is the last."""
+        r = self.parts.config.rollout
+        lines = metrics.read_lines(self.folder / metrics.METRICS)
         by_step = {line["step"]: line for line in lines}
+        timings = metrics.read_lines(self.folder / metrics.TIMINGS)
         seconds = sum(v for t in timings for k, v in t.items() if k != "step")
-        rows = c.rollout.questions * c.rollout.attempts
-        summary = {
-            "method": c.method,
+        splits = lambda line: {s: _split_of(line, s) for s in ("validation", "heldout")}
+        last = splits(by_step[self.update])
+        return {
+            "method": self.parts.config.method,
             "updates": self.update,
-            "generations": self.update * rows,
+            "generations": self.update * r.questions * r.attempts,
             "seconds": round(seconds, 1),
             "base": splits(by_step[0]),
-            "last": splits(by_step[self.update]),
+            "last": last,
             "best": {
                 "update": best,
                 "validation": _split_of(by_step[best], "validation"),
-                "heldout": heldout,
+                "heldout": heldout or last["heldout"],
             },
         }
-        metrics.write_json_atomically(self.folder / run_folder.SUMMARY, summary)
-        return summary
 
 
 def _sampling(c: ConfigDict) -> Sampling:
@@ -308,6 +331,18 @@ def _teacher_moves(c: ConfigDict, index: int, num_steps: int) -> bool:
     if c.method not in READS_TEACHER:
         return False
     return c.teacher.update_per == "optimizer_step" or index == num_steps - 1
+
+
+def _average(of_steps: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Metrics of a rollout batch; sums over tokens become means over its steps."""
+    weights = [values.pop("weight") for values in of_steps]
+    means = {n: float(np.mean([v[n] for v in of_steps])) for n in of_steps[0]}
+    # A step without targets has weight 0, and says nothing about entropy.
+    total = max(float(np.sum(weights)), np.finfo(np.float32).tiny)
+    per_token = means.keys() - {"loss", "gradient_norm", "learning_rate"}
+    for name in per_token:
+        means[name] *= len(of_steps) / total
+    return means | {"steps_without_targets": float(np.mean(np.equal(weights, 0)))}
 
 
 def _split_of(line: dict[str, Any], split: str) -> dict[str, float]:

@@ -122,7 +122,7 @@ def tiny(base, **fields):
     c.step.questions = 2
     c.sdpo.top_k = 20
     c.optimizer.learning_rate = 1e-2
-    c.optimizer.warmup_steps = 1
+    c.optimizer.warmup_updates = 1
     c.train.updates = 4
     c.train.evaluate_every = 2
     c.train.save_every = 3

@@ -11,6 +11,7 @@ from sdpo_jax.envs.base import Question, Verdict
 from sdpo_jax.rollout import Sampling
 
 QUESTIONS = {
+    "train": [Question("t0", "??")],
     "validation": [Question(f"v{index}", "?" * (index + 1)) for index in range(5)],
     "heldout": [Question(f"h{index}", "?") for index in range(2)],
 }
@@ -170,7 +171,7 @@ def test_the_first_questions_are_drawn_as_among_all(most, count):
     assert first == everything[: 3 * count]
 
 
-def test_run_evaluates_both_splits_of_an_environment_of_ones_own(monkeypatch):
+def test_run_evaluates_every_split_of_an_environment_of_ones_own(monkeypatch):
     one, built = make_parts(), []
 
     class Build:
@@ -193,5 +194,5 @@ def test_run_evaluates_both_splits_of_an_environment_of_ones_own(monkeypatch):
     assert built == [(c, one.environment), "closed"]
     assert found == {
         split: evaluate.on_split(one, "a", split)[0]
-        for split in ("validation", "heldout")
+        for split in ("train", "validation", "heldout")
     }

@@ -14,20 +14,6 @@ def weights(aggregation, mask=MASK, row_weight=ROW_WEIGHT):
     )
 
 
-def test_masked_mean_skips_nan_where_nothing_counts():
-    value = jnp.where(MASK, jnp.arange(16, dtype=jnp.float32).reshape(4, 4), jnp.nan)
-
-    found = masked.masked_mean(value, jnp.asarray(MASK))
-
-    assert found == pytest.approx(np.mean([0, 1, 4, 12, 13, 14]))
-
-
-def test_masked_mean_of_nothing_is_zero():
-    nothing = masked.masked_mean(jnp.full((2, 3), jnp.nan), jnp.zeros((2, 3), bool))
-
-    assert nothing == 0
-
-
 def test_token_mean_divides_by_all_counted_tokens():
     expected = np.where(MASK, ROW_WEIGHT[:, None], 0) / 6
 

@@ -65,7 +65,7 @@ def settings(mesh=ONE, micro_batch=0, **fields):
     c.step.micro_batch = micro_batch
     c.mesh.data, c.mesh.fsdp, c.mesh.tensor = mesh
     # A step that is large, and not clipped: the first moment is then the gradient.
-    c.optimizer.learning_rate, c.optimizer.warmup_steps = 0.01, 0
+    c.optimizer.learning_rate, c.optimizer.warmup_updates = 0.01, 0
     c.optimizer.clip_norm = 1e9
     c.update_from_flattened_dict({k.replace("__", "."): v for k, v in fields.items()})
     return c

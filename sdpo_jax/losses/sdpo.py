@@ -42,13 +42,14 @@ def sdpo(
     if c.sdpo.support == "sampled_token":
         # Only the gradient of this surrogate is that of the reverse KL.
         advantage_BC = jax.lax.stop_gradient(teacher_logp_BC - logp_BC)
-        divergence_BC = -advantage_BC * logp_BC
+        loss_BC = -advantage_BC * logp_BC
+        divergence_BC = -advantage_BC
     else:
         if c.sdpo.support == "top_k":
             student_logp, teacher_logp = reference.top_k_buckets(
                 student_logp, teacher_logp, c.sdpo.top_k, c.sdpo.keep_tail
             )
-        divergence_BC = reference.divergence(
+        loss_BC = divergence_BC = reference.divergence(
             student_logp, teacher_logp, c.sdpo.divergence, c.sdpo.mixture
         )
 
@@ -61,7 +62,7 @@ def sdpo(
         "divergence": weighted(divergence_BC),
         "teacher_advantage": weighted(teacher_logp_BC - logp_BC),
     }
-    return weighted(ratio_BC * divergence_BC), jax.lax.stop_gradient(sums)
+    return weighted(ratio_BC * loss_BC), jax.lax.stop_gradient(sums)
 
 
 def _mixed(c: ConfigDict, teachers: tuple[jax.Array, ...]) -> jax.Array:
