@@ -210,15 +210,19 @@ class Trainer:
         num_steps = step.steps_per_batch(c)
         rows = len(batch.has_target_B) // num_steps
         cut = lambda i: jax.tree.map(lambda x: x[i * rows : (i + 1) * rows], batch)
-        parts = [distributed.to_devices(cut(i), mesh) for i in range(num_steps)]
+        minibatches = [distributed.to_devices(cut(i), mesh) for i in range(num_steps)]
         if num_steps > 1:
             # All of them before the first step moves the student.
             score = functools.partial(self._score, self.state.student)
-            parts = [p.replace(old_logp_BR=score(p.attempts)) for p in parts]
+            minibatches = [
+                m.replace(old_logp_BR=score(m.attempts)) for m in minibatches
+            ]
         of_steps = []
-        for index, part in enumerate(parts):
+        for index, minibatch in enumerate(minibatches):
             rate = c.teacher.rate if _teacher_moves(c, index, num_steps) else 0.0
-            self.state, values = self._train_step(self.state, part, np.float32(rate))
+            self.state, values = self._train_step(
+                self.state, minibatch, np.float32(rate)
+            )
             values = distributed.to_host(values)
             self._check_finite(values, index)
             of_steps.append(values)

@@ -481,8 +481,8 @@ def test_stop_right_after_an_evaluation_keeps_the_best(
     folder, once = tmp_path / "run", iter([True])
 
     def stop(split):
-        # While the second update is graded: it is evaluated and saved, then left.
-        if split == "train" and done(folder) == 1 and next(once, False):
+        # While the second update is evaluated: it is saved with its score, then left.
+        if split == "validation" and done(folder) == 1 and next(once, False):
             os.kill(os.getpid(), signal.SIGTERM)
 
     with pytest.raises(train.Interrupted, match="stopped after update 2, saved"):
