@@ -229,7 +229,7 @@ class Trainer:
         return _average(of_steps)
 
     def _check_finite(self, values: dict[str, Any], index: int) -> None:
-        """Stop at the first loss or gradient that is not finite, with all saved."""
+        """Stop at the first loss or gradient that is not finite, naming the culprit."""
         leaves_finite = values.pop("gradient_finite")
         if values.pop("finite"):
             return

@@ -267,6 +267,19 @@ def test_rows_without_a_target_change_nothing():
         assert metrics["loss"] == expected_metrics["loss"]
 
 
+def test_rows_without_a_target_are_not_in_the_denominator():
+    batch, half = host_batch(), ROWS // 2
+    first_half = batch.replace(has_target_B=np.arange(ROWS) < half)
+    twice = jax.tree.map(lambda x: np.concatenate([x[:half]] * 2), first_half)
+
+    for method in ("top_k", "grpo"):
+        run = update(*CUT, **METHODS[method])
+        found = run.gradient(first_half)
+        expected = run.gradient(twice)
+
+        assert_same_gradient_and_metrics(found, expected)
+
+
 def test_a_non_finite_loss_leaves_the_state_untouched_and_is_told():
     run = update(*CUT)
     state = run.state()
