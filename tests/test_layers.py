@@ -23,6 +23,8 @@ LAYERS = [
     ["evaluate"],
     ["train", "discover", "plan", "report"],
     ["main"],
+    # `sweep` starts `main`, in processes of its own.
+    ["sweep"],
 ]
 # Within one layer these sides never import each other: arrays here, text there.
 ARRAYS = {"model", "losses", "teacher"}
@@ -34,7 +36,11 @@ ONLY_IN = {
     "safetensors": ["sdpo_jax/model/huggingface.py"],
     "huggingface_hub": ["sdpo_jax/model/huggingface.py", "sdpo_jax/data/tokenizer.py"],
     "orbax": ["sdpo_jax/checkpoint.py"],
-    "subprocess": ["sdpo_jax/envs/sandbox.py", "sdpo_jax/envs/sandbox_worker.py"],
+    "subprocess": [
+        "sdpo_jax/envs/sandbox.py",
+        "sdpo_jax/envs/sandbox_worker.py",
+        "sdpo_jax/sweep.py",
+    ],
     "socket": ["sdpo_jax/envs/sandbox.py", "sdpo_jax/envs/sandbox_worker.py"],
     "multiprocessing": [],
     "torch": [],
@@ -48,6 +54,7 @@ WITHOUT_JAX = [
     "sdpo_jax.reprompt",
     "sdpo_jax.config",
     "sdpo_jax.report",
+    "sdpo_jax.sweep",
 ]
 
 

@@ -1,0 +1,347 @@
+"""A grid of runs: what it is called, refused for, and what is done twice."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from sdpo_jax import config, metrics, sweep
+from tests import test_end_to_end
+
+ROOT = pathlib.Path(__file__).parents[1]
+QUICKSTART = str(ROOT / "configs" / "quickstart.py")
+base = test_end_to_end.base
+# ml_collections reads run files the old way.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
+
+@pytest.mark.parametrize(
+    "argument, values",
+    [
+        ("seed=0,1,2", ["0", "1", "2"]),
+        ("seed=0", ["0"]),
+        ("train.wandb_project=", [""]),
+        ("eval.pass_at=(1,4)", ["(1,4)"]),
+        ("eval.pass_at=(1,4),(1,2),1", ["(1,4)", "(1,2)", "1"]),
+        ("eval.pass_at=[1,4],[1]", ["[1,4]", "[1]"]),
+        ('env.train="a,b",c', ["a,b", "c"]),
+        ("model.path=a=b,c", ["a=b", "c"]),
+    ],
+)
+def test_values_are_split_at_commas_outside_brackets_and_quotes(argument, values):
+    field = argument.partition("=")[0]
+
+    assert sweep.parse_axes([argument]) == {field: values}
+
+
+@pytest.mark.parametrize(
+    "arguments, told",
+    [
+        (["seed"], "'seed' is no axis; expected field=value,value"),
+        (["--config.seed=1"], "'--config.seed=1' is no axis"),
+        (["seed=1", "seed=2"], "seed is given twice; join its values by commas"),
+    ],
+)
+def test_argument_that_is_no_axis_is_refused(arguments, told):
+    with pytest.raises(ValueError) as error:
+        sweep.parse_axes(arguments)
+
+    assert told in str(error.value)
+
+
+def test_grid_holds_every_combination_and_varies_the_last_field_fastest():
+    axes = {"seed": ["0", "1"], "method": ["sdpo"], "sdpo.top_k": ["5", "6"]}
+
+    cells = sweep.grid(axes)
+
+    assert [(c["seed"], c["sdpo.top_k"]) for c in cells] == [
+        ("0", "5"),
+        ("0", "6"),
+        ("1", "5"),
+        ("1", "6"),
+    ]
+    assert all(c["method"] == "sdpo" for c in cells)
+    assert sweep.grid({}) == [{}]
+
+
+@pytest.mark.parametrize(
+    "overrides, name",
+    [
+        ({}, "run"),
+        ({"optimizer.learning_rate": "1e-4", "seed": "0"}, "learning_rate=1e-4,seed=0"),
+        (
+            {"sdpo.top_k": "5", "eval.top_k": "6", "seed": "0"},
+            "sdpo.top_k=5,eval.top_k=6,seed=0",
+        ),
+        ({"eval.pass_at": "(1, 4)"}, "pass_at=(1,4)"),
+        ({"env.train": "../a b/c.jsonl"}, "train=..%2Fab%2Fc.jsonl"),
+        ({"env.name": ""}, "name="),
+    ],
+)
+def test_name_is_short_unambiguous_and_a_folder_name(overrides, name, tmp_path):
+    found = sweep.name_of(overrides, list(overrides))
+
+    assert found == name
+    (tmp_path / found).mkdir()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+MISTAKES = {
+    "a mistyped field": (
+        ["sdpo.topk=3"],
+        "sdpo.topk: no such config field; nearest: sdpo.top_k = 100",
+    ),
+    "a group": (["sdpo=3"], "sdpo: no such config field; nearest: "),
+    "a value of another type in one cell": (
+        ["seed=0", "sdpo.top_k=20,many"],
+        "top_k=many: flag --config.sdpo.top_k=many: invalid literal for int()",
+    ),
+    "a value out of range in one cell": (
+        ["teacher.rate=0.5,2"],
+        "rate=2: teacher.rate=2.0: must be at least 0 and at most 1",
+    ),
+    "what is wrong only together": (
+        ["rollout.questions=4,6", "step.questions=4"],
+        "questions=6: rollout.questions=6 is not a multiple of step.questions=4",
+    ),
+    "a value given twice": (["seed=0,0"], "two runs have one name"),
+    "no jobs": (["--jobs=0"], "--jobs=0: must be at least 1"),
+    "no axis": (["seed"], "'seed' is no axis"),
+    "a missing run file": (
+        ["--config=no/such/run.py"],
+        "run: [Errno 2] No such file or directory: 'no/such/run.py'",
+    ),
+}
+
+
+@pytest.mark.parametrize("arguments, told", MISTAKES.values(), ids=MISTAKES)
+def test_mistake_is_one_line_before_anything_starts(
+    arguments, told, tmp_path, monkeypatch
+):
+    monkeypatch.delattr(sweep.subprocess, "Popen")
+    workdir = tmp_path / "sweep"
+
+    status = sweep.main([f"--config={QUICKSTART}", f"--workdir={workdir}", *arguments])
+
+    assert status.startswith("error: ") and told in status
+    assert "\n" not in status
+    assert not workdir.exists()
+
+
+def test_overrides_get_the_types_of_their_fields():
+    overrides = {
+        "eval.pass_at": "(1,2)",
+        "sdpo.keep_tail": "false",
+        "optimizer.learning_rate": "1e-3",
+        "train.wandb_project": "",
+    }
+
+    c = sweep.load(sweep.Run("a run", QUICKSTART, overrides))
+
+    assert c.eval.pass_at == (1, 2)
+    assert c.sdpo.keep_tail is False
+    assert c.optimizer.learning_rate == 1e-3
+    assert c.train.wandb_project == ""
+
+
+def result(rate, seed, *scores):
+    """A line of `results.json`; a failed run without scores."""
+    overrides = {"optimizer.learning_rate": rate, "seed": seed, "method": "sdpo"}
+    if not scores:
+        return {"overrides": overrides, "summary": None}
+    validation, heldout, of_best = scores
+    splits = {"validation": {"pass@1": validation}, "heldout": {"pass@1": heldout}}
+    best = {"update": 1, "validation": {}, "heldout": {"pass@1": of_best}}
+    summary = {"seconds": 10.0 + int(seed), "last": splits, "best": best}
+    return {"overrides": overrides, "summary": summary}
+
+
+def cells_of(text):
+    """The table's lines, cut where two spaces or more are."""
+    return [
+        [cell.strip() for cell in line.split("  ") if cell.strip()]
+        for line in text.splitlines()
+    ]
+
+
+def test_table_folds_seeds_and_puts_the_best_setting_first():
+    results = [
+        result("1e-4", "0", 0.1, 0.2, 0.3),
+        result("1e-4", "1", 0.3, 0.4, 0.5),
+        result("1e-4", "2", 0.2, 0.2, 0.2),
+        result("1e-3", "0", 0.9, 0.8, 0.7),
+        result("1e-3", "1"),
+        result("1e-2", "0"),
+    ]
+
+    lines = cells_of(sweep.table(results))
+
+    assert lines[1:] == [
+        ["learning_rate=1e-3", "1 of 2", "0.900", "0.800", "0.700", "10"],
+        [
+            "learning_rate=1e-4",
+            "3",
+            "0.200 [0.100, 0.300]",
+            "0.200 [0.200, 0.400]",
+            "0.300 [0.200, 0.500]",
+            "11",
+        ],
+        ["learning_rate=1e-2", "0 of 1", "-", "-", "-", "-"],
+    ]
+
+
+def test_table_shows_a_dash_for_what_was_not_evaluated():
+    found = result("1e-4", "0", 0.1, 0.2, 0.3)
+    found["summary"]["last"] = {"validation": {"pass@2": 0.5}, "heldout": {}}
+
+    (_, line) = cells_of(sweep.table([found]))
+
+    assert line == ["run", "1", "-", "-", "0.300", "10"]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="Linux only")
+@pytest.mark.parametrize(
+    "cores, jobs, shares",
+    [
+        ({0, 1, 2, 3}, 2, [{0, 1}, {2, 3}]),
+        ({3, 5, 7}, 2, [{3}, {5, 7}]),
+        ({1}, 2, [{1}, {1}]),
+        ({0, 1}, 1, [{0, 1}]),
+    ],
+)
+def test_jobs_share_the_cores_that_this_process_may_use(
+    cores, jobs, shares, monkeypatch
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: cores)
+
+    assert sweep._shares(jobs) == shares
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="Linux only")
+def test_only_what_is_started_inside_is_bound_to_the_cores():
+    before = os.sched_getaffinity(0)
+    core = max(before)
+    code = "import os; print(*os.sched_getaffinity(0))"
+
+    with sweep._on({core}):
+        printed = subprocess.check_output([sys.executable, "-c", code], text=True)
+
+    assert printed.split() == [str(core)]
+    assert os.sched_getaffinity(0) == before
+
+
+# The real command, on a model too small to learn.
+
+
+@pytest.fixture
+def short(base, tmp_path, monkeypatch):
+    """A run file of seconds, and an environment in which it compiles once."""
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
+    monkeypatch.setenv("XLA_FLAGS", flags)
+    folder = tmp_path / "a run file"
+    folder.mkdir()
+    return test_end_to_end.write_run_file(
+        folder,
+        model__path=str(base),
+        rollout__questions=2,
+        rollout__attempts=4,
+        rollout__max_response=16,
+        step__questions=2,
+        train__updates=6,
+        train__save_every=100,
+        train__evaluate_every=100,
+        eval__max_questions=2,
+    )
+
+
+def test_failed_run_stops_no_other_and_finished_ones_are_not_repeated(
+    short, tmp_path, capsys, monkeypatch
+):
+    workdir, missing = tmp_path / "sweep", tmp_path / "missing.jsonl"
+    questions = short.parent / "train.jsonl"
+    command = [f"--config={short}", f"--workdir={workdir}", "--jobs=1"]
+    command += [f"env.train={questions},{missing}", "train.updates=2"]
+    good, bad = (
+        sweep.name_of({"env.train": str(f)}, ["env.train"])
+        for f in (questions, missing)
+    )
+
+    assert sweep.main(command) == 1
+
+    out = capsys.readouterr().out
+    assert f"{good}: finished in " in out and f"{bad}: ended after " in out
+    summary = json.loads((workdir / good / "summary.json").read_text())
+    results = json.loads((workdir / sweep.RESULTS).read_text())
+    assert [r["name"] for r in results] == [good, bad]
+    assert [r["summary"] for r in results] == [summary, None]
+    assert results[0]["overrides"] == {
+        "env.train": str(questions),
+        "train.updates": "2",
+    }
+    failure = out[out.index("FAILED") :]
+    assert bad in failure and "error: " in failure and str(missing) in failure
+    assert str(workdir / bad / "log.txt") in failure
+
+    # Nothing starts for what is finished.
+    monkeypatch.delattr(sweep.subprocess, "Popen")
+    command[3] = f"env.train={questions}"
+    (workdir / good).rename(workdir / "run")
+    assert sweep.main(command) == 0
+    assert "run: already finished, validation pass@1 " in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_stopped_sweep_goes_on_where_its_runs_were(short, tmp_path):
+    workdir = tmp_path / "sweep"
+    command = [sys.executable, "-m", "sdpo_jax.sweep", f"--config={short}"]
+    command += [f"--workdir={workdir}", "--jobs=1", "seed=0,1", "train.updates=40"]
+    first, second = workdir / "seed=0", workdir / "seed=1"
+    start = lambda: subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+    process = start()
+    deadline = time.monotonic() + 200
+    file = first / metrics.METRICS
+    while not file.exists() or file.read_bytes().count(b"\n") < 2:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=200)
+
+    assert process.returncode == 1
+    assert err == "stopped with 0 of 2 runs ended; the same command goes on\n"
+    log = (first / "log.txt").read_text()
+    assert "the same command goes on" in log and "Traceback" not in log
+    (saved,) = (first / "checkpoints").iterdir()
+    assert 1 <= int(saved.name) < 40 and not second.exists()
+
+    process = start()
+    out, err = process.communicate(timeout=200)
+
+    assert (process.returncode, err) == (0, "")
+    assert f"update {int(saved.name)} of 40" in (first / "log.txt").read_text()
+    assert len(json.loads((workdir / sweep.RESULTS).read_text())) == 2
+    assert "seconds\nrun" in out
+
+
+def test_folder_of_another_config_is_refused_not_believed(tmp_path, monkeypatch):
+    folder = tmp_path / "a"
+    folder.mkdir()
+    run = sweep.Run("a", QUICKSTART, {"seed": "1"})
+    other = sweep.load(sweep.Run("a", QUICKSTART, {"seed": "2"}))
+    metrics.write_json_atomically(folder / "summary.json", {"seconds": 1})
+    metrics.write_json_atomically(folder / "config.json", config.flat(other))
+
+    summaries = sweep.run_all([run], tmp_path)
+
+    assert summaries == {"a": None}
+    words = sweep._last_words(folder / "log.txt")
+    assert "holds a run with another config: seed: 2 there, 1 now" in words
