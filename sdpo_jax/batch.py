@@ -22,10 +22,10 @@ PAD = -1
 
 @flax.struct.dataclass
 class Attempts:
-    """What the policy wrote.
+    """What the policy wrote; the attempts at a question are neighbouring rows.
 
     Args:
-      prompt_BP: token ids, padded left.
+      prompt_BP: token ids, padded left; the same for all attempts at a question.
       response_BR: token ids, padded right; the end-of-text token is kept.
       response_mask_BR: true on tokens that the policy generated. A multi-step episode
         also holds the environment's words in `response_BR`, masked out here.

@@ -72,6 +72,14 @@ def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, spec(*logical_axes))
 
 
+def slices(logical_axis: str) -> int:
+    """Number of parts that an axis is cut into; 1 without a mesh."""
+    axes = RULES[logical_axis]
+    axes = (axes,) if isinstance(axes, str) else axes
+    shape = jax.sharding.get_abstract_mesh().shape
+    return math.prod(shape.get(axis, 1) for axis in axes)
+
+
 def batch_shards(mesh: Mesh) -> int:
     """Number of parts that batch rows are cut into."""
     return math.prod(mesh.shape[axis] for axis in RULES["batch"])

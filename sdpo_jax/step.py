@@ -5,6 +5,7 @@ response -> a loss, chunk by chunk -> gradient -> AdamW -> the teacher follows
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -283,7 +284,7 @@ def _gradient(
     unembed = functools.partial(decoder.unembedding, arch)
     unembed_DV, to_student = jax.vjp(unembed, student)
     copies = _spread(unembed_DV, shards)
-    of_rows = functools.partial(_loss, c, arch)
+    of_rows = functools.partial(_loss, c, arch, shards)
     value_and_gradient = jax.value_and_grad(of_rows, argnums=(0, 1), has_aux=True)
 
     def one(rows: _Rows):
@@ -316,21 +317,29 @@ def _spread(unembed_DV: jax.Array, shards: int) -> jax.Array:
 def _loss(
     c: ConfigDict,
     arch: Architecture,
+    shards: int,
     student: Params,
     unembed_ZDV: jax.Array,
     readers: tuple[tuple[Params, jax.Array], ...],
     rows: _Rows,
 ) -> tuple[jax.Array, Metrics]:
     """The method's loss on some rows."""
-    read = functools.partial(_response_hidden, c, arch)
+    share = _attempts_per_prompt(c, rows.mask_BR.shape[0], shards)
+    read = functools.partial(
+        decoder.hidden_before,
+        arch,
+        response_BR=rows.response_BR,
+        dtype=compute_dtype(c),
+        remat=c.model.remat == "layer",
+    )
     teachers = tuple(
-        (jax.lax.stop_gradient(read(params, rows.reprompt_BQ, rows)), unembed_DV)
+        (jax.lax.stop_gradient(read(params, rows.reprompt_BQ)), unembed_DV)
         for params, unembed_DV in readers
     )
     mesh = jax.sharding.get_abstract_mesh()
     return chunked.sum_over_chunks(
         functools.partial(LOSSES[c.method], c),
-        (read(student, rows.prompt_BP, rows), unembed_ZDV),
+        (read(student, rows.prompt_BP[::share]), unembed_ZDV),
         teachers,
         rows.mask_BR,
         rows.tokens,
@@ -339,15 +348,12 @@ def _loss(
     )
 
 
-def _response_hidden(
-    c: ConfigDict, arch: Architecture, params: Params, prompt_BT: jax.Array, rows: _Rows
-) -> jax.Array:
-    """Hidden states [B, R, D] that predict each response token after `prompt_BT`."""
-    ids_BT = jnp.concatenate([prompt_BT, rows.response_BR], axis=1)
-    hidden_BTD = decoder.hidden(
-        arch, params, ids_BT, dtype=compute_dtype(c), remat=c.model.remat == "layer"
-    )
-    return hidden_BTD[:, prompt_BT.shape[1] - 1 : -1]
+def _attempts_per_prompt(c: ConfigDict, rows: int, shards: int) -> int:
+    """How many neighbouring rows of a micro-batch continue one prompt.
+
+    A question's attempts are neighbours; they part where micro-batches or devices do.
+    """
+    return math.gcd(c.rollout.attempts, c.step.micro_batch or rows // shards)
 
 
 def _sum_over_micro_batches(
@@ -389,10 +395,11 @@ def _score(
 
     def one(ids: tuple[jax.Array, jax.Array]) -> jax.Array:
         prompt_BP, response_BR = ids
-        ids_BT = jnp.concatenate([prompt_BP, response_BR], axis=1)
-        hidden = decoder.hidden(arch, params, ids_BT, dtype=dtype)
+        share = _attempts_per_prompt(c, response_BR.shape[0], shards)
         return chunked.token_log_probs(
-            hidden[:, prompt_BP.shape[1] - 1 : -1],
+            decoder.hidden_before(
+                arch, params, prompt_BP[::share], response_BR, dtype=dtype
+            ),
             unembed_DV,
             response_BR,
             temperature=c.rollout.temperature,

@@ -81,8 +81,9 @@ def parameters(tied, seed=0):
 
 def host_batch(old_logp=None, wider=0):
     r = np.random.default_rng(0)
-    prompt = r.integers(0, VOCAB, (ROWS, PROMPT))
-    prompt[:, :2] = -1
+    # Four attempts at each question, neighbours, as `settings` says.
+    prompt = np.repeat(r.integers(0, VOCAB, (ROWS // 4, PROMPT)), 4, axis=0)
+    prompt[: ROWS // 2, :2] = -1
     reprompt = r.integers(0, VOCAB, (ROWS, REPROMPT))
     reprompt[: ROWS // 2, :3] = -1
     response = r.integers(0, VOCAB, (ROWS, RESPONSE))

@@ -11,9 +11,6 @@ import jax.numpy as jnp
 
 DIVERGENCES = ("forward_kl", "reverse_kl", "jensen_shannon")
 
-# A power of two up to which the vocabulary may be cut without making `top_k_ids` slow.
-_BLOCKS = 16
-
 # The paper's code clamps the log of the kept mass here, so a tail of less than 1e-7 is
 # reported as 1e-7 and has no gradient.
 _LARGEST_LOG_MASS = -1e-7
@@ -59,7 +56,11 @@ def divergence(
 
 
 def top_k_buckets(
-    student_logp_V: jax.Array, teacher_logp_V: jax.Array, k: int, keep_tail: bool
+    student_logp_V: jax.Array,
+    teacher_logp_V: jax.Array,
+    k: int,
+    keep_tail: bool,
+    blocks: int = 1,
 ) -> tuple[jax.Array, jax.Array]:
     """Both distributions on the student's top K tokens and one tail bucket.
 
@@ -72,35 +73,37 @@ def top_k_buckets(
       teacher_logp_V: the same shape; read at the student's tokens.
       k: number of kept tokens.
       keep_tail: whether the mass left over is a bucket of its own.
+      blocks: see `top_k_ids`.
 
     Returns:
       Log-probabilities of student and teacher, [..., K + 1] or [..., K].
     """
-    ids_K = top_k_ids(jax.lax.stop_gradient(student_logp_V), k)
+    ids_K = top_k_ids(jax.lax.stop_gradient(student_logp_V), k, blocks)
     student_K = jnp.take_along_axis(student_logp_V, ids_K, axis=-1)
     teacher_K = jnp.take_along_axis(teacher_logp_V, ids_K, axis=-1)
     close = _with_tail if keep_tail else _renormalised
     return close(student_K), close(teacher_K)
 
 
-def top_k_ids(value_V: jax.Array, k: int) -> jax.Array:
+def top_k_ids(value_V: jax.Array, k: int, blocks: int = 1) -> jax.Array:
     """Indices of the k largest entries, in the order of `jax.lax.top_k`.
 
     Each block of the last axis gives its own k, and the largest are taken of those. So
     devices that hold slices of the vocabulary exchange candidates; of the whole axis
-    they would exchange, and sort, every entry.
+    they would exchange, and sort, every entry. Where the axis is whole, one block is
+    faster.
 
     Args:
       value_V: numbers; the last axis is searched.
       k: how many, at most the length of the last axis.
+      blocks: slices of the last axis; ignored where they would not be equal.
 
     Returns:
       Indices [..., k]; of equal entries the lower index comes first.
     """
     *lead, vocab = value_V.shape
-    blocks = math.gcd(vocab, _BLOCKS)
     width = vocab // blocks
-    if width <= k:
+    if blocks == 1 or vocab % blocks or width <= k:
         return jax.lax.top_k(value_V, k)[1]
     value, place = jax.lax.top_k(value_V.reshape(*lead, blocks, width), k)
     block = jax.lax.broadcasted_iota(place.dtype, place.shape, len(lead))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from pallas_kernels.topk_tail_kl import reference
+from sdpo_jax import distributed
 from sdpo_jax.losses.tokens import Tokens, log_ratio, sampler_weight, shared_sums
 
 
@@ -47,7 +48,11 @@ def sdpo(
     else:
         if c.sdpo.support == "top_k":
             student_logp, teacher_logp = reference.top_k_buckets(
-                student_logp, teacher_logp, c.sdpo.top_k, c.sdpo.keep_tail
+                student_logp,
+                teacher_logp,
+                c.sdpo.top_k,
+                c.sdpo.keep_tail,
+                blocks=distributed.slices("vocab"),
             )
         loss_BC = divergence_BC = reference.divergence(
             student_logp, teacher_logp, c.sdpo.divergence, c.sdpo.mixture

@@ -1,5 +1,9 @@
 """Rotary positions, masks and grouped-query attention."""
 
+import functools
+from collections.abc import Sequence
+
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,23 +32,99 @@ def scores(q_BTHE: jax.Array, k_BSNE: jax.Array) -> jax.Array:
     batch, time, heads, width = q_BTHE.shape
     kv_heads = k_BSNE.shape[2]
     q = q_BTHE.reshape(batch, time, kv_heads, heads // kv_heads, width)
-    product = jnp.einsum("btnhe,bsne->bnhts", q, k_BSNE)
+    product = jnp.einsum("bsne,btnhe->bnhts", k_BSNE, q)
     dtype = np.promote_types(product.dtype, np.float32)
     return product.astype(dtype) * width**-0.5
 
 
 def mix(weight_BNHTS: jax.Array, v_BSNE: jax.Array) -> jax.Array:
     """Weighted sums of values, [B, T, H, E]."""
-    out = jnp.einsum("bnhts,bsne->btnhe", weight_BNHTS.astype(v_BSNE.dtype), v_BSNE)
+    weight_BNHTS = weight_BNHTS.astype(v_BSNE.dtype)
+    out = jnp.einsum("bsne,bnhts->btnhe", v_BSNE, weight_BNHTS)
     batch, time, kv_heads, group, width = out.shape
     return out.reshape(batch, time, kv_heads * group, width)
+
+
+@flax.struct.dataclass
+class Part:
+    """Attention to some of the keys, before the division by the softmax's total.
+
+    Args:
+      mixed_BTHE: sums of exp(score - peak) times values.
+      total_BTH: sums of exp(score - peak).
+      peak_BTH: the largest score.
+    """
+
+    mixed_BTHE: jax.Array
+    total_BTH: jax.Array
+    peak_BTH: jax.Array
+
+
+def part(
+    q_BTHE: jax.Array, k_BSNE: jax.Array, v_BSNE: jax.Array, mask_BTS: jax.Array
+) -> Part:
+    """Attention to some keys; queries that may read none of them get a finite mean."""
+    logits = scores(q_BTHE, k_BSNE)
+    floor = jnp.asarray(jnp.finfo(logits.dtype).min, logits.dtype)
+    logits = jnp.where(mask_BTS[:, None, None], logits, floor)
+    # The peak cancels out of the result, and out of its gradient.
+    peak_BNHT = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
+    weight = jnp.exp(logits - peak_BNHT[..., None])
+    by_time = lambda x: jnp.moveaxis(x, 3, 1).reshape(q_BTHE.shape[:3])
+    total_BTH = by_time(jnp.sum(weight, axis=-1))
+    return Part(mix(weight, v_BSNE), total_BTH, by_time(peak_BNHT))
+
+
+def merge(parts: Sequence[Part]) -> jax.Array:
+    """Softmax attention [B, T, H, E] to the keys of all parts together."""
+    peak_BTH = functools.reduce(jnp.maximum, [p.peak_BTH for p in parts])
+    factors = [jnp.exp(p.peak_BTH - peak_BTH) for p in parts]
+    total_BTH = sum(f * p.total_BTH for f, p in zip(factors, parts, strict=True))
+    dtype = parts[0].mixed_BTHE.dtype
+    shares = [(f / total_BTH)[..., None].astype(dtype) for f in factors]
+    return sum(share * p.mixed_BTHE for share, p in zip(shares, parts, strict=True))
 
 
 def attend(
     q_BTHE: jax.Array, k_BSNE: jax.Array, v_BSNE: jax.Array, mask_BTS: jax.Array
 ) -> jax.Array:
     """Softmax attention; a position that may read nothing gets a finite mean."""
-    logits = scores(q_BTHE, k_BSNE)
-    floor = jnp.asarray(jnp.finfo(logits.dtype).min, logits.dtype)
-    logits = jnp.where(mask_BTS[:, None, None], logits, floor)
-    return mix(jax.nn.softmax(logits, axis=-1), v_BSNE)
+    return merge([part(q_BTHE, k_BSNE, v_BSNE, mask_BTS)])
+
+
+def attend_branches(
+    q_UTHE: jax.Array,
+    k_UTNE: jax.Array,
+    v_UTNE: jax.Array,
+    exists_UT: jax.Array,
+    prompt: int,
+    branches: int,
+) -> jax.Array:
+    """Causal attention in rows of a prompt and the branches that continue it.
+
+    Args:
+      q_UTHE: queries; T is `prompt` positions and then those of each branch.
+      k_UTNE: keys.
+      v_UTNE: values.
+      exists_UT: false on padding.
+      prompt: positions that all branches read.
+      branches: continuations of equal length; none reads another.
+
+    Returns:
+      [U, T, H, E].
+    """
+    prompt_q, prompt_k, prompt_v = (x[:, :prompt] for x in (q_UTHE, k_UTNE, v_UTNE))
+    prompt_mask = causal_mask(exists_UT[:, :prompt])
+    in_prompt = attend(prompt_q, prompt_k, prompt_v, prompt_mask)
+
+    rows, time = exists_UT.shape
+    length = (time - prompt) // branches
+    split = lambda x: x[:, prompt:].reshape(rows * branches, length, *x.shape[2:])
+    join = lambda x: x.reshape(rows, time - prompt, *x.shape[2:])
+    own_mask = causal_mask(split(exists_UT))
+    own = part(split(q_UTHE), split(k_UTNE), split(v_UTNE), own_mask)
+    # To the prompt, a row's branches are so many more positions.
+    prompt_exists = exists_UT[:, None, :prompt]
+    to_prompt = part(q_UTHE[:, prompt:], prompt_k, prompt_v, prompt_exists)
+    in_branches = merge([to_prompt, jax.tree.map(join, own)])
+    return jnp.concatenate([in_prompt, in_branches], axis=1)

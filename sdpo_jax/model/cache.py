@@ -14,7 +14,11 @@ from sdpo_jax.model import attention
 
 @flax.struct.dataclass
 class LayerCache:
-    """One layer's keys and values: `[U, P, N, E]` of prompts, `[B, S, N, E]` after."""
+    """One layer's keys and values: `[U, N, P, E]` of prompts, `[B, N, S, E]` after.
+
+    Heads come before slots, as attention multiplies them: kept otherwise, the whole
+    cache would be transposed at every token.
+    """
 
     prompt_k: jax.Array
     prompt_v: jax.Array
@@ -43,8 +47,8 @@ def start(keys_values, exists_UP: jax.Array, group: int, slots: int) -> Cache:
 
     def layer(k_UPNE: jax.Array, v_UPNE: jax.Array) -> LayerCache:
         rows, _, heads, width = k_UPNE.shape
-        empty = jnp.zeros((rows * group, slots, heads, width), k_UPNE.dtype)
-        return LayerCache(k_UPNE, v_UPNE, empty, empty)
+        empty = jnp.zeros((rows * group, heads, slots, width), k_UPNE.dtype)
+        return LayerCache(_heads_first(k_UPNE), _heads_first(v_UPNE), empty, empty)
 
     length_U = jnp.sum(exists_UP, axis=1, dtype=jnp.int32)
     layers = tuple(layer(k, v) for k, v in keys_values)
@@ -55,7 +59,7 @@ def grow(cache: Cache, slots: int) -> Cache:
     """The same cache with room for `slots` response tokens."""
 
     def pad(x: jax.Array) -> jax.Array:
-        return jnp.pad(x, ((0, 0), (0, slots - x.shape[1]), (0, 0), (0, 0)))
+        return jnp.pad(x, ((0, 0), (0, 0), (0, slots - x.shape[2]), (0, 0)))
 
     layers = tuple(
         layer.replace(
@@ -70,34 +74,26 @@ def write(layer: LayerCache, k_B1NE, v_B1NE, slot: jax.Array) -> LayerCache:
     """Store one token's key and value of every row at `slot`."""
     update = jax.lax.dynamic_update_slice_in_dim
     return layer.replace(
-        response_k=update(layer.response_k, k_B1NE, slot, axis=1),
-        response_v=update(layer.response_v, v_B1NE, slot, axis=1),
+        response_k=update(layer.response_k, _heads_first(k_B1NE), slot, axis=2),
+        response_v=update(layer.response_v, _heads_first(v_B1NE), slot, axis=2),
     )
 
 
 def read(q_B1HE: jax.Array, layer: LayerCache, exists_UP, slot) -> jax.Array:
     """Attention of one new token per row to its prompt and its response so far."""
-    rows, _, heads, width = q_B1HE.shape
-    prompts, prompt_slots = exists_UP.shape
-    # The attempts of a question stand as time steps of its one prompt.
-    q_UGHE = q_B1HE.reshape(prompts, rows // prompts, heads, width)
-    to_prompt = attention.scores(q_UGHE, layer.prompt_k)
-    to_response = attention.scores(q_B1HE, layer.response_k)
-    floor = jnp.asarray(jnp.finfo(to_prompt.dtype).min, to_prompt.dtype)
-    to_prompt = jnp.where(exists_UP[:, None, None, None, :], to_prompt, floor)
-    written_S = jnp.arange(layer.response_k.shape[1]) <= slot
-    to_response = jnp.where(written_S[None, None, None, None], to_response, floor)
+    prompts = exists_UP.shape[0]
+    k, v, own_k, own_v = map(_slots_first, jax.tree.leaves(layer))
+    # To the prompt, the attempts of a question are so many positions.
+    q_UGHE = q_B1HE.reshape(prompts, -1, *q_B1HE.shape[2:])
+    to_prompt = attention.part(q_UGHE, k, v, exists_UP[:, None])
+    by_row = lambda x: x.reshape(q_B1HE.shape[0], 1, *x.shape[2:])
+    written_11S = (jnp.arange(own_k.shape[1]) <= slot)[None, None]
+    to_own = attention.part(q_B1HE, own_k, own_v, written_11S)
+    return attention.merge([jax.tree.map(by_row, to_prompt), to_own])
 
-    # [U, N, H/N, G, P] -> [B, N, H/N, 1, P]: from prompts to rows.
-    kv_heads = layer.prompt_k.shape[2]
-    by_row = (rows, kv_heads, heads // kv_heads, 1, prompt_slots)
-    to_prompt = jnp.moveaxis(to_prompt, 3, 1).reshape(by_row)
-    logits = jnp.concatenate([to_prompt, to_response], axis=-1)
-    weight = jax.nn.softmax(logits, axis=-1)
-    weight_prompt, weight_response = jnp.split(weight, [prompt_slots], axis=-1)
 
-    by_prompt = (prompts, rows // prompts, *by_row[1:3], prompt_slots)
-    weight_prompt = jnp.moveaxis(weight_prompt.reshape(by_prompt), 1, 3)
-    from_prompt = attention.mix(weight_prompt, layer.prompt_v)
-    from_response = attention.mix(weight_response, layer.response_v)
-    return from_prompt.reshape(q_B1HE.shape) + from_response
+def _heads_first(x_BSNE: jax.Array) -> jax.Array:
+    return jnp.swapaxes(x_BSNE, 1, 2)
+
+
+_slots_first = _heads_first

@@ -6,6 +6,7 @@ Parameters are a plain pytree:
    stacked over the periods], "norm": {"scale_D"}, "head": {"kernel_DV"} unless tied}
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,17 @@ _normal = nn.initializers.normal(stddev=0.02)
 
 def _weight(*axes: str | None, init=_normal):
     return nn.with_logical_partitioning(init, axes)
+
+
+def _matmul(x_BTD: jax.Array, kernel_DF: jax.Array) -> jax.Array:
+    """x_BTD @ kernel_DF in the dtype of x.
+
+    Tokens stand on one axis, for the gradient of the kernel: contracted over two, it
+    would be transposed first on a CPU.
+    """
+    rows, time, width = x_BTD.shape
+    out = x_BTD.reshape(rows * time, width) @ kernel_DF.astype(x_BTD.dtype)
+    return out.reshape(rows, time, -1)
 
 
 class RMSNorm(nn.Module):
@@ -68,13 +80,15 @@ class Attention(nn.Module):
         k = attention.rope(k, position_BT, self.kind.rope_theta)
         mixed_BTHE, kept = attend(q, k, v)
         out_axes = _weight("heads", None, "embed")
-        out = self.param("out_HED", out_axes, (a.heads, a.head_width, a.width))
-        return jnp.einsum("bthe,hed->btd", mixed_BTHE, out.astype(x_BTD.dtype)), kept
+        out_HED = self.param("out_HED", out_axes, (a.heads, a.head_width, a.width))
+        mixed_BTX = mixed_BTHE.reshape(*x_BTD.shape[:2], -1)
+        return _matmul(mixed_BTX, out_HED.reshape(-1, a.width)), kept
 
     def _project(self, name: str, heads: int, x_BTD: jax.Array) -> jax.Array:
         shape = (self.arch.width, heads, self.arch.head_width)
-        kernel = self.param(name, _weight("embed", "heads", None), shape)
-        x_BTHE = jnp.einsum("btd,dhe->bthe", x_BTD, kernel.astype(x_BTD.dtype))
+        kernel_DHE = self.param(name, _weight("embed", "heads", None), shape)
+        x_BTX = _matmul(x_BTD, kernel_DHE.reshape(self.arch.width, -1))
+        x_BTHE = x_BTX.reshape(*x_BTD.shape[:2], heads, -1)
         return constrain(x_BTHE, "batch", None, "heads", None)
 
 
@@ -90,11 +104,8 @@ class MLP(nn.Module):
         gate = self.param("gate_DF", _weight("embed", "mlp"), up_shape)
         up = self.param("up_DF", _weight("embed", "mlp"), up_shape)
         down = self.param("down_FD", _weight("mlp", "embed"), up_shape[::-1])
-        dtype = x_BTD.dtype
-        gate_BTF = jnp.einsum("btd,df->btf", x_BTD, gate.astype(dtype))
-        up_BTF = jnp.einsum("btd,df->btf", x_BTD, up.astype(dtype))
-        inner_BTF = constrain(nn.silu(gate_BTF) * up_BTF, "batch", None, "mlp")
-        return jnp.einsum("btf,fd->btd", inner_BTF, down.astype(dtype))
+        inner_BTF = nn.silu(_matmul(x_BTD, gate)) * _matmul(x_BTD, up)
+        return _matmul(constrain(inner_BTF, "batch", None, "mlp"), down)
 
 
 class Layer(nn.Module):
@@ -204,6 +215,17 @@ def positions(exists_BT: jax.Array) -> jax.Array:
     return jnp.maximum(jnp.cumsum(exists_BT, axis=1, dtype=jnp.int32) - 1, 0)
 
 
+def _branch_positions(exists_UT: jax.Array, prompt: int, branches: int) -> jax.Array:
+    """`positions` where every branch goes on from the end of the prompt."""
+    rows, time = exists_UT.shape
+    prompt_UP = positions(exists_UT[:, :prompt])
+    exists_UGR = exists_UT[:, prompt:].reshape(rows, branches, -1)
+    before_UGR = jnp.cumsum(exists_UGR, axis=2, dtype=jnp.int32) - 1
+    length_U11 = jnp.sum(exists_UT[:, :prompt], axis=1, dtype=jnp.int32)[:, None, None]
+    after_UGR = jnp.maximum(length_U11 + before_UGR, 0)
+    return jnp.concatenate([prompt_UP, after_UGR.reshape(rows, -1)], axis=1)
+
+
 def hidden(
     arch: Architecture,
     params: Params,
@@ -212,14 +234,60 @@ def hidden(
     dtype: jnp.dtype,
     remat: bool = False,
 ) -> jax.Array:
-    """Normed last hidden states, [B, T, D] in `dtype`; ids of -1 are padding.
+    """Normed last hidden states, [B, T, D] in `dtype`; ids of -1 are padding."""
+    exists_BT = ids_BT >= 0
+    mask_BTS = attention.causal_mask(exists_BT)
+    attend = lambda q, k, v: (attention.attend(q, k, v, mask_BTS), ())
+    through = functools.partial(_through_layers, arch, params, dtype, remat)
+    return through(ids_BT, positions(exists_BT), attend)
+
+
+def hidden_before(
+    arch: Architecture,
+    params: Params,
+    prompt_UP: jax.Array,
+    response_BR: jax.Array,
+    *,
+    dtype: jnp.dtype,
+    remat: bool = False,
+) -> jax.Array:
+    """Normed last hidden states that predict each response token, [B, R, D].
+
+    The B / U responses that follow each other continue one prompt, which is read once
+    for all of them.
+
+    Args:
+      arch: the model.
+      params: its parameters.
+      prompt_UP: token ids, padded left.
+      response_BR: token ids, padded right.
+      dtype: of the computation.
+      remat: whether the backward pass computes layers again.
+    """
+    (prompts, prompt), (rows, length) = prompt_UP.shape, response_BR.shape
+    branches = rows // prompts
+    ids_UT = jnp.concatenate([prompt_UP, response_BR.reshape(prompts, -1)], axis=1)
+    exists_UT = ids_UT >= 0
+    position_UT = _branch_positions(exists_UT, prompt, branches)
+
+    def attend(q, k, v):
+        return attention.attend_branches(q, k, v, exists_UT, prompt, branches), ()
+
+    through = functools.partial(_through_layers, arch, params, dtype, remat)
+    hidden_UTD = through(ids_UT, position_UT, attend)
+    last_UG1D = jnp.repeat(hidden_UTD[:, None, prompt - 1 : prompt], branches, axis=1)
+    read_UGRD = hidden_UTD[:, prompt:].reshape(prompts, branches, length, -1)
+    before_UGRD = jnp.concatenate([last_UG1D, read_UGRD[:, :, :-1]], axis=2)
+    return before_UGRD.reshape(rows, length, -1)
+
+
+def _through_layers(
+    arch: Architecture, params: Params, dtype, remat: bool, ids_BT, position_BT, attend
+) -> jax.Array:
+    """Normed last hidden states.
 
     Layers are scanned period by period, so compile time does not grow with depth.
     """
-    exists_BT = ids_BT >= 0
-    position_BT = positions(exists_BT)
-    mask_BTS = attention.causal_mask(exists_BT)
-    attend = lambda q, k, v: (attention.attend(q, k, v, mask_BTS), ())
 
     def period(x_BTD: jax.Array, layers: list[Params]) -> tuple[jax.Array, None]:
         for kind, layer in zip(arch.period, layers, strict=True):

@@ -155,7 +155,7 @@ def _start(arch, stop_ids, weights, prompt_UP, ids_U, key, *, sampling, slots):
     group = sampling.attempts
     cache = kv_cache.start(keys_values, prompt_UP >= 0, group, slots)
     # Unpinned, the empty slots would stand whole on every device.
-    place = lambda x: constrain(x, "batch", None, "heads", None)
+    place = lambda x: constrain(x, "batch", "heads", None, None)
     cache = cache.replace(layers=jax.tree.map(place, cache.layers))
     uniform_BR = _uniforms(key, ids_U, group, sampling.max_response)
     hidden_BD = jnp.repeat(hidden_UD, group, axis=0)
@@ -188,7 +188,7 @@ def _uniforms(key: jax.Array, ids_U: jax.Array, group: int, length: int) -> jax.
 
 def _extend(arch, stop_ids, weights, state, *, sampling):
     """Draw tokens until the cache is full or every row has stopped."""
-    slots = state.cache.layers[0].response_k.shape[1]
+    slots = state.cache.layers[0].response_k.shape[2]
 
     def body(state: _State) -> _State:
         last = state.length - 1

@@ -76,6 +76,70 @@ def test_logits_equal_a_live_run_of_transformers(name):
     np.testing.assert_array_equal(np.argmax(found, -1), np.argmax(expected, -1))
 
 
+def ragged(arch, rows, width, left, seed):
+    """Token ids of rows of different lengths, padded on one side."""
+    r = np.random.default_rng(seed)
+    ids = r.integers(0, arch.vocab, (rows, width))
+    length = r.integers(1, width + 1, (rows, 1))
+    length[0] = width
+    place = np.arange(width)[::-1] if left else np.arange(width)
+    return np.where(place < length, ids, PAD)
+
+
+@pytest.mark.parametrize("attempts", [1, 3])
+@pytest.mark.parametrize("remat", [False, True])
+def test_attempts_that_share_a_prompt_are_read_as_if_each_had_its_own(
+    tied, attempts, remat
+):
+    arch, params, _ = tied
+    prompt_UP = ragged(arch, 3, 7, left=True, seed=0)
+    response_BR = ragged(arch, 3 * attempts, 5, left=False, seed=1)
+    exists_BR = response_BR >= 0
+    prompt_BP = np.repeat(prompt_UP, attempts, axis=0)
+    ids_BT = np.concatenate([prompt_BP, response_BR], axis=1)
+    # Weights that differ, so that no error cancels in the gradient.
+    weight_BRD = np.random.default_rng(2).normal(size=(*exists_BR.shape, arch.width))
+    weight_BRD = jnp.asarray(weight_BRD * exists_BR[..., None], jnp.float32)
+    dtype = jnp.dtype(jnp.float32)
+
+    def shared(params):
+        found = decoder.hidden_before(
+            arch, params, prompt_UP, response_BR, dtype=dtype, remat=remat
+        )
+        return jnp.sum(found * weight_BRD), found
+
+    def apart(params):
+        found = decoder.hidden(arch, params, ids_BT, dtype=dtype)[:, 6:-1]
+        return jnp.sum(found * weight_BRD), found
+
+    measure = lambda f: jax.jit(jax.grad(f, has_aux=True))(params)
+    (gradient, found), (expected_gradient, expected) = map(measure, (shared, apart))
+
+    # A hidden state at padding predicts nothing.
+    np.testing.assert_allclose(found[exists_BR], expected[exists_BR], atol=1e-5)
+    for a, b in zip(
+        jax.tree.leaves(gradient), jax.tree.leaves(expected_gradient), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max())
+
+
+def test_no_attempt_reads_another_one(tied):
+    arch, params, _ = tied
+    prompt_UP = ragged(arch, 2, 4, left=True, seed=0)
+    response_BR = ragged(arch, 6, 5, left=False, seed=1)
+    other_BR = response_BR.copy()
+    other_BR[1] = (other_BR[1] + 1) % arch.vocab
+    read = functools.partial(
+        decoder.hidden_before, arch, params, prompt_UP, dtype=jnp.dtype(jnp.float32)
+    )
+
+    before, after = read(response_BR), read(other_BR)
+
+    same = np.arange(6) != 1
+    np.testing.assert_array_equal(before[same], after[same])
+    assert not np.array_equal(before[1], after[1])
+
+
 def test_logits_on_a_mesh_equal_those_of_transformers():
     mesh = distributed.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
     arch, params, golden = load("qwen3_tied", mesh)

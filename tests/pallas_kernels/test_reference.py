@@ -224,11 +224,14 @@ def test_ties_keep_exactly_k_tokens():
 
 @pytest.mark.parametrize("vocab, k", [(96, 3), (96, 6), (40, 3), (37, 5), (16, 16)])
 @pytest.mark.parametrize("distinct", [1000, 4])
-def test_top_k_by_blocks_equals_top_k_of_the_whole_ties_included(vocab, k, distinct):
+@pytest.mark.parametrize("blocks", [1, 2, 8])
+def test_top_k_by_blocks_equals_top_k_of_the_whole_ties_included(
+    vocab, k, distinct, blocks
+):
     r = np.random.default_rng(vocab)
     value = jnp.asarray(r.integers(0, distinct, (2, 3, vocab)).astype(np.float32))
 
-    found = reference.top_k_ids(value, k)
+    found = reference.top_k_ids(value, k, blocks)
 
     np.testing.assert_array_equal(found, jax.lax.top_k(value, k)[1])
 
