@@ -159,7 +159,11 @@ def make_batch(
 
     Returns:
       The batch as host arrays, a record per attempt for the transcript, and metrics.
+
+    Raises:
+      ValueError: if neighbouring rows that should share a prompt do not.
     """
+    _check_neighbours(c, attempts)
     known_B = np.array([g.verdict is not None for g in graded])
     metrics = _metrics(c, graded)
     if c.method in READS_TEACHER:
@@ -191,6 +195,17 @@ def make_batch(
         for row in zip(graded, reprompts, has_target_B, advantage_B, strict=True)
     ]
     return batch, records, metrics
+
+
+def _check_neighbours(c: ConfigDict, attempts: Attempts) -> None:
+    """The update reads a prompt once for all attempts at its question."""
+    prompt_BP = np.asarray(attempts.prompt_BP)
+    prompt_UGP = prompt_BP.reshape(-1, c.rollout.attempts, prompt_BP.shape[1])
+    if np.any(prompt_UGP != prompt_UGP[:, :1]):
+        raise ValueError(
+            f"every {c.rollout.attempts} neighbouring rows of the attempts must hold "
+            "one prompt (rollout.attempts); these do not"
+        )
 
 
 def advantages(c: ConfigDict, scores: Sequence[float], known_B) -> np.ndarray:

@@ -168,7 +168,10 @@ def make_train_step(
 def make_scorer(
     c: ConfigDict, arch: Architecture, mesh: Mesh
 ) -> Callable[[Params, Attempts], jax.Array]:
-    """(parameters, attempts) -> the trainer's log-probabilities [B, R], in nats."""
+    """(parameters, attempts) -> the trainer's log-probabilities [B, R], in nats.
+
+    As everywhere, `config.rollout.attempts` neighbouring rows share a prompt.
+    """
     score = functools.partial(_score, c, arch, distributed.batch_shards(mesh))
     rows = distributed.sharding(mesh, "batch")
     return _on_mesh(jax.jit(score, out_shardings=rows), mesh)

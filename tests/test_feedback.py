@@ -263,6 +263,18 @@ def test_feedback_is_shown_where_it_is_asked_for(tokenizer):
     assert metrics["teacher/shown_feedback"] == 4 / 8
 
 
+def test_neighbours_that_do_not_share_a_prompt_are_refused(tokenizer):
+    attempts = written(tokenizer)
+    prompt_BP = np.array(attempts.prompt_BP)
+    prompt_BP[1, -1] += 1
+    graded = feedback.grade(Judges(), tokenizer, repeated(), attempts)
+
+    with pytest.raises(ValueError, match=f"every {GROUP} neighbouring rows"):
+        feedback.make_batch(
+            settings(), tokenizer, attempts.replace(prompt_BP=prompt_BP), graded, 0
+        )
+
+
 def test_grpo_learns_from_every_graded_row_and_reads_no_reprompt(tokenizer):
     batch, records, metrics = walk(tokenizer, settings(method="grpo"))
 

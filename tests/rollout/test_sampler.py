@@ -182,6 +182,7 @@ def test_questions_attempts_positions_and_keys_draw_different_numbers(
 def scorer(arch, temperature):
     c = config.default()
     c.rollout.temperature, c.step.chunk = temperature, 5
+    c.rollout.attempts = SAMPLING.attempts
     return step.make_scorer(c, arch, make_mesh(1, 1, 1))
 
 
