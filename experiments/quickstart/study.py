@@ -1,0 +1,274 @@
+"""SDPO against GRPO on the quickstart's task: tuned alike, then fresh seeds.
+
+  python -m experiments.quickstart.study --workdir=runs/study --jobs=2
+
+In this order, two runs at a time, every run resumable:
+
+  tuning   each method over the same grid, on the questions of seed 0; the setting with
+           the best validation pass@1 at the end is taken
+  fresh    both at their setting, seeds 1 to 5, 6,400 generations
+  longer   GRPO to 25,600 and SDPO to 12,800 generations, each with its own schedule
+
+`results.json` and `study.png` are written beside this file as far as runs are done; the
+table goes to the terminal. A seed draws what the words mean, the order of questions and
+all sampling; the base model is the same.
+"""
+
+import argparse
+import pathlib
+import statistics
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+from experiments.quickstart import make_questions  # noqa: E402
+from sdpo_jax import metrics, sweep  # noqa: E402
+
+HERE = pathlib.Path(__file__).resolve().parent
+METHODS = ("sdpo", "grpo")
+TUNING_SEED, FRESH_SEEDS = 0, (1, 2, 3, 4, 5)
+RATES = ("1e-4", "2e-4", "5e-4", "1e-3", "2e-3")
+# Of a step; a rollout batch holds eight, so these are four steps and one per batch.
+STEP_QUESTIONS = ("2", "8")
+GENERATIONS_PER_UPDATE = 64
+UPDATES = {"sdpo": 100, "grpo": 100}
+LONGER_UPDATES = {"sdpo": 200, "grpo": 400}
+_CONFIGS = {"sdpo": "configs/quickstart.py", "grpo": "configs/quickstart_grpo.py"}
+_LABELS = {"sdpo": "SDPO", "grpo": "GRPO"}
+_COLORS = {"sdpo": "tab:blue", "grpo": "tab:orange"}
+
+
+def make_run(
+    name: str, method: str, seed: int, workdir: pathlib.Path, **overrides: str
+) -> sweep.Run:
+    """A run on the questions of a seed, which are written when missing.
+
+    Args:
+      name: of the run and its folder.
+      method: one of METHODS.
+      seed: of the questions and of the run.
+      workdir: holds a folder of questions for each seed.
+      **overrides: config field -> value, with __ for the dot of the field.
+    """
+    folder = workdir / "questions" / str(seed)
+    if not folder.exists():
+        make_questions.write(seed, folder)
+    fields = {f.replace("__", "."): value for f, value in overrides.items()}
+    for split in make_questions.SPLITS:
+        fields[f"env.{split}"] = str(folder / f"{split}.jsonl")
+    return sweep.Run(name, _CONFIGS[method], {"seed": str(seed), **fields})
+
+
+def record(run: sweep.Run, summary: Mapping | None, workdir: pathlib.Path) -> dict:
+    """What a finished run leaves for `results.json`."""
+    if summary is None:
+        raise RuntimeError(f"{run.name} failed, see {workdir / run.name / 'log.txt'}")
+    lines = metrics.read_lines(workdir / run.name / metrics.METRICS)
+    name = "validation/pass@1"
+    curve = {line["step"]: round(line[name], 4) for line in lines if name in line}
+    overrides = {f: v for f, v in run.overrides.items() if not f.startswith("env.")}
+    return {"name": run.name, "overrides": overrides, "summary": summary} | {
+        "validation": curve
+    }
+
+
+def tuning_runs(method: str, workdir: pathlib.Path) -> list[sweep.Run]:
+    """The grid of one method."""
+    return [
+        make_run(
+            f"tuning-{method}-{rate}-{questions}",
+            method,
+            TUNING_SEED,
+            workdir,
+            optimizer__learning_rate=rate,
+            step__questions=questions,
+        )
+        for rate in RATES
+        for questions in STEP_QUESTIONS
+    ]
+
+
+def chosen(records: Iterable[Mapping]) -> dict[str, str]:
+    """The tuned fields of the best record by validation at the end."""
+
+    def score(record: Mapping) -> tuple[float, ...]:
+        last = record["summary"]["last"]["validation"]
+        return last["pass@1"], last["pass@4"]
+
+    best = max(records, key=score)["overrides"]
+    return {f: best[f] for f in ("optimizer.learning_rate", "step.questions")}
+
+
+def seed_runs(
+    part: str, method: str, setting: Mapping[str, str], updates: int, workdir
+) -> list[sweep.Run]:
+    """A method at its setting, on every fresh seed."""
+    fields = {field.replace(".", "__"): value for field, value in setting.items()}
+    every = str(max(10, updates // 20))
+    return [
+        make_run(
+            f"{part}-{method}-{seed}",
+            method,
+            seed,
+            workdir,
+            train__updates=str(updates),
+            train__evaluate_every=every,
+            train__save_every=every,
+            **fields,
+        )
+        for seed in FRESH_SEEDS
+    ]
+
+
+def generations_to_reach(record: Mapping, target: float) -> int | None:
+    """When validation pass@1 first reached `target`."""
+    reached = [int(s) for s, value in record["validation"].items() if value >= target]
+    return min(reached) * GENERATIONS_PER_UPDATE if reached else None
+
+
+def heldout(records: Sequence[Mapping], part: str) -> list[float]:
+    """Held-out pass@1 of one part of each summary."""
+    return [r["summary"][part]["heldout"]["pass@1"] for r in records]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Median [least, most]."""
+    return f"{statistics.median(values):.3f} [{min(values):.3f}, {max(values):.3f}]"
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table; the first row is its head."""
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def tables(results: Mapping[str, Mapping[str, list[dict]]]) -> str:
+    """What was tuned, and what fresh seeds gave, in Markdown."""
+    tuning = [("validation pass@1 at the end, seed 0", *RATES)]
+    for method, records in results["tuning"].items():
+        for questions in STEP_QUESTIONS:
+            cells = {
+                r["overrides"]["optimizer.learning_rate"]: r["summary"]["last"]
+                for r in records
+                if r["overrides"]["step.questions"] == questions
+            }
+            steps = 8 // int(questions)
+            label = f"{_LABELS[method]}, {steps} step{'s' * (steps > 1)} per batch"
+            scores = (cells.get(rate, {}).get("validation") for rate in RATES)
+            tuning.append(
+                (label, *(f"{s['pass@1']:.3f}" if s else "-" for s in scores))
+            )
+    fresh = [
+        (
+            "held-out pass@1",
+            "generations",
+            "base",
+            "last",
+            "best by validation",
+            "seconds",
+        )
+    ]
+    for part in ("fresh", "longer"):
+        for method, records in results.get(part, {}).items():
+            if records:
+                seconds = statistics.median(r["summary"]["seconds"] for r in records)
+                name = f"{_LABELS[method]}, {len(records)} seeds"
+                generations = f"{records[0]['summary']['generations']:,}"
+                scores = (spread(heldout(records, p)) for p in ("base", "last", "best"))
+                fresh.append((name, generations, *scores, f"{seconds:.0f}"))
+    return f"{markdown(tuning)}\n\n{markdown(fresh)}"
+
+
+def draw(results: Mapping[str, Mapping[str, list[dict]]], path: pathlib.Path) -> None:
+    """Validation pass@1 over generations: a thin line per seed, a thick median."""
+    figure, axis = plt.subplots(figsize=(7, 3.8))
+    for part, style in (("fresh", "-"), ("longer", "--")):
+        for method, records in results.get(part, {}).items():
+            if not records:
+                continue
+            curves = [r["validation"] for r in records]
+            steps = [int(step) for step in curves[0]]
+            at = [step * GENERATIONS_PER_UPDATE for step in steps]
+            lines = [[c[k] for k in c] for c in curves]
+            for line in lines:
+                axis.plot(at, line, style, color=_COLORS[method], lw=0.6, alpha=0.5)
+            median = [statistics.median(values) for values in zip(*lines, strict=True)]
+            label = f"{_LABELS[method]}, {at[-1]:,} generations"
+            axis.plot(at, median, style, color=_COLORS[method], lw=2, label=label)
+    axis.set(xlabel="generations", ylabel="validation pass@1", ylim=(-0.02, 1.02))
+    axis.grid(alpha=0.3)
+    axis.legend(loc="center right")
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def told(results: Mapping[str, Mapping[str, list[dict]]]) -> str:
+    """How long GRPO takes to SDPO's score, and how well a longer SDPO run holds."""
+    sentences = []
+    target = statistics.median(
+        r["summary"]["last"]["validation"]["pass@1"] for r in results["fresh"]["sdpo"]
+    )
+    for record in results.get("longer", {}).get("grpo", []):
+        reached = generations_to_reach(record, target)
+        limit = record["summary"]["generations"]
+        when = f"after {reached:,}" if reached else f"not within {limit:,}"
+        sentences.append(
+            f"GRPO, seed {record['overrides']['seed']}: {target:.3f} on validation "
+            f"(SDPO's median after 6,400 generations) {when} generations"
+        )
+    for record in results.get("longer", {}).get("sdpo", []):
+        last, best = (
+            record["summary"][part]["validation"]["pass@1"] for part in ("last", "best")
+        )
+        sentences.append(
+            f"SDPO, seed {record['overrides']['seed']}, 12,800 generations: validation "
+            f"last {last:.3f}, best {best:.3f}"
+        )
+    return "\n".join(sentences)
+
+
+def main() -> int | str:
+    """Run what is missing; print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", type=pathlib.Path, required=True)
+    parser.add_argument("--jobs", type=int, default=2)
+    given = parser.parse_args()
+    try:
+        results = study(given.workdir, given.jobs)
+    except sweep.Stopped as stopped:
+        return f"{stopped}; the same command goes on"
+    print(f"\n{tables(results)}\n\n{told(results)}")
+    return 0
+
+
+def study(workdir: pathlib.Path, jobs: int) -> dict:
+    """Every part in turn; `results.json` grows with each."""
+    results = {"tuning": {}, "chosen": {}, "fresh": {}, "longer": {}}
+
+    def train(part: str, runs: Mapping[str, list[sweep.Run]]) -> None:
+        flat = [run for method in METHODS for run in runs[method]]
+        summaries = sweep.run_all(flat, workdir, jobs)
+        for method in METHODS:
+            results[part][method] = [
+                record(run, summaries[run.name], workdir) for run in runs[method]
+            ]
+        metrics.write_json_atomically(HERE / "results.json", results)
+        draw(results, HERE / "study.png")
+
+    train("tuning", {m: tuning_runs(m, workdir) for m in METHODS})
+    results["chosen"] = {m: chosen(results["tuning"][m]) for m in METHODS}
+    for part, updates in (("fresh", UPDATES), ("longer", LONGER_UPDATES)):
+        of = lambda m, part=part, updates=updates: seed_runs(
+            part, m, results["chosen"][m], updates[m], workdir
+        )
+        train(part, {m: of(m) for m in METHODS})
+    return results
+
+
+if __name__ == "__main__":
+    sys.exit(main())
