@@ -10,7 +10,8 @@ gets its `log.txt`. The same command again skips what is finished and goes on wi
 rest. `results.json` grows as runs end; the table folds the seeds of a setting.
 
 Runs side by side each get their share of the CPU cores. They cannot share an
-accelerator: there give --jobs=1.
+accelerator: there give --jobs=1. What one run compiles the others load, from
+`<workdir>/compiled` unless JAX_COMPILATION_CACHE_DIR names another place.
 """
 
 import argparse
@@ -40,6 +41,7 @@ from sdpo_jax import config, metrics
 RESULTS = "results.json"
 _SUMMARY = "summary.json"
 _LOG = "log.txt"
+_COMPILED = "compiled"
 _PROMPT = "$ "  # Before the command in a log, which holds every attempt at a run.
 _PAUSE_S = 0.1
 # Not inside double quotes, and no bracket closes before another one opens.
@@ -92,7 +94,7 @@ def run_all(
         one name, or jobs is below 1.
       Stopped: if SIGTERM or Ctrl-C asked to stop; unfinished runs have saved.
     """
-    workdir = pathlib.Path(workdir)
+    workdir = pathlib.Path(workdir).absolute()
     if jobs < 1:
         raise ValueError(f"--jobs={jobs}: must be at least 1")
     if len({run.name for run in runs}) < len(runs):
@@ -282,6 +284,7 @@ def _start(run: Run, workdir: pathlib.Path, cores: set[int]) -> _Child:
         print(f"{_PROMPT}{shlex.join(command)}", file=log, flush=True)
         process = subprocess.Popen(
             command,
+            env={"JAX_COMPILATION_CACHE_DIR": str(workdir / _COMPILED)} | os.environ,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
