@@ -9,12 +9,14 @@ In this order, two runs at a time, every run resumable:
   fresh    both at their setting, seeds 1 to 5, 6,400 generations
   longer   GRPO to 25,600 and SDPO to 12,800 generations, each with its own schedule
 
-`results.json` and `study.png` are written beside this file as far as runs are done; the
-table goes to the terminal. A seed draws what the words mean, the order of questions and
-all sampling; the base model is the same.
+`results.json` beside this file grows as runs end, and what it holds is not run again;
+`study.png` is drawn there too, and the tables go to the terminal. A seed draws what the
+words mean, the order of questions and all sampling; the base model is the same.
 """
 
 import argparse
+import itertools
+import json
 import pathlib
 import statistics
 import sys
@@ -63,17 +65,45 @@ def make_run(
     return sweep.Run(name, _CONFIGS[method], {"seed": str(seed), **fields})
 
 
-def record(run: sweep.Run, summary: Mapping | None, workdir: pathlib.Path) -> dict:
-    """What a finished run leaves for `results.json`."""
-    if summary is None:
-        raise RuntimeError(f"{run.name} failed, see {workdir / run.name / 'log.txt'}")
+def complete(
+    runs: Sequence[sweep.Run], workdir: pathlib.Path, jobs: int, kept: pathlib.Path
+) -> list[dict]:
+    """A record of every run; those that the file `kept` lacks are trained.
+
+    Each record is added to the file as its run ends, so that a checkout with it goes on
+    where another one stopped.
+
+    Raises:
+      RuntimeError: if runs failed; the others are kept.
+    """
+    records = json.loads(kept.read_text()) if kept.exists() else {}
+    by_name = {run.name: run for run in runs}
+    missing = [r for r in runs if records.get(r.name, {}).get("overrides") != told(r)]
+
+    def keep(summaries: Mapping[str, dict | None]) -> None:
+        for name, summary in summaries.items():
+            if summary is not None:
+                records[name] = _record(by_name[name], summary, workdir)
+        metrics.write_json_atomically(kept, records)
+
+    summaries = sweep.run_all(missing, workdir, jobs, keep)
+    failed = [name for name, summary in summaries.items() if summary is None]
+    if failed:
+        log = workdir / failed[0] / "log.txt"
+        raise RuntimeError(f"{len(failed)} runs failed; the first one's log: {log}")
+    return [records[run.name] for run in runs]
+
+
+def told(run: sweep.Run) -> dict[str, str]:
+    """What differs from the run file, without where the questions lie."""
+    return {f: v for f, v in run.overrides.items() if not f.startswith("env.")}
+
+
+def _record(run: sweep.Run, summary: Mapping, workdir: pathlib.Path) -> dict:
     lines = metrics.read_lines(workdir / run.name / metrics.METRICS)
     name = "validation/pass@1"
     curve = {line["step"]: round(line[name], 4) for line in lines if name in line}
-    overrides = {f: v for f, v in run.overrides.items() if not f.startswith("env.")}
-    return {"name": run.name, "overrides": overrides, "summary": summary} | {
-        "validation": curve
-    }
+    return {"overrides": told(run), "summary": summary, "validation": curve}
 
 
 def tuning_runs(method: str, workdir: pathlib.Path) -> list[sweep.Run]:
@@ -207,9 +237,9 @@ def draw(results: Mapping[str, Mapping[str, list[dict]]], path: pathlib.Path) ->
     plt.close(figure)
 
 
-def told(results: Mapping[str, Mapping[str, list[dict]]]) -> str:
+def sentences(results: Mapping[str, Mapping[str, list[dict]]]) -> str:
     """How long GRPO takes to SDPO's score, and how well a longer SDPO run holds."""
-    sentences = []
+    lines = []
     target = statistics.median(
         r["summary"]["last"]["validation"]["pass@1"] for r in results["fresh"]["sdpo"]
     )
@@ -217,7 +247,7 @@ def told(results: Mapping[str, Mapping[str, list[dict]]]) -> str:
         reached = generations_to_reach(record, target)
         limit = record["summary"]["generations"]
         when = f"after {reached:,}" if reached else f"not within {limit:,}"
-        sentences.append(
+        lines.append(
             f"GRPO, seed {record['overrides']['seed']}: {target:.3f} on validation "
             f"(SDPO's median after 6,400 generations) {when} generations"
         )
@@ -225,11 +255,11 @@ def told(results: Mapping[str, Mapping[str, list[dict]]]) -> str:
         last, best = (
             record["summary"][part]["validation"]["pass@1"] for part in ("last", "best")
         )
-        sentences.append(
+        lines.append(
             f"SDPO, seed {record['overrides']['seed']}, 12,800 generations: validation "
             f"last {last:.3f}, best {best:.3f}"
         )
-    return "\n".join(sentences)
+    return "\n".join(lines)
 
 
 def main() -> int | str:
@@ -242,31 +272,28 @@ def main() -> int | str:
         results = study(given.workdir, given.jobs)
     except sweep.Stopped as stopped:
         return f"{stopped}; the same command goes on"
-    print(f"\n{tables(results)}\n\n{told(results)}")
+    print(f"\n{tables(results)}\n\n{sentences(results)}")
     return 0
 
 
-def study(workdir: pathlib.Path, jobs: int) -> dict:
-    """Every part in turn; `results.json` grows with each."""
-    results = {"tuning": {}, "chosen": {}, "fresh": {}, "longer": {}}
+def study(workdir: pathlib.Path, jobs: int) -> dict[str, dict[str, list[dict]]]:
+    """Part -> method -> records; parts in turn, as the settings come from the first."""
+    results = {}
 
     def train(part: str, runs: Mapping[str, list[sweep.Run]]) -> None:
         flat = [run for method in METHODS for run in runs[method]]
-        summaries = sweep.run_all(flat, workdir, jobs)
-        for method in METHODS:
-            results[part][method] = [
-                record(run, summaries[run.name], workdir) for run in runs[method]
-            ]
-        metrics.write_json_atomically(HERE / "results.json", results)
-        draw(results, HERE / "study.png")
+        records = iter(complete(flat, workdir, jobs, HERE / "results.json"))
+        results[part] = {m: list(itertools.islice(records, len(runs[m]))) for m in runs}
 
     train("tuning", {m: tuning_runs(m, workdir) for m in METHODS})
-    results["chosen"] = {m: chosen(results["tuning"][m]) for m in METHODS}
+    settings = {m: chosen(results["tuning"][m]) for m in METHODS}
+    print(f"\nchosen: {settings}\n", flush=True)
     for part, updates in (("fresh", UPDATES), ("longer", LONGER_UPDATES)):
         of = lambda m, part=part, updates=updates: seed_runs(
-            part, m, results["chosen"][m], updates[m], workdir
+            part, m, settings[m], updates[m], workdir
         )
         train(part, {m: of(m) for m in METHODS})
+        draw(results, HERE / "study.png")
     return results
 
 

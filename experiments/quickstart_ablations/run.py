@@ -1,0 +1,107 @@
+"""What SDPO's parts are worth on the quickstart's task: one part changed at a time.
+
+  python -m experiments.quickstart_ablations.run --workdir=runs/ablations --jobs=2
+
+Seeds 1 to 3 of each setting, 6,400 generations, all else as configs/quickstart.py has
+it; the first line of every table is that config itself. Every run is resumable, and
+`results.json` is written beside this file as they end.
+"""
+
+import argparse
+import functools
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+
+from experiments.quickstart import study
+from sdpo_jax import sweep
+
+HERE = pathlib.Path(__file__).resolve().parent
+SEEDS = (1, 2, 3)
+
+_DIVERGENCES = ("jensen_shannon", "forward_kl", "reverse_kl")
+_SUPPORTS = {
+    "full vocabulary": {"sdpo__support": "full"},
+    "top 20 + tail": {"sdpo__support": "top_k", "sdpo__top_k": "20"},
+    "top 20, renormalised": {
+        "sdpo__support": "top_k",
+        "sdpo__top_k": "20",
+        "sdpo__keep_tail": "False",
+    },
+}
+# Table -> setting -> what differs from configs/quickstart.py.
+TABLES: dict[str, dict[str, dict[str, str]]] = {
+    "teacher": {
+        "slow EMA, rate 0.005": {},
+        "EMA, rate 0.05": {"teacher__rate": "0.05"},
+        "trust region, mixture 0.05": {"teacher__mode": "trust_region"},
+        "frozen": {"teacher__mode": "frozen"},
+        "live": {"teacher__mode": "live"},
+    },
+    "feedback": {
+        "solution and environment": {},
+        "solution only": {"reprompt__show_feedback": "never"},
+        "environment only": {"reprompt__demonstration_from": "nobody"},
+        "solution, environment and own attempt": {"reprompt__show_attempt": "True"},
+    },
+    "divergence": {
+        f"{divergence}, {support}": fields | {"sdpo__divergence": divergence}
+        for divergence in _DIVERGENCES
+        for support, fields in _SUPPORTS.items()
+    },
+}
+
+
+def runs_of(
+    setting: str, fields: Mapping[str, str], seeds: Sequence[int], workdir: pathlib.Path
+) -> list[sweep.Run]:
+    """A setting on every seed; the shipped one has one name in all tables."""
+    c = sweep.load(sweep.Run("shipped", "configs/quickstart.py", {}))
+    differs = {
+        name: value
+        for name, value in fields.items()
+        if str(functools.reduce(getattr, name.split("__"), c)) != value
+    }
+    name = setting.replace(" ", "_").replace(",", "") if differs else "shipped"
+    return [
+        study.make_run(f"{name}-{seed}", "sdpo", seed, workdir, **differs)
+        for seed in seeds
+    ]
+
+
+def table(records: Mapping[str, Sequence[dict]], title: str) -> str:
+    """Held-out pass@1 of every setting, in Markdown."""
+    rows = [(title, "seeds", "last", "best by validation")]
+    for setting, of_setting in records.items():
+        scores = (study.heldout(of_setting, part) for part in ("last", "best"))
+        rows.append((setting, str(len(of_setting)), *map(study.spread, scores)))
+    return study.markdown(rows)
+
+
+def main() -> int | str:
+    """Run what is missing, table by table, and print each."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workdir", type=pathlib.Path, required=True)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
+    given = parser.parse_args()
+    for title, settings in TABLES.items():
+        runs = {
+            setting: runs_of(setting, fields, given.seeds, given.workdir)
+            for setting, fields in settings.items()
+        }
+        flat = [run for of_setting in runs.values() for run in of_setting]
+        try:
+            done = study.complete(
+                flat, given.workdir, given.jobs, HERE / "results.json"
+            )
+        except sweep.Stopped as stopped:
+            return f"{stopped}; the same command goes on"
+        records = iter(done)
+        by_setting = {s: [next(records) for _ in of] for s, of in runs.items()}
+        print(f"\n{table(by_setting, title)}\n", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
