@@ -1,0 +1,169 @@
+"""This project's training loop on one workload; run by `run.py`.
+
+The loop is `train.Trainer`, as `train.run` drives it: only the environment, which
+scores by place, comes from here.
+"""
+
+import argparse
+import collections
+import json
+import math
+import pathlib
+import tempfile
+import threading
+from types import SimpleNamespace
+
+import jax
+from ml_collections import ConfigDict
+
+from experiments.benchmark_trl import workload as w
+from sdpo_jax import config, metrics, parts, train
+from sdpo_jax.envs.base import Question, Verdict
+
+# No update is ever the last, nor one to evaluate or save after.
+_NEVER = 10**6
+_VERSIONS = ("jax", "jaxlib", "transformers", "git_commit")
+_COMPILING = "/jax/core/compile/backend_compile_duration"
+
+
+def run_config(workload: w.Workload, checkpoint: str) -> ConfigDict:
+    """The workload in this project's words."""
+    c = config.default()
+    c.seed = w.SEED
+    c.model.path = checkpoint
+    c.env.name = ""
+    c.rollout.questions = c.step.questions = workload.questions
+    c.rollout.attempts = c.eval.attempts = workload.attempts
+    c.rollout.max_prompt = workload.prompt
+    c.rollout.max_response = workload.response
+    c.reprompt.max_length = workload.reprompt
+    c.reprompt.solution_template = workload.solution_template
+    c.reprompt.template = "{prompt}{solution}{attempt}{feedback}" + workload.instruction
+    c.sdpo.mixture = w.MIXTURE
+    c.sdpo.importance_ratio_cap = w.IMPORTANCE_RATIO_CAP
+    c.sdpo.support = "top_k" if workload.top_k else "full"
+    if workload.top_k:
+        c.sdpo.top_k = workload.top_k
+    c.step.aggregation = "sequence_mean_all_rows"
+    # What stays in a core's caches is faster, and takes less memory.
+    c.step.micro_batch, c.step.chunk = math.gcd(8, workload.rows), 32
+    c.teacher.rate = w.TEACHER_RATE
+    c.optimizer.learning_rate = w.LEARNING_RATE
+    c.optimizer.warmup_updates = 0
+    c.optimizer.weight_decay = w.WEIGHT_DECAY
+    c.optimizer.clip_norm = w.CLIP_NORM
+    c.train.updates = c.train.evaluate_every = c.train.save_every = _NEVER
+    # The evaluation before the first update draws as a rollout does.
+    c.eval.temperature = c.eval.top_p = 1.0
+    return c
+
+
+class ByPlace:
+    """Scores one attempt at a question 1 and its others 0, whatever they say."""
+
+    def __init__(self, workload: w.Workload):
+        turns = enumerate(workload.prompts())
+        self._train = [Question(str(number), turn) for number, turn in turns]
+        self._evaluated = self._train[: workload.questions]
+        self._attempts = workload.attempts
+        self._graded = collections.Counter()
+        self._lock = threading.Lock()
+
+    def questions(self, split):
+        """Every update trains on others."""
+        return self._train if split == "train" else self._evaluated
+
+    def start(self, question):
+        """One attempt of one act."""
+
+        def act(response, truncated):
+            with self._lock:
+                place = self._graded[question.uid] % self._attempts
+                self._graded[question.uid] += 1
+            return Verdict(float(place == 0), "By place")
+
+        return SimpleNamespace(act=act)
+
+    def close(self):
+        """Nothing is open."""
+
+
+def measure(workload: w.Workload, checkpoint: str) -> dict:
+    """Train and report."""
+    compiling = []
+    count = lambda name, s, **_: compiling.append(s) if name == _COMPILING else None
+    jax.monitoring.register_event_duration_secs_listener(count)
+    c = run_config(workload, checkpoint)
+    config.validate(c)
+    environment = ByPlace(workload)
+    seen, stop = [], threading.Event()
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        with (
+            parts.build(c, environment) as built,
+            train.Trainer(built, folder) as trainer,
+        ):
+            _watch(trainer, seen)
+            record = w.Record()
+            for update in range(1, workload.updates + 1):
+                trainer.advance(stop)
+                record.step(_seconds(folder, update))
+                if update == w.WARMUP:
+                    compiled = len(compiling)
+            leaves = jax.tree.leaves(trainer.state.student)
+        lines = list(metrics.read_lines(folder / metrics.METRICS))[1:]
+        versions = json.loads((folder / "versions.json").read_text())
+    for one in seen:
+        w.check(workload, one)
+    if len(compiling) > compiled:
+        raise ValueError(f"{len(compiling) - compiled} programs compiled after warm-up")
+    return {
+        **record.result(),
+        "compile_s": sum(compiling),
+        "loss": [line["loss"] for line in lines[w.WARMUP :]],
+        "seen": seen[-1],
+        "parameters": sum(leaf.size for leaf in leaves),
+        "versions": {name: versions[name] for name in _VERSIONS},
+    }
+
+
+def _watch(trainer: train.Trainer, seen: list) -> None:
+    """Look at every batch on its way to the update."""
+    original = trainer._train
+
+    def watched(batch):
+        rows, reprompt = batch.reprompt_BQ.shape
+        seen.append(
+            {
+                "prompt": batch.attempts.prompt_BP.shape[1],
+                "response": int(batch.attempts.response_mask_BR.sum()) // rows,
+                "reprompt": reprompt,
+                "rows": rows,
+                "rows_with_target": int(batch.has_target_B.sum()),
+            }
+        )
+        return original(batch)
+
+    trainer._train = watched
+
+
+def _seconds(folder: pathlib.Path, update: int) -> dict[str, float]:
+    """What the run itself says of its last update."""
+    *_, last = (folder / metrics.TIMINGS).read_text().splitlines()
+    line = json.loads(last)
+    assert line.pop("step") == update
+    return line
+
+
+def main() -> None:
+    """Read the command line of `run.py`."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--workload", choices=w.WORKLOADS, required=True)
+    parser.add_argument("--checkpoint", required=True)
+    parser.add_argument("--out", type=pathlib.Path, required=True)
+    a = parser.parse_args()
+    w.report(a.out, measure(w.WORKLOADS[a.workload], a.checkpoint))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""What both sides are given, and how a side reports; imports neither JAX nor torch.
+
+A word `wN` of the texts is token N of the model, so every length here is exact.
+"""
+
+import dataclasses
+import json
+import pathlib
+import random
+import statistics
+import time
+from collections.abc import Mapping, Sequence
+
+PAD, STOP = "<pad>", "<stop>"
+_HEADER = "w1 "  # Opens the user's turn.
+_ANSWER = " w2"  # Opens the assistant's turn.
+CHAT_TEMPLATE = (
+    "{%- for message in messages %}"
+    f"{{{{- '{_HEADER}' + message['content'] }}}}"
+    "{%- endfor %}"
+    "{%- if add_generation_prompt %}"
+    f"{{{{- '{_ANSWER}' }}}}"
+    "{%- endif %}"
+)
+_CHAT_TOKENS = 2
+_SOLUTION_TOKENS = 3
+
+WARMUP = 2  # Steps before those that are timed.
+SEED = 0
+LEARNING_RATE = 1e-5
+WEIGHT_DECAY = 0.01
+CLIP_NORM = 1.0
+TEACHER_RATE = 0.05
+MIXTURE = 0.5
+IMPORTANCE_RATIO_CAP = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    """One size of everything.
+
+    Args:
+      questions: per rollout batch, which is one optimiser step.
+      attempts: per question; one of them is graded solved, whatever it says.
+      prompt: tokens of a student's prompt, chat tokens included.
+      response: tokens of every response; none stops earlier.
+      reprompt: tokens of a teacher's prompt that shows a solution.
+      top_k: the student's most likely tokens, and a tail; 0 for the whole vocabulary.
+      steps: timed, in each process.
+    """
+
+    name: str
+    vocab: int
+    width: int
+    mlp_width: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_width: int
+    questions: int
+    attempts: int
+    prompt: int
+    response: int
+    reprompt: int
+    top_k: int
+    steps: int
+
+    @property
+    def updates(self) -> int:
+        """Steps of a process, those before the timed ones included."""
+        return WARMUP + self.steps
+
+    @property
+    def rows(self) -> int:
+        """Attempts per step."""
+        return self.questions * self.attempts
+
+    @property
+    def rows_with_target(self) -> int:
+        """The sole solved attempt of a question has no peer to learn from."""
+        return self.questions * (self.attempts - 1)
+
+    @property
+    def solution_template(self) -> str:
+        """Words before a shown solution, which stands in their place `{solution}`."""
+        return f" {_words(range(3, 3 + _SOLUTION_TOKENS))} {{solution}}"
+
+    @property
+    def instruction(self) -> str:
+        """The last words of a teacher's prompt, as many as its length asks for."""
+        count = self.reprompt - self.prompt - self.response - _SOLUTION_TOKENS
+        return f" {_words(range(10, 10 + count))}"
+
+    def prompts(self) -> list[str]:
+        """The user turns of all questions, all different and equally long."""
+        rng = random.Random(SEED)
+        length = self.prompt - _CHAT_TOKENS
+        draw = lambda: [rng.randrange(100, self.vocab) for _ in range(length)]
+        return [_words(draw()) for _ in range(self.updates * self.questions)]
+
+
+def _words(numbers: Sequence[int]) -> str:
+    return " ".join(f"w{number}" for number in numbers)
+
+
+LARGE = Workload(
+    name="large",
+    vocab=4096,
+    width=256,
+    mlp_width=768,
+    layers=4,
+    heads=4,
+    kv_heads=2,
+    head_width=64,
+    questions=8,
+    attempts=4,
+    prompt=64,
+    response=64,
+    reprompt=135,
+    top_k=100,
+    steps=10,
+)
+# The quickstart's model on the same text.
+SMALL = dataclasses.replace(
+    LARGE,
+    name="small",
+    vocab=640,
+    width=128,
+    mlp_width=320,
+    layers=3,
+    head_width=32,
+    steps=30,
+)
+# The quickstart's model on texts as short as its own.
+QUICKSTART = Workload(
+    name="quickstart",
+    vocab=640,
+    width=128,
+    mlp_width=320,
+    layers=3,
+    heads=4,
+    kv_heads=2,
+    head_width=32,
+    questions=8,
+    attempts=8,
+    prompt=12,
+    response=16,
+    reprompt=48,
+    top_k=0,
+    steps=50,
+)
+WORKLOADS = {w.name: w for w in (LARGE, SMALL, QUICKSTART)}
+
+
+class Record:
+    """What one process measures: seconds by step and part, and peak memory."""
+
+    def __init__(self):
+        self._marks = [(time.perf_counter(), time.process_time())]
+        self._parts: list[Mapping[str, float]] = []
+
+    def step(self, parts: Mapping[str, float]) -> None:
+        """Ends a step, of which `parts` names seconds."""
+        self._parts.append(dict(parts))
+        self._marks.append((time.perf_counter(), time.process_time()))
+
+    def result(self) -> dict:
+        """Lists over the steps after the warm-up, and the memory of all."""
+        pairs = list(zip(self._marks, self._marks[1:], strict=False))
+        whole_s = [after[0] - before[0] for before, after in pairs]
+        cpu_s = [after[1] - before[1] for before, after in pairs]
+        timed = slice(WARMUP, None)
+        names = self._parts[-1]
+        return {
+            "first_step_s": whole_s[0],
+            "whole_s": whole_s[timed],
+            **{f"{n}_s": [p[n] for p in self._parts[timed]] for n in names},
+            "cpu_s": cpu_s[timed],
+            "core_share": sum(cpu_s[timed]) / sum(whole_s[timed]),
+            "peak_mib": peak_mib(),
+        }
+
+
+def peak_mib() -> float:
+    """The most memory that this process ever had resident."""
+    for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    raise OSError("/proc/self/status has no VmHWM; this needs Linux")
+
+
+def check(workload: Workload, seen: Mapping[str, int]) -> None:
+    """Refuse numbers of a side that did other work than was asked for."""
+    asked = {
+        "prompt": workload.prompt,
+        "response": workload.response,
+        "reprompt": workload.reprompt,
+        "rows": workload.rows,
+        "rows_with_target": workload.rows_with_target,
+    }
+    if dict(seen) != asked:
+        raise ValueError(f"{workload.name}: asked for {asked}, found {dict(seen)}")
+
+
+def report(out: pathlib.Path, result: Mapping) -> None:
+    """Write a side's result where the driver reads it."""
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"{statistics.median(result['whole_s']):.3f} s per step", flush=True)
