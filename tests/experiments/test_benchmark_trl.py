@@ -86,9 +86,13 @@ def test_table_compares_the_sides_turn_by_turn():
     # A turn that only one side has had is left out.
     lone = [side("sdpo_jax", 3, 99.0, 500.0)]
 
-    *_, ratio, _, compiling = run.table(ours + theirs + lone, "large").splitlines()
+    compiled = [side("sdpo_jax", 0, 2.0, 800.0)]
+
+    found = run.table(compiled + ours + theirs + lone, "large")
+
+    *_, ratio, _, compiling = found.splitlines()
 
     cells = [cell.strip() for cell in ratio.strip("|").split("|")]
     assert cells[:3] == ["ratio", "0.62 (0.50 to 0.75)", "0.62 (0.50 to 0.75)"]
     assert cells[4] == "0.55 (0.50 to 0.60)"
-    assert compiling == "Compilation: 20.00 (20.00 to 20.00) s."
+    assert compiling == "The process that compiled: 20 s of it, peak memory 800 MiB."
