@@ -36,6 +36,9 @@ def get_config():
     c.reprompt.max_length = 160
     c.reprompt.show_feedback = "always"
 
+    # Jensen-Shannon hardly corrects a student that is sure of a wrong token: its
+    # gradient vanishes with the probability of the right one.
+    c.sdpo.divergence = "forward_kl"
     c.sdpo.support = "full"
     c.teacher.rate = 0.005
     c.optimizer.learning_rate = 5e-4

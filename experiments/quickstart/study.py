@@ -6,7 +6,7 @@ In this order, two runs at a time, every run resumable:
 
   tuning   each method over the same grid, on the questions of seed 0; the setting with
            the best validation pass@1 at the end is taken
-  fresh    both at their setting, seeds 1 to 5, 6,400 generations
+  fresh    both at their setting, seeds 11 to 15, 6,400 generations
   longer   GRPO to 25,600 and SDPO to 12,800 generations, each with its own schedule
 
 `results.json` beside this file grows as runs end, and what it holds is not run again;
@@ -28,11 +28,11 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 from experiments.quickstart import make_questions  # noqa: E402
-from sdpo_jax import metrics, sweep  # noqa: E402
+from sdpo_jax import config, metrics, sweep  # noqa: E402
 
 HERE = pathlib.Path(__file__).resolve().parent
 METHODS = ("sdpo", "grpo")
-TUNING_SEED, FRESH_SEEDS = 0, (1, 2, 3, 4, 5)
+TUNING_SEED, FRESH_SEEDS = 0, (11, 12, 13, 14, 15)
 RATES = ("1e-4", "2e-4", "5e-4", "1e-3", "2e-3")
 # Of a step; a rollout batch holds eight, so these are four steps and one per batch.
 STEP_QUESTIONS = ("2", "8")
@@ -78,7 +78,9 @@ def complete(
     """
     records = json.loads(kept.read_text()) if kept.exists() else {}
     by_name = {run.name: run for run in runs}
-    missing = [r for r in runs if records.get(r.name, {}).get("overrides") != told(r)]
+    settings = {run.name: setting(run) for run in runs}
+    same = lambda name: records.get(name, {}).get("setting") == settings[name]
+    missing = [run for run in runs if not same(run.name)]
 
     def keep(summaries: Mapping[str, dict | None]) -> None:
         for name, summary in summaries.items():
@@ -94,16 +96,29 @@ def complete(
     return [records[run.name] for run in runs]
 
 
-def told(run: sweep.Run) -> dict[str, str]:
-    """What differs from the run file, without where the questions lie."""
-    return {f: v for f, v in run.overrides.items() if not f.startswith("env.")}
+def setting(run: sweep.Run) -> dict:
+    """What of a run's config differs from the defaults, and decides its outcome.
+
+    Left out are places of files, and what only another method reads.
+    """
+    unread = ("env.train", "env.validation", "env.heldout", "model.path")
+    if run.config == _CONFIGS["grpo"]:
+        unread += ("sdpo.", "teacher.", "reprompt.")
+    defaults = config.flat(config.default())
+    differs = {
+        field: value
+        for field, value in config.flat(sweep.load(run)).items()
+        if value != defaults[field] and not field.startswith(unread)
+    }
+    # As JSON keeps it: tuples become lists.
+    return json.loads(json.dumps(differs))
 
 
 def _record(run: sweep.Run, summary: Mapping, workdir: pathlib.Path) -> dict:
     lines = metrics.read_lines(workdir / run.name / metrics.METRICS)
     name = "validation/pass@1"
     curve = {line["step"]: round(line[name], 4) for line in lines if name in line}
-    return {"overrides": told(run), "summary": summary, "validation": curve}
+    return {"setting": setting(run), "summary": summary, "validation": curve}
 
 
 def tuning_runs(method: str, workdir: pathlib.Path) -> list[sweep.Run]:
@@ -129,15 +144,15 @@ def chosen(records: Iterable[Mapping]) -> dict[str, str]:
         last = record["summary"]["last"]["validation"]
         return last["pass@1"], last["pass@4"]
 
-    best = max(records, key=score)["overrides"]
-    return {f: best[f] for f in ("optimizer.learning_rate", "step.questions")}
+    best = max(records, key=score)["setting"]
+    return {f: str(best[f]) for f in ("optimizer.learning_rate", "step.questions")}
 
 
 def seed_runs(
-    part: str, method: str, setting: Mapping[str, str], updates: int, workdir
+    part: str, method: str, tuned: Mapping[str, str], updates: int, workdir
 ) -> list[sweep.Run]:
     """A method at its setting, on every fresh seed."""
-    fields = {field.replace(".", "__"): value for field, value in setting.items()}
+    fields = {field.replace(".", "__"): value for field, value in tuned.items()}
     every = str(max(10, updates // 20))
     return [
         make_run(
@@ -182,13 +197,13 @@ def tables(results: Mapping[str, Mapping[str, list[dict]]]) -> str:
     for method, records in results["tuning"].items():
         for questions in STEP_QUESTIONS:
             cells = {
-                r["overrides"]["optimizer.learning_rate"]: r["summary"]["last"]
+                r["setting"]["optimizer.learning_rate"]: r["summary"]["last"]
                 for r in records
-                if r["overrides"]["step.questions"] == questions
+                if r["setting"]["step.questions"] == int(questions)
             }
             steps = 8 // int(questions)
             label = f"{_LABELS[method]}, {steps} step{'s' * (steps > 1)} per batch"
-            scores = (cells.get(rate, {}).get("validation") for rate in RATES)
+            scores = (cells.get(float(rate), {}).get("validation") for rate in RATES)
             tuning.append(
                 (label, *(f"{s['pass@1']:.3f}" if s else "-" for s in scores))
             )
@@ -248,7 +263,7 @@ def sentences(results: Mapping[str, Mapping[str, list[dict]]]) -> str:
         limit = record["summary"]["generations"]
         when = f"after {reached:,}" if reached else f"not within {limit:,}"
         lines.append(
-            f"GRPO, seed {record['overrides']['seed']}: {target:.3f} on validation "
+            f"GRPO, seed {record['setting']['seed']}: {target:.3f} on validation "
             f"(SDPO's median after 6,400 generations) {when} generations"
         )
     for record in results.get("longer", {}).get("sdpo", []):
@@ -256,7 +271,7 @@ def sentences(results: Mapping[str, Mapping[str, list[dict]]]) -> str:
             record["summary"][part]["validation"]["pass@1"] for part in ("last", "best")
         )
         lines.append(
-            f"SDPO, seed {record['overrides']['seed']}, 12,800 generations: validation "
+            f"SDPO, seed {record['setting']['seed']}, 12,800 generations: validation "
             f"last {last:.3f}, best {best:.3f}"
         )
     return "\n".join(lines)

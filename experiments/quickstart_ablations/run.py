@@ -19,7 +19,7 @@ from sdpo_jax import sweep
 HERE = pathlib.Path(__file__).resolve().parent
 SEEDS = (1, 2, 3)
 
-_DIVERGENCES = ("jensen_shannon", "forward_kl", "reverse_kl")
+_DIVERGENCES = ("forward_kl", "jensen_shannon", "reverse_kl")
 _SUPPORTS = {
     "full vocabulary": {"sdpo__support": "full"},
     "top 20 + tail": {"sdpo__support": "top_k", "sdpo__top_k": "20"},
