@@ -48,7 +48,7 @@ def start(keys_values, exists_UP: jax.Array, group: int, slots: int) -> Cache:
     def layer(k_UPNE: jax.Array, v_UPNE: jax.Array) -> LayerCache:
         rows, _, heads, width = k_UPNE.shape
         empty = jnp.zeros((rows * group, heads, slots, width), k_UPNE.dtype)
-        return LayerCache(_heads_first(k_UPNE), _heads_first(v_UPNE), empty, empty)
+        return LayerCache(_swap(k_UPNE), _swap(v_UPNE), empty, empty)
 
     length_U = jnp.sum(exists_UP, axis=1, dtype=jnp.int32)
     layers = tuple(layer(k, v) for k, v in keys_values)
@@ -74,15 +74,15 @@ def write(layer: LayerCache, k_B1NE, v_B1NE, slot: jax.Array) -> LayerCache:
     """Store one token's key and value of every row at `slot`."""
     update = jax.lax.dynamic_update_slice_in_dim
     return layer.replace(
-        response_k=update(layer.response_k, _heads_first(k_B1NE), slot, axis=2),
-        response_v=update(layer.response_v, _heads_first(v_B1NE), slot, axis=2),
+        response_k=update(layer.response_k, _swap(k_B1NE), slot, axis=2),
+        response_v=update(layer.response_v, _swap(v_B1NE), slot, axis=2),
     )
 
 
 def read(q_B1HE: jax.Array, layer: LayerCache, exists_UP, slot) -> jax.Array:
     """Attention of one new token per row to its prompt and its response so far."""
     prompts = exists_UP.shape[0]
-    k, v, own_k, own_v = map(_slots_first, jax.tree.leaves(layer))
+    k, v, own_k, own_v = map(_swap, jax.tree.leaves(layer))
     # To the prompt, the attempts of a question are so many positions.
     q_UGHE = q_B1HE.reshape(prompts, -1, *q_B1HE.shape[2:])
     to_prompt = attention.part(q_UGHE, k, v, exists_UP[:, None])
@@ -92,8 +92,6 @@ def read(q_B1HE: jax.Array, layer: LayerCache, exists_UP, slot) -> jax.Array:
     return attention.merge([jax.tree.map(by_row, to_prompt), to_own])
 
 
-def _heads_first(x_BSNE: jax.Array) -> jax.Array:
-    return jnp.swapaxes(x_BSNE, 1, 2)
-
-
-_slots_first = _heads_first
+def _swap(x: jax.Array) -> jax.Array:
+    """[B, S, N, E] to [B, N, S, E], and back."""
+    return jnp.swapaxes(x, 1, 2)
