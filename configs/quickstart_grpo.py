@@ -1,9 +1,10 @@
-"""GRPO on the quickstart's task: the same generations, the same steps.
+"""GRPO on the quickstart's task, with as many generations.
 
 python -m sdpo_jax.main --config=configs/quickstart_grpo.py
 
-About 2 minutes on two cores; held-out pass@1 stayed below .01 (seed 0). Source: GRPO as
-in arXiv:2601.20802, eq. 12 and Table 13, with a learning rate for this model's size.
+About 2 minutes on two cores; held-out pass@1 went from .004 to .008, the median of five
+seeds (.000 to .014). Source: GRPO as in arXiv:2601.20802, eq. 12 and Table 13; learning
+rate and steps per batch chosen as SDPO's were.
 """
 
 import importlib.util
@@ -18,5 +19,6 @@ def get_config():
     spec.loader.exec_module(quickstart)
     c = quickstart.get_config()
     c.method = "grpo"
-    c.optimizer.learning_rate = 1e-4
+    c.optimizer.learning_rate = 5e-4
+    c.step.questions = 8
     return c
