@@ -4,7 +4,6 @@ The loop is `train.Trainer`, as `train.run` drives it: only the environment, whi
 scores by place, comes from here.
 """
 
-import argparse
 import collections
 import json
 import math
@@ -155,15 +154,5 @@ def _seconds(folder: pathlib.Path, update: int) -> dict[str, float]:
     return line
 
 
-def main() -> None:
-    """Read the command line of `run.py`."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workload", choices=w.WORKLOADS, required=True)
-    parser.add_argument("--checkpoint", required=True)
-    parser.add_argument("--out", type=pathlib.Path, required=True)
-    a = parser.parse_args()
-    w.report(a.out, measure(w.WORKLOADS[a.workload], a.checkpoint))
-
-
 if __name__ == "__main__":
-    main()
+    w.run_side(measure, __doc__)

@@ -3,11 +3,9 @@
 Nothing of the trainer is changed; three of its methods are timed from outside.
 """
 
-import argparse
 import collections
 import functools
 import importlib.metadata
-import pathlib
 import tempfile
 import time
 
@@ -156,15 +154,5 @@ def measure(workload: w.Workload, checkpoint: str) -> dict:
     }
 
 
-def main() -> None:
-    """Read the command line of `run.py`."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workload", choices=w.WORKLOADS, required=True)
-    parser.add_argument("--checkpoint", required=True)
-    parser.add_argument("--out", type=pathlib.Path, required=True)
-    a = parser.parse_args()
-    w.report(a.out, measure(w.WORKLOADS[a.workload], a.checkpoint))
-
-
 if __name__ == "__main__":
-    main()
+    w.run_side(measure, __doc__)

@@ -3,13 +3,13 @@
 A word `wN` of the texts is token N of the model, so every length here is exact.
 """
 
+import argparse
 import dataclasses
 import json
 import pathlib
 import random
-import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 PAD, STOP = "<pad>", "<stop>"
 _HEADER = "w1 "  # Opens the user's turn.
@@ -132,16 +132,9 @@ SMALL = dataclasses.replace(
     steps=30,
 )
 # The quickstart's model on texts as short as its own.
-QUICKSTART = Workload(
+QUICKSTART = dataclasses.replace(
+    SMALL,
     name="quickstart",
-    vocab=640,
-    width=128,
-    mlp_width=320,
-    layers=3,
-    heads=4,
-    kv_heads=2,
-    head_width=32,
-    questions=8,
     attempts=8,
     prompt=12,
     response=16,
@@ -202,7 +195,17 @@ def check(workload: Workload, seen: Mapping[str, int]) -> None:
         raise ValueError(f"{workload.name}: asked for {asked}, found {dict(seen)}")
 
 
-def report(out: pathlib.Path, result: Mapping) -> None:
-    """Write a side's result where the driver reads it."""
-    out.write_text(json.dumps(result, indent=1) + "\n")
-    print(f"{statistics.median(result['whole_s']):.3f} s per step", flush=True)
+def run_side(measure: Callable[[Workload, str], dict], doc: str) -> None:
+    """Read the command line of `run.py`; leave what `measure` returns where it reads.
+
+    Args:
+      measure: trains on a workload, from the checkpoint at a path.
+      doc: the side's docstring.
+    """
+    flag = argparse.ArgumentParser(description=doc.splitlines()[0])
+    flag.add_argument("--workload", choices=WORKLOADS, required=True)
+    flag.add_argument("--checkpoint", required=True)
+    flag.add_argument("--out", type=pathlib.Path, required=True)
+    given = flag.parse_args()
+    result = measure(WORKLOADS[given.workload], given.checkpoint)
+    given.out.write_text(json.dumps(result) + "\n")

@@ -39,13 +39,17 @@ STEP_QUESTIONS = ("2", "8")
 GENERATIONS_PER_UPDATE = 64
 UPDATES = {"sdpo": 100, "grpo": 100}
 LONGER_UPDATES = {"sdpo": 200, "grpo": 400}
-_CONFIGS = {"sdpo": "configs/quickstart.py", "grpo": "configs/quickstart_grpo.py"}
+CONFIGS = {"sdpo": "configs/quickstart.py", "grpo": "configs/quickstart_grpo.py"}
 _LABELS = {"sdpo": "SDPO", "grpo": "GRPO"}
 _COLORS = {"sdpo": "tab:blue", "grpo": "tab:orange"}
 
 
 def make_run(
-    name: str, method: str, seed: int, workdir: pathlib.Path, **overrides: str
+    name: str,
+    method: str,
+    seed: int,
+    workdir: pathlib.Path,
+    overrides: Mapping[str, str],
 ) -> sweep.Run:
     """A run on the questions of a seed, which are written when missing.
 
@@ -54,15 +58,13 @@ def make_run(
       method: one of METHODS.
       seed: of the questions and of the run.
       workdir: holds a folder of questions for each seed.
-      **overrides: config field -> value, with __ for the dot of the field.
+      overrides: config field -> value.
     """
     folder = workdir / "questions" / str(seed)
     if not folder.exists():
         make_questions.write(seed, folder)
-    fields = {f.replace("__", "."): value for f, value in overrides.items()}
-    for split in make_questions.SPLITS:
-        fields[f"env.{split}"] = str(folder / f"{split}.jsonl")
-    return sweep.Run(name, _CONFIGS[method], {"seed": str(seed), **fields})
+    files = {f"env.{s}": str(folder / f"{s}.jsonl") for s in make_questions.SPLITS}
+    return sweep.Run(name, CONFIGS[method], {"seed": str(seed), **overrides, **files})
 
 
 def complete(
@@ -102,7 +104,7 @@ def setting(run: sweep.Run) -> dict:
     Left out are places of files, and what only another method reads.
     """
     unread = ("env.train", "env.validation", "env.heldout", "model.path")
-    if run.config == _CONFIGS["grpo"]:
+    if run.config == CONFIGS["grpo"]:
         unread += ("sdpo.", "teacher.", "reprompt.")
     defaults = config.flat(config.default())
     differs = {
@@ -129,8 +131,7 @@ def tuning_runs(method: str, workdir: pathlib.Path) -> list[sweep.Run]:
             method,
             TUNING_SEED,
             workdir,
-            optimizer__learning_rate=rate,
-            step__questions=questions,
+            {"optimizer.learning_rate": rate, "step.questions": questions},
         )
         for rate in RATES
         for questions in STEP_QUESTIONS
@@ -152,19 +153,15 @@ def seed_runs(
     part: str, method: str, tuned: Mapping[str, str], updates: int, workdir
 ) -> list[sweep.Run]:
     """A method at its setting, on every fresh seed."""
-    fields = {field.replace(".", "__"): value for field, value in tuned.items()}
     every = str(max(10, updates // 20))
+    fields = {
+        **tuned,
+        "train.updates": str(updates),
+        "train.evaluate_every": every,
+        "train.save_every": every,
+    }
     return [
-        make_run(
-            f"{part}-{method}-{seed}",
-            method,
-            seed,
-            workdir,
-            train__updates=str(updates),
-            train__evaluate_every=every,
-            train__save_every=every,
-            **fields,
-        )
+        make_run(f"{part}-{method}-{seed}", method, seed, workdir, fields)
         for seed in FRESH_SEEDS
     ]
 

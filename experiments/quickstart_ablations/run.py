@@ -3,49 +3,48 @@
   python -m experiments.quickstart_ablations.run --workdir=runs/ablations --jobs=2
 
 Seeds 1 to 3 of each setting, 6,400 generations, all else as configs/quickstart.py has
-it; the first line of every table is that config itself. Every run is resumable, and
-`results.json` is written beside this file as they end.
+it; one line of every table is that config itself. Every run is resumable;
+`results.json` beside this file grows as they end, and what it holds is not run again.
 """
 
 import argparse
-import functools
 import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
 from experiments.quickstart import study
-from sdpo_jax import sweep
+from sdpo_jax import config, sweep
 
 HERE = pathlib.Path(__file__).resolve().parent
 SEEDS = (1, 2, 3)
 
 _DIVERGENCES = ("forward_kl", "jensen_shannon", "reverse_kl")
 _SUPPORTS = {
-    "full vocabulary": {"sdpo__support": "full"},
-    "top 20 + tail": {"sdpo__support": "top_k", "sdpo__top_k": "20"},
+    "full vocabulary": {"sdpo.support": "full"},
+    "top 20 + tail": {"sdpo.support": "top_k", "sdpo.top_k": "20"},
     "top 20, renormalised": {
-        "sdpo__support": "top_k",
-        "sdpo__top_k": "20",
-        "sdpo__keep_tail": "False",
+        "sdpo.support": "top_k",
+        "sdpo.top_k": "20",
+        "sdpo.keep_tail": "False",
     },
 }
 # Table -> setting -> what differs from configs/quickstart.py.
 TABLES: dict[str, dict[str, dict[str, str]]] = {
     "teacher": {
         "slow EMA, rate 0.005": {},
-        "EMA, rate 0.05": {"teacher__rate": "0.05"},
-        "trust region, mixture 0.05": {"teacher__mode": "trust_region"},
-        "frozen": {"teacher__mode": "frozen"},
-        "live": {"teacher__mode": "live"},
+        "EMA, rate 0.05": {"teacher.rate": "0.05"},
+        "trust region, mixture 0.05": {"teacher.mode": "trust_region"},
+        "frozen": {"teacher.mode": "frozen"},
+        "live": {"teacher.mode": "live"},
     },
     "feedback": {
         "solution and environment": {},
-        "solution only": {"reprompt__show_feedback": "never"},
-        "environment only": {"reprompt__demonstration_from": "nobody"},
-        "solution, environment and own attempt": {"reprompt__show_attempt": "True"},
+        "solution only": {"reprompt.show_feedback": "never"},
+        "environment only": {"reprompt.demonstration_from": "nobody"},
+        "solution, environment and own attempt": {"reprompt.show_attempt": "True"},
     },
     "divergence": {
-        f"{divergence}, {support}": fields | {"sdpo__divergence": divergence}
+        f"{divergence}, {support}": fields | {"sdpo.divergence": divergence}
         for divergence in _DIVERGENCES
         for support, fields in _SUPPORTS.items()
     },
@@ -56,15 +55,11 @@ def runs_of(
     setting: str, fields: Mapping[str, str], seeds: Sequence[int], workdir: pathlib.Path
 ) -> list[sweep.Run]:
     """A setting on every seed; the shipped one has one name in all tables."""
-    c = sweep.load(sweep.Run("shipped", "configs/quickstart.py", {}))
-    differs = {
-        name: value
-        for name, value in fields.items()
-        if str(functools.reduce(getattr, name.split("__"), c)) != value
-    }
+    shipped = config.flat(sweep.load(sweep.Run("shipped", study.CONFIGS["sdpo"], {})))
+    differs = {f: value for f, value in fields.items() if str(shipped[f]) != value}
     name = setting.replace(" ", "_").replace(",", "") if differs else "shipped"
     return [
-        study.make_run(f"{name}-{seed}", "sdpo", seed, workdir, **differs)
+        study.make_run(f"{name}-{seed}", "sdpo", seed, workdir, differs)
         for seed in seeds
     ]
 

@@ -48,7 +48,9 @@ def trained(monkeypatch):
 
 
 def runs(tmp_path, *updates):
-    make = lambda n: study.make_run(f"r{n}", "sdpo", 1, tmp_path, train__updates=str(n))
+    make = lambda n: study.make_run(
+        f"r{n}", "sdpo", 1, tmp_path, {"train.updates": str(n)}
+    )
     return [make(n) for n in updates]
 
 
