@@ -264,12 +264,15 @@ def sentences(results: Mapping[str, Mapping[str, list[dict]]]) -> str:
             f"(SDPO's median after 6,400 generations) {when} generations"
         )
     for record in results.get("longer", {}).get("sdpo", []):
-        last, best = (
-            record["summary"][part]["validation"]["pass@1"] for part in ("last", "best")
-        )
+        summary = record["summary"]
+        scores = [
+            f"{split} last {summary['last'][split]['pass@1']:.3f}, "
+            f"best by validation {summary['best'][split]['pass@1']:.3f}"
+            for split in ("validation", "heldout")
+        ]
         lines.append(
-            f"SDPO, seed {record['setting']['seed']}, 12,800 generations: validation "
-            f"last {last:.3f}, best {best:.3f}"
+            f"SDPO, seed {record['setting']['seed']}, {summary['generations']:,} "
+            f"generations: {'; '.join(scores)}"
         )
     return "\n".join(lines)
 
