@@ -84,6 +84,7 @@ def architecture(tied):
         kv_heads=8,
         head_width=64,
         norm_eps=1e-6,
+        **families.SWITCHES["qwen3"],
         tied=tied,
         max_positions=4096,
         period=(families.LayerKind(1e6),),

@@ -52,9 +52,22 @@ def test_mesh_of_some_devices():
     assert list(found.devices.flat) == two
 
 
-def test_every_axis_of_the_model_has_a_rule():
+@pytest.mark.parametrize("family", families.SWITCHES)
+def test_every_axis_of_the_model_has_a_rule(family):
     arch = families.Architecture(
-        "qwen3", 8, 4, 8, 1, 2, 2, 2, 1e-6, False, 8, (families.LayerKind(1e4),)
+        family=family,
+        vocab=8,
+        width=4,
+        mlp_width=8,
+        layers=1,
+        heads=2,
+        kv_heads=2,
+        head_width=2,
+        norm_eps=1e-6,
+        **families.SWITCHES[family],
+        tied=False,
+        max_positions=8,
+        period=(families.LayerKind(1e4),),
     )
     axes = jax.tree.leaves(decoder.logical_axes(arch))
 

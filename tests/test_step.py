@@ -27,6 +27,7 @@ ARCH = families.Architecture(
     kv_heads=8,
     head_width=8,
     norm_eps=1e-6,
+    **families.SWITCHES["qwen3"],
     tied=False,
     max_positions=64,
     period=(families.LayerKind(1e4),),

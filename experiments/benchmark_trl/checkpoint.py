@@ -23,6 +23,7 @@ def write(workload: w.Workload, folder: pathlib.Path) -> None:
         kv_heads=workload.kv_heads,
         head_width=workload.head_width,
         norm_eps=1e-6,
+        **families.SWITCHES["qwen3"],
         tied=True,
         max_positions=512,
         period=(families.LayerKind(rope_theta=10_000.0),),

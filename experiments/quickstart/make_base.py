@@ -33,6 +33,7 @@ ARCHITECTURE = families.Architecture(
     kv_heads=2,
     head_width=32,
     norm_eps=1e-6,
+    **families.SWITCHES["qwen3"],
     tied=True,
     max_positions=1024,
     period=(families.LayerKind(rope_theta=10_000.0),),

@@ -8,23 +8,78 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sdpo_jax.model.families import LayerKind
 
-def rope(x_BTHE: jax.Array, position_BT: jax.Array, theta: float) -> jax.Array:
+
+def rope_frequencies(kind: LayerKind, head_width: int) -> np.ndarray:
+    """Radians per position of each pair of dimensions, [E / 2] in float64.
+
+    YaRN (arXiv 2309.00071, section 3.2): what turns often within the original length
+    stays, what turns less than once is slowed down, and a ramp lies between.
+    """
+    half = head_width // 2
+    frequency = kind.rope_theta ** (-np.arange(half) / half)
+    if kind.yarn is None:
+        return frequency
+    y = kind.yarn
+    # The dimension that turns so often within the original length.
+    turning = lambda turns: (
+        half
+        * np.log(y.original_positions / (turns * 2 * np.pi))
+        / np.log(kind.rope_theta)
+    )
+    low, high = turning(y.beta_fast), turning(y.beta_slow)
+    if y.truncate:
+        low, high = np.floor(low), np.ceil(high)
+    low, high = max(low, 0), min(high, head_width - 1)
+    if low == high:
+        high += 0.001
+    slowed = np.clip((np.arange(half) - low) / (high - low), 0, 1)
+    return frequency * (1 - slowed) + frequency / y.factor * slowed
+
+
+def rope(x_BTHE: jax.Array, position_BT: jax.Array, kind: LayerKind) -> jax.Array:
     """Rotate the two halves of each head by angles that grow with the position."""
-    half = x_BTHE.shape[-1] // 2
     dtype = np.promote_types(x_BTHE.dtype, np.float32)
-    frequency = theta ** (-jnp.arange(half, dtype=dtype) / half)
-    angle_BTE = jnp.einsum("bt,e->bte", position_BT.astype(dtype), frequency)
+    frequency_E = jnp.asarray(rope_frequencies(kind, x_BTHE.shape[-1]), dtype)
+    angle_BTE = jnp.einsum("bt,e->bte", position_BT.astype(dtype), frequency_E)
     cos, sin = jnp.cos(angle_BTE)[:, :, None], jnp.sin(angle_BTE)[:, :, None]
+    if kind.yarn is not None:
+        cos, sin = cos * kind.yarn.attention_factor, sin * kind.yarn.attention_factor
     first, second = jnp.split(x_BTHE.astype(dtype), 2, axis=-1)
     rotated = [first * cos - second * sin, second * cos + first * sin]
     return jnp.concatenate(rotated, axis=-1).astype(x_BTHE.dtype)
 
 
-def causal_mask(exists_BT: jax.Array) -> jax.Array:
-    """[B, T, S]: which earlier or same, existing position each position reads."""
+def causal_mask(exists_BT: jax.Array, window: int | None) -> jax.Array:
+    """[B, T, S]: which earlier or same, existing position each position reads.
+
+    Args:
+      exists_BT: false on padding, which never stands between two tokens.
+      window: positions that each one reads, itself included; None for all.
+    """
     time = exists_BT.shape[1]
-    return jnp.tri(time, dtype=bool)[None] & exists_BT[:, None, :]
+    reads_TS = jnp.tri(time, dtype=bool)
+    if window is not None:
+        reads_TS &= ~jnp.tri(time, k=-window, dtype=bool)
+    return reads_TS[None] & exists_BT[:, None, :]
+
+
+def prompt_mask_after(
+    exists_UP: jax.Array, after: jax.Array | np.ndarray, window: int | None
+) -> jax.Array:
+    """[U, T or 1, P]: which positions of a left-padded prompt a continuation reads.
+
+    Args:
+      exists_UP: false on padding.
+      after: [T], how many positions after the prompt's end each position stands.
+      window: positions that each one reads, itself included; None for all.
+    """
+    if window is None:
+        return exists_UP[:, None]
+    before_end = exists_UP.shape[1] - np.arange(exists_UP.shape[1])
+    near_TP = after[:, None] + before_end[None] < window
+    return near_TP[None] & exists_UP[:, None]
 
 
 def scores(q_BTHE: jax.Array, k_BSNE: jax.Array) -> jax.Array:
@@ -99,6 +154,7 @@ def attend_branches(
     exists_UT: jax.Array,
     prompt: int,
     branches: int,
+    window: int | None,
 ) -> jax.Array:
     """Causal attention in rows of a prompt and the branches that continue it.
 
@@ -109,22 +165,24 @@ def attend_branches(
       exists_UT: false on padding.
       prompt: positions that all branches read.
       branches: continuations of equal length; none reads another.
+      window: positions that each one reads, itself included; None for all.
 
     Returns:
       [U, T, H, E].
     """
     prompt_q, prompt_k, prompt_v = (x[:, :prompt] for x in (q_UTHE, k_UTNE, v_UTNE))
-    prompt_mask = causal_mask(exists_UT[:, :prompt])
+    prompt_mask = causal_mask(exists_UT[:, :prompt], window)
     in_prompt = attend(prompt_q, prompt_k, prompt_v, prompt_mask)
 
     rows, time = exists_UT.shape
     length = (time - prompt) // branches
     split = lambda x: x[:, prompt:].reshape(rows * branches, length, *x.shape[2:])
     join = lambda x: x.reshape(rows, time - prompt, *x.shape[2:])
-    own_mask = causal_mask(split(exists_UT))
+    own_mask = causal_mask(split(exists_UT), window)
     own = part(split(q_UTHE), split(k_UTNE), split(v_UTNE), own_mask)
     # To the prompt, a row's branches are so many more positions.
-    prompt_exists = exists_UT[:, None, :prompt]
-    to_prompt = part(q_UTHE[:, prompt:], prompt_k, prompt_v, prompt_exists)
+    after = np.tile(np.arange(length), branches)
+    prompt_mask = prompt_mask_after(exists_UT[:, :prompt], after, window)
+    to_prompt = part(q_UTHE[:, prompt:], prompt_k, prompt_v, prompt_mask)
     in_branches = merge([to_prompt, jax.tree.map(join, own)])
     return jnp.concatenate([in_prompt, in_branches], axis=1)

@@ -1,8 +1,11 @@
 """Keys and values of a prompt shared by its attempts, and of each attempt.
 
-The prompt is read once per question; its G attempts attend to that one copy.
+The prompt is read once per question; its G attempts attend to that one copy. A layer
+with a sliding window keeps what the window can reach: the prompt's end, and a ring of
+the response's last tokens.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import flax.struct
@@ -16,6 +19,7 @@ from sdpo_jax.model import attention
 class LayerCache:
     """One layer's keys and values: `[U, N, P, E]` of prompts, `[B, N, S, E]` after.
 
+    Token t of a response stands in slot t % S; only with a window is S ever exceeded.
     Heads come before slots, as attention multiplies them: kept otherwise, the whole
     cache would be transposed at every token.
     """
@@ -35,43 +39,75 @@ class Cache:
         copy them at every token.
       prompt_exists_UP: false on the prompts' padding.
       prompt_length_B: tokens of each row's prompt.
+      slots: response tokens that it has room for.
+      windows: of each layer; None reads all tokens before.
     """
 
     layers: tuple[Any, ...]
     prompt_exists_UP: jax.Array
     prompt_length_B: jax.Array
+    slots: int = flax.struct.field(pytree_node=False)
+    windows: tuple[int | None, ...] = flax.struct.field(pytree_node=False)
 
 
-def start(keys_values, exists_UP: jax.Array, group: int, slots: int) -> Cache:
-    """The cache after a prompt, with empty slots for `group` responses to each."""
+def start(
+    keys_values: Sequence[tuple[jax.Array, jax.Array]],
+    windows: Sequence[int | None],
+    exists_UP: jax.Array,
+    group: int,
+    slots: int,
+) -> Cache:
+    """The cache after a prompt, with empty slots for `group` responses to each.
 
-    def layer(k_UPNE: jax.Array, v_UPNE: jax.Array) -> LayerCache:
+    Args:
+      keys_values: of every layer, [U, P, N, E] each.
+      windows: of every layer.
+      exists_UP: false on the prompts' padding.
+      group: responses to each prompt.
+      slots: tokens of each response that there is room for.
+    """
+
+    def layer(k_UPNE: jax.Array, v_UPNE: jax.Array, window: int | None) -> LayerCache:
         rows, _, heads, width = k_UPNE.shape
-        empty = jnp.zeros((rows * group, heads, slots, width), k_UPNE.dtype)
-        return LayerCache(_swap(k_UPNE), _swap(v_UPNE), empty, empty)
+        room = (rows * group, heads, _ring(slots, window), width)
+        empty = jnp.zeros(room, k_UPNE.dtype)
+        # The first token after the prompt reaches the furthest back.
+        reached = slice(None) if window is None else slice(-max(window - 1, 1), None)
+        k, v = _swap(k_UPNE[:, reached]), _swap(v_UPNE[:, reached])
+        return LayerCache(k, v, empty, empty)
 
     length_U = jnp.sum(exists_UP, axis=1, dtype=jnp.int32)
-    layers = tuple(layer(k, v) for k, v in keys_values)
-    return Cache(layers, exists_UP, jnp.repeat(length_U, group))
+    layers = tuple(
+        layer(k, v, window) for (k, v), window in zip(keys_values, windows, strict=True)
+    )
+    return Cache(layers, exists_UP, jnp.repeat(length_U, group), slots, tuple(windows))
 
 
 def grow(cache: Cache, slots: int) -> Cache:
     """The same cache with room for `slots` response tokens."""
 
-    def pad(x: jax.Array) -> jax.Array:
-        return jnp.pad(x, ((0, 0), (0, 0), (0, slots - x.shape[2]), (0, 0)))
+    def pad(x: jax.Array, window: int | None) -> jax.Array:
+        more = _ring(slots, window) - x.shape[2]
+        return jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0)))
 
     layers = tuple(
         layer.replace(
-            response_k=pad(layer.response_k), response_v=pad(layer.response_v)
+            response_k=pad(layer.response_k, window),
+            response_v=pad(layer.response_v, window),
         )
-        for layer in cache.layers
+        for layer, window in zip(cache.layers, cache.windows, strict=True)
     )
-    return cache.replace(layers=layers)
+    return cache.replace(layers=layers, slots=slots)
 
 
-def write(layer: LayerCache, k_B1NE, v_B1NE, slot: jax.Array) -> LayerCache:
-    """Store one token's key and value of every row at `slot`."""
+def _ring(slots: int, window: int | None) -> int:
+    """Slots of a layer. A ring as long as its window holds just what is read."""
+    return slots if window is None else min(slots, window)
+
+
+def write(layer: LayerCache, k_B1NE, v_B1NE, token: jax.Array) -> LayerCache:
+    """Store the key and value of response token number `token` of every row."""
+    slot = token % layer.response_k.shape[2]
     update = jax.lax.dynamic_update_slice_in_dim
     return layer.replace(
         response_k=update(layer.response_k, _swap(k_B1NE), slot, axis=2),
@@ -79,15 +115,23 @@ def write(layer: LayerCache, k_B1NE, v_B1NE, slot: jax.Array) -> LayerCache:
     )
 
 
-def read(q_B1HE: jax.Array, layer: LayerCache, exists_UP, slot) -> jax.Array:
-    """Attention of one new token per row to its prompt and its response so far."""
+def read(
+    q_B1HE: jax.Array,
+    layer: LayerCache,
+    exists_UP: jax.Array,
+    token: jax.Array,
+    window: int | None,
+) -> jax.Array:
+    """Attention of response token number `token` to its prompt and its response."""
     prompts = exists_UP.shape[0]
     k, v, own_k, own_v = map(_swap, jax.tree.leaves(layer))
     # To the prompt, the attempts of a question are so many positions.
     q_UGHE = q_B1HE.reshape(prompts, -1, *q_B1HE.shape[2:])
-    to_prompt = attention.part(q_UGHE, k, v, exists_UP[:, None])
+    reached_UP = exists_UP[:, -k.shape[1] :]
+    mask_U1P = attention.prompt_mask_after(reached_UP, token[None], window)
+    to_prompt = attention.part(q_UGHE, k, v, mask_U1P)
     by_row = lambda x: x.reshape(q_B1HE.shape[0], 1, *x.shape[2:])
-    written_11S = (jnp.arange(own_k.shape[1]) <= slot)[None, None]
+    written_11S = (jnp.arange(own_k.shape[1]) <= token)[None, None]
     to_own = attention.part(q_B1HE, own_k, own_v, written_11S)
     return attention.merge([jax.tree.map(by_row, to_prompt), to_own])
 

@@ -23,6 +23,8 @@ from sdpo_jax.model.families import Architecture, LayerKind
 Params = Any
 # What a layer attends to: (q_BTHE, k_BTNE, v_BTNE) -> (mixed values, what to keep).
 Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
+# The same for each kind of layer.
+AttendBy = Callable[[LayerKind], Attend]
 
 
 _normal = nn.initializers.normal(stddev=0.02)
@@ -44,23 +46,35 @@ def _matmul(x_BTD: jax.Array, kernel_DF: jax.Array) -> jax.Array:
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square normalisation; the cast comes before the scale (Qwen)."""
+    """Root-mean-square normalisation of the last axis, or of the last two together.
 
-    eps: float
+    Args:
+      arch: says where the cast comes, before the scale (Qwen) or after it (Olmo3).
+      axes: letters of the normalised axes, which name the scale: "D" or "HE".
+    """
+
+    arch: Architecture
+    axes: str = "D"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalise the last axis."""
-        ones = _weight(None, init=nn.initializers.ones)
-        scale = self.param("scale_D", ones, (x.shape[-1],))
+        """The normalised array, in its dtype."""
+        count = len(self.axes)
+        cut = (None,) if count == 1 else ("heads", None)
+        ones = _weight(*cut, init=nn.initializers.ones)
+        scale = self.param(f"scale_{self.axes}", ones, x.shape[-count:])
         wide = x.astype(np.promote_types(x.dtype, np.float32))
-        power = jnp.mean(jnp.square(wide), axis=-1, keepdims=True)
-        normed = (wide * jax.lax.rsqrt(power + self.eps)).astype(x.dtype)
-        return normed * jnp.broadcast_to(scale.astype(x.dtype), x.shape)
+        axis = tuple(range(-count, 0))
+        power = jnp.mean(jnp.square(wide), axis=axis, keepdims=True)
+        normed = wide * jax.lax.rsqrt(power + self.arch.norm_eps)
+        if not self.arch.scale_before_cast:
+            normed = normed.astype(x.dtype)
+        scale = jnp.broadcast_to(scale.astype(normed.dtype), x.shape)
+        return (normed * scale).astype(x.dtype)
 
 
 class Attention(nn.Module):
-    """Grouped-query attention with normalised queries and keys."""
+    """Grouped-query attention."""
 
     arch: Architecture
     kind: LayerKind
@@ -71,24 +85,33 @@ class Attention(nn.Module):
     ) -> tuple[jax.Array, Any]:
         """The layer's attention branch, and what `attend` keeps."""
         a = self.arch
-        q = self._project("query_DHE", a.heads, x_BTD)
-        k = self._project("key_DNE", a.kv_heads, x_BTD)
-        v = self._project("value_DNE", a.kv_heads, x_BTD)
-        q = RMSNorm(a.norm_eps, name="query_norm")(q)
-        k = RMSNorm(a.norm_eps, name="key_norm")(k)
-        q = attention.rope(q, position_BT, self.kind.rope_theta)
-        k = attention.rope(k, position_BT, self.kind.rope_theta)
+        q = self._project("query", "HE", a.heads, x_BTD)
+        k = self._project("key", "NE", a.kv_heads, x_BTD)
+        v = self._project("value", "NE", a.kv_heads, x_BTD)
+        if a.qk_norm != "none":
+            whole = a.qk_norm == "width"
+            q = RMSNorm(a, "HE" if whole else "D", name="query_norm")(q)
+            k = RMSNorm(a, "NE" if whole else "D", name="key_norm")(k)
+        q = attention.rope(q, position_BT, self.kind)
+        k = attention.rope(k, position_BT, self.kind)
         mixed_BTHE, kept = attend(q, k, v)
         out_axes = _weight("heads", None, "embed")
         out_HED = self.param("out_HED", out_axes, (a.heads, a.head_width, a.width))
         mixed_BTX = mixed_BTHE.reshape(*x_BTD.shape[:2], -1)
         return _matmul(mixed_BTX, out_HED.reshape(-1, a.width)), kept
 
-    def _project(self, name: str, heads: int, x_BTD: jax.Array) -> jax.Array:
-        shape = (self.arch.width, heads, self.arch.head_width)
-        kernel_DHE = self.param(name, _weight("embed", "heads", None), shape)
+    def _project(self, name: str, axes: str, heads: int, x_BTD: jax.Array) -> jax.Array:
+        shape = (heads, self.arch.head_width)
+        kernel_axes = _weight("embed", "heads", None)
+        kernel_DHE = self.param(
+            f"{name}_D{axes}", kernel_axes, (self.arch.width, *shape)
+        )
         x_BTX = _matmul(x_BTD, kernel_DHE.reshape(self.arch.width, -1))
-        x_BTHE = x_BTX.reshape(*x_BTD.shape[:2], heads, -1)
+        x_BTHE = x_BTX.reshape(*x_BTD.shape[:2], *shape)
+        if self.arch.qkv_bias:
+            zeros = _weight("heads", None, init=nn.initializers.zeros)
+            bias_HE = self.param(f"{name}_bias_{axes}", zeros, shape)
+            x_BTHE = x_BTHE + bias_HE.astype(x_BTHE.dtype)[None, None]
         return constrain(x_BTHE, "batch", None, "heads", None)
 
 
@@ -109,7 +132,10 @@ class MLP(nn.Module):
 
 
 class Layer(nn.Module):
-    """One pre-norm transformer layer."""
+    """One transformer layer: norms stand on its branches' inputs, or on their outputs.
+
+    Either way `attention_norm` and `mlp_norm` are named after their branch.
+    """
 
     arch: Architecture
     kind: LayerKind
@@ -119,13 +145,16 @@ class Layer(nn.Module):
         self, x_BTD: jax.Array, position_BT: jax.Array, attend: Attend
     ) -> tuple[jax.Array, Any]:
         """The residual stream after the layer, and what `attend` keeps."""
-        normed = RMSNorm(self.arch.norm_eps, name="attention_norm")(x_BTD)
-        branch, kept = Attention(self.arch, self.kind, name="attention")(
-            normed, position_BT, attend
+        same = lambda x: x
+        norms = [RMSNorm(self.arch, name=f"{n}_norm") for n in ("attention", "mlp")]
+        before = [same, same] if self.arch.post_norm else norms
+        after = norms if self.arch.post_norm else [same, same]
+        branch_BTD, kept = Attention(self.arch, self.kind, name="attention")(
+            before[0](x_BTD), position_BT, attend
         )
-        x_BTD = constrain(x_BTD + branch, "batch", None, None)
-        normed = RMSNorm(self.arch.norm_eps, name="mlp_norm")(x_BTD)
-        x_BTD = x_BTD + MLP(self.arch, name="mlp")(normed)
+        x_BTD = constrain(x_BTD + after[0](branch_BTD), "batch", None, None)
+        branch_BTD = MLP(self.arch, name="mlp")(before[1](x_BTD))
+        x_BTD = x_BTD + after[1](branch_BTD)
         return constrain(x_BTD, "batch", None, None), kept
 
 
@@ -142,7 +171,7 @@ def boxed(arch: Architecture, key: jax.Array) -> Params:
             _stacked(Layer(arch, kind), layer_key, arch)
             for kind, layer_key in zip(arch.period, layer_keys, strict=True)
         ],
-        "norm": RMSNorm(arch.norm_eps).init(norm_key, stream_11D)["params"],
+        "norm": RMSNorm(arch).init(norm_key, stream_11D)["params"],
     }
     if not arch.tied:
         kernel = _weight("embed", "vocab")(head_key, (arch.width, arch.vocab))
@@ -236,10 +265,20 @@ def hidden(
 ) -> jax.Array:
     """Normed last hidden states, [B, T, D] in `dtype`; ids of -1 are padding."""
     exists_BT = ids_BT >= 0
-    mask_BTS = attention.causal_mask(exists_BT)
-    attend = lambda q, k, v: (attention.attend(q, k, v, mask_BTS), ())
+    attend_by = _attend_causally(arch, exists_BT, keep=lambda k, v: ())
     through = functools.partial(_through_layers, arch, params, dtype, remat)
-    return through(ids_BT, positions(exists_BT), attend)
+    return through(ids_BT, positions(exists_BT), attend_by)
+
+
+def _attend_causally(arch: Architecture, exists_BT: jax.Array, keep) -> AttendBy:
+    """Attention to what stands before, whose keys and values are kept by `keep`."""
+    windows = {kind.window for kind in arch.period}
+    masks = {window: attention.causal_mask(exists_BT, window) for window in windows}
+
+    def attend(kind: LayerKind, q, k, v):
+        return attention.attend(q, k, v, masks[kind.window]), keep(k, v)
+
+    return lambda kind: functools.partial(attend, kind)
 
 
 def hidden_before(
@@ -270,11 +309,15 @@ def hidden_before(
     exists_UT = ids_UT >= 0
     position_UT = _branch_positions(exists_UT, prompt, branches)
 
-    def attend(q, k, v):
-        return attention.attend_branches(q, k, v, exists_UT, prompt, branches), ()
+    def attend(kind, q, k, v):
+        mixed = attention.attend_branches(
+            q, k, v, exists_UT, prompt, branches, kind.window
+        )
+        return mixed, ()
 
+    attend_by = lambda kind: functools.partial(attend, kind)
     through = functools.partial(_through_layers, arch, params, dtype, remat)
-    hidden_UTD = through(ids_UT, position_UT, attend)
+    hidden_UTD = through(ids_UT, position_UT, attend_by)
     last_UG1D = jnp.repeat(hidden_UTD[:, None, prompt - 1 : prompt], branches, axis=1)
     read_UGRD = hidden_UTD[:, prompt:].reshape(prompts, branches, length, -1)
     before_UGRD = jnp.concatenate([last_UG1D, read_UGRD[:, :, :-1]], axis=2)
@@ -282,7 +325,13 @@ def hidden_before(
 
 
 def _through_layers(
-    arch: Architecture, params: Params, dtype, remat: bool, ids_BT, position_BT, attend
+    arch: Architecture,
+    params: Params,
+    dtype: jnp.dtype,
+    remat: bool,
+    ids_BT: jax.Array,
+    position_BT: jax.Array,
+    attend_by: AttendBy,
 ) -> jax.Array:
     """Normed last hidden states.
 
@@ -292,6 +341,7 @@ def _through_layers(
     def period(x_BTD: jax.Array, layers: list[Params]) -> tuple[jax.Array, None]:
         for kind, layer in zip(arch.period, layers, strict=True):
             block = Layer(arch, kind)
+            attend = attend_by(kind)
             x_BTD, _ = block.apply({"params": layer}, x_BTD, position_BT, attend)
         return x_BTD, None
 
@@ -303,7 +353,7 @@ def _through_layers(
 
 def final_norm(arch: Architecture, params: Params, x_BTD: jax.Array) -> jax.Array:
     """The normalisation before the unembedding."""
-    return RMSNorm(arch.norm_eps).apply({"params": params["norm"]}, x_BTD)
+    return RMSNorm(arch).apply({"params": params["norm"]}, x_BTD)
 
 
 def unstack(arch: Architecture, params: Params, dtype: jnp.dtype) -> Params:
@@ -327,12 +377,12 @@ def prefill(
     """
     exists_UP = ids_UP >= 0
     position_UP = positions(exists_UP)
-    mask_UPP = attention.causal_mask(exists_UP)
-    attend = lambda q, k, v: (attention.attend(q, k, v, mask_UPP), (k, v))
+    attend_by = _attend_causally(arch, exists_UP, keep=lambda k, v: (k, v))
     x = embed(params, ids_UP, params["norm"]["scale_D"].dtype)
     keys_values = []
     for index, layer in enumerate(params["layers"]):
-        block = Layer(arch, arch.period[index % len(arch.period)])
+        kind = arch.kinds[index]
+        block, attend = Layer(arch, kind), attend_by(kind)
         x, kept = block.apply({"params": layer}, x, position_UP, attend)
         keys_values.append(kept)
     return final_norm(arch, params, x[:, -1]), keys_values
@@ -343,24 +393,24 @@ def decode(
     params: Params,
     ids_B: jax.Array,
     cache: kv_cache.Cache,
-    slot: jax.Array,
+    token: jax.Array,
 ) -> tuple[jax.Array, kv_cache.Cache]:
-    """Read response token number `slot` of every row.
+    """Read response token number `token` of every row.
 
     Returns:
       Hidden states [B, D] after it, and the cache that holds it.
     """
     x = embed(params, ids_B[:, None], params["norm"]["scale_D"].dtype)
-    position_B1 = (cache.prompt_length_B + slot)[:, None]
+    position_B1 = (cache.prompt_length_B + token)[:, None]
     layers = []
     for index, layer in enumerate(params["layers"]):
+        block = Layer(arch, arch.kinds[index])
 
         def attend(q, k, v, index=index):
-            layer_cache = kv_cache.write(cache.layers[index], k, v, slot)
-            mixed = kv_cache.read(q, layer_cache, cache.prompt_exists_UP, slot)
-            return mixed, layer_cache
+            layer = kv_cache.write(cache.layers[index], k, v, token)
+            exists_UP, window = cache.prompt_exists_UP, cache.windows[index]
+            return kv_cache.read(q, layer, exists_UP, token, window), layer
 
-        block = Layer(arch, arch.period[index % len(arch.period)])
         x, kept = block.apply({"params": layer}, x, position_B1, attend)
         layers.append(kept)
     return final_norm(arch, params, x[:, 0]), cache.replace(layers=tuple(layers))

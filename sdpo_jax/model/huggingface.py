@@ -7,12 +7,14 @@ in a tensor name is the layer's number.
 """
 
 import collections
+import dataclasses
+import itertools
 import json
 import math
 import os
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -34,54 +36,62 @@ class Row(NamedTuple):
     axes: str
 
 
+_WEIGHTS = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
 _EMBED = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"
 _LAYER = "model.layers.{}."
+_ATTENTION = _LAYER + "self_attn."
 
-_QWEN3 = (
+_ALL = (
     Row("embed/table_VD", _EMBED, "V D"),
-    Row("layers/attention_norm/scale_D", _LAYER + "input_layernorm.weight", "D"),
-    Row("layers/attention/query_DHE", _LAYER + "self_attn.q_proj.weight", "HE D"),
-    Row("layers/attention/key_DNE", _LAYER + "self_attn.k_proj.weight", "NE D"),
-    Row("layers/attention/value_DNE", _LAYER + "self_attn.v_proj.weight", "NE D"),
-    Row("layers/attention/out_HED", _LAYER + "self_attn.o_proj.weight", "D HE"),
-    Row("layers/attention/query_norm/scale_D", _LAYER + "self_attn.q_norm.weight", "D"),
-    Row("layers/attention/key_norm/scale_D", _LAYER + "self_attn.k_norm.weight", "D"),
-    Row("layers/mlp_norm/scale_D", _LAYER + "post_attention_layernorm.weight", "D"),
+    Row("layers/attention/query_DHE", _ATTENTION + "q_proj.weight", "HE D"),
+    Row("layers/attention/key_DNE", _ATTENTION + "k_proj.weight", "NE D"),
+    Row("layers/attention/value_DNE", _ATTENTION + "v_proj.weight", "NE D"),
+    Row("layers/attention/out_HED", _ATTENTION + "o_proj.weight", "D HE"),
     Row("layers/mlp/gate_DF", _LAYER + "mlp.gate_proj.weight", "F D"),
     Row("layers/mlp/up_DF", _LAYER + "mlp.up_proj.weight", "F D"),
     Row("layers/mlp/down_FD", _LAYER + "mlp.down_proj.weight", "D F"),
     Row("norm/scale_D", "model.norm.weight", "D"),
     Row("head/kernel_DV", _HEAD, "V D"),
 )
+_PRE_NORM = (
+    Row("layers/attention_norm/scale_D", _LAYER + "input_layernorm.weight", "D"),
+    Row("layers/mlp_norm/scale_D", _LAYER + "post_attention_layernorm.weight", "D"),
+)
+_POST_NORM = (
+    Row(
+        "layers/attention_norm/scale_D", _LAYER + "post_attention_layernorm.weight", "D"
+    ),
+    Row("layers/mlp_norm/scale_D", _LAYER + "post_feedforward_layernorm.weight", "D"),
+)
+_QKV_BIAS = (
+    Row("layers/attention/query_bias_HE", _ATTENTION + "q_proj.bias", "HE"),
+    Row("layers/attention/key_bias_NE", _ATTENTION + "k_proj.bias", "NE"),
+    Row("layers/attention/value_bias_NE", _ATTENTION + "v_proj.bias", "NE"),
+)
+_HEAD_NORM = (
+    Row("layers/attention/query_norm/scale_D", _ATTENTION + "q_norm.weight", "D"),
+    Row("layers/attention/key_norm/scale_D", _ATTENTION + "k_norm.weight", "D"),
+)
+_WIDTH_NORM = (
+    Row("layers/attention/query_norm/scale_HE", _ATTENTION + "q_norm.weight", "HE"),
+    Row("layers/attention/key_norm/scale_NE", _ATTENTION + "k_norm.weight", "NE"),
+)
 
-
-def _qwen3_config(arch: Architecture) -> dict[str, Any]:
-    theta = arch.period[0].rope_theta
-    return {
-        "architectures": ["Qwen3ForCausalLM"],
-        "model_type": "qwen3",
-        "attention_bias": False,
-        "head_dim": arch.head_width,
-        "hidden_act": "silu",
-        "hidden_size": arch.width,
-        "intermediate_size": arch.mlp_width,
-        "max_position_embeddings": arch.max_positions,
-        "num_attention_heads": arch.heads,
-        "num_hidden_layers": arch.layers,
-        "num_key_value_heads": arch.kv_heads,
-        "rms_norm_eps": arch.norm_eps,
-        # The spelling of transformers 5, then that of transformers 4.
-        "rope_parameters": {"rope_type": "default", "rope_theta": theta},
-        "rope_theta": theta,
-        "tie_word_embeddings": arch.tied,
-        "use_sliding_window": False,
-        "vocab_size": arch.vocab,
-    }
-
-
-TABLES = {"qwen3": {row.path: row for row in _QWEN3}}
-CONFIGS = {"qwen3": _qwen3_config}
+TABLES = {
+    family: {row.path: row for row in rows}
+    for family, rows in {
+        "qwen2": _ALL + _PRE_NORM + _QKV_BIAS,
+        "qwen3": _ALL + _PRE_NORM + _HEAD_NORM,
+        "olmo3": _ALL + _POST_NORM + _WIDTH_NORM,
+    }.items()
+}
+_CLASSES = {
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "olmo3": "Olmo3ForCausalLM",
+}
 
 _COPIED = (
     "generation_config.json",
@@ -134,11 +144,10 @@ def load(
     stored = _open_all(_directory(path, "*.json", "*.safetensors"))
     _check(stored, arch, shapes)
 
-    def read(key: Any, leaf: jax.ShapeDtypeStruct, where: NamedSharding) -> jax.Array:
-        block = _block_reader(stored, arch, key, leaf.shape, np.dtype(dtype))
-        return jax.make_array_from_callback(leaf.shape, where, block)
+    def place(key: Any, leaf: jax.ShapeDtypeStruct, where: NamedSharding) -> jax.Array:
+        return _place(stored, arch, key, leaf.shape, np.dtype(dtype), where)
 
-    return jax.tree_util.tree_map_with_path(read, shapes, shardings)
+    return jax.tree_util.tree_map_with_path(place, shapes, shardings)
 
 
 def save(
@@ -148,11 +157,12 @@ def save(
     *,
     source: str | os.PathLike | None,
     dtype: str = "bfloat16",
+    max_shard_bytes: int = 5 * 10**9,
 ) -> None:
     """Write a checkpoint that transformers and inference engines can load.
 
-    Weights go to one model.safetensors, tensor by tensor, so the host holds one at a
-    time. On several hosts every process must call this; the first one writes.
+    Weights go to disk tensor by tensor, so the host holds one at a time. On several
+    hosts every process must call this; the first one writes.
 
     Args:
       path: the directory to make; it appears only when it is complete.
@@ -160,7 +170,8 @@ def save(
       params: the decoder's parameters.
       source: checkpoint whose config.json, generation_config.json and tokenizer are
         copied; with None, only a config.json made from `arch` is written.
-      dtype: of the file, "float32" or "bfloat16".
+      dtype: of the files, "float32" or "bfloat16".
+      max_shard_bytes: weights in one file; a tensor is never cut.
 
     Raises:
       ValueError: if `path` exists, `dtype` is neither, or `source` holds another
@@ -173,18 +184,15 @@ def save(
         raise ValueError(f"{path} exists; move it away or export somewhere else")
     folder = None if source is None else _directory(source, "config.json", *_COPIED)
     config = _exported_config(arch, folder, dtype)
-    tensors = _gathered(arch, params, np.dtype(dtype))
+    whole = tensors(arch, params, np.dtype(dtype))
     if jax.process_index() != 0:
-        collections.deque(tensors, maxlen=0)  # Gathering needs every process.
+        collections.deque(whole, maxlen=0)  # Gathering needs every process.
         return
 
     partial = path.with_name(path.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    header = _header(_stored_shapes(arch, params), dtype)
-    with open(partial / "model.safetensors", "wb") as file:
-        file.write(header)
-        file.writelines(tensor.tobytes() for tensor in tensors)
+    _write_shards(partial, stored_shapes(arch, params), whole, dtype, max_shard_bytes)
     (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     for name in _COPIED:
         if folder is not None and (folder / name).exists():
@@ -226,13 +234,80 @@ def _exported_config(
     arch: Architecture, source: pathlib.Path | None, dtype: str
 ) -> dict[str, Any]:
     if source is None:
-        return {**CONFIGS[arch.family](arch), "dtype": dtype}
+        return {**_made_config(arch), "dtype": dtype}
     raw = _config(source)
     found = families.from_huggingface(raw)
     if found != arch:
         raise ValueError(f"{source}: expected the config.json of {arch}, got {found}")
     # transformers 4 calls the field torch_dtype.
     return {**raw, ("torch_dtype" if "torch_dtype" in raw else "dtype"): dtype}
+
+
+def _made_config(arch: Architecture) -> dict[str, Any]:
+    """A config.json that describes `arch`, in the spelling of transformers 5.
+
+    Raises:
+      ValueError: if the family has no way to spell it.
+    """
+    raw = {
+        "architectures": [_CLASSES[arch.family]],
+        "model_type": arch.family,
+        "attention_bias": False,
+        "hidden_act": "silu",
+        "hidden_size": arch.width,
+        "intermediate_size": arch.mlp_width,
+        "max_position_embeddings": arch.max_positions,
+        "num_attention_heads": arch.heads,
+        "num_hidden_layers": arch.layers,
+        "num_key_value_heads": arch.kv_heads,
+        "rms_norm_eps": arch.norm_eps,
+        "tie_word_embeddings": arch.tied,
+        "vocab_size": arch.vocab,
+        **_spelled_layers(arch),
+    }
+    if arch.family == "qwen3":
+        raw["head_dim"] = arch.head_width
+    if families.from_huggingface(raw) != arch:
+        raise ValueError(f"config.json of {arch.family} cannot describe {arch}")
+    return raw
+
+
+def _spelled_layers(arch: Architecture) -> dict[str, Any]:
+    """The fields on kinds of layers."""
+    names = {kind: families.layer_type(kind) for kind in arch.period}
+    rope = {name: _spelled_rope(kind) for kind, name in names.items()}
+    windows = {kind.window for kind in arch.period} - {None}
+    fields: dict[str, Any] = {"layer_types": [names[kind] for kind in arch.kinds]}
+    if arch.family == "olmo3":
+        return fields | {
+            "rope_parameters": rope,
+            "sliding_window": max(windows, default=None),
+        }
+    flat = next(iter(rope.values()))
+    # The older spelling of what transformers 4 would otherwise not find.
+    older = {"rope_theta": flat["rope_theta"]}
+    if flat["rope_type"] != "default":
+        older["rope_scaling"] = flat
+    return (
+        fields
+        | older
+        | {
+            "rope_parameters": flat,
+            "sliding_window": max(windows, default=None),
+            "use_sliding_window": bool(windows),
+        }
+    )
+
+
+def _spelled_rope(kind: families.LayerKind) -> dict[str, Any]:
+    rope = {"rope_type": "default", "rope_theta": kind.rope_theta}
+    if kind.yarn is None:
+        return rope
+    yarn = dataclasses.asdict(kind.yarn)
+    yarn["original_max_position_embeddings"] = yarn.pop("original_positions")
+    if yarn["truncate"]:
+        del yarn["truncate"]
+    return rope | yarn | {"rope_type": "yarn"}
 
 
 def _name(key: Any) -> str:
@@ -263,7 +338,7 @@ def _stored_shape(row: Row, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(math.prod(size[a] for a in group) for group in row.axes.split())
 
 
-def _stored_shapes(arch: Architecture, tree: Any) -> dict[str, tuple[int, ...]]:
+def stored_shapes(arch: Architecture, tree: Any) -> dict[str, tuple[int, ...]]:
     """Every tensor of the checkpoint, in the order in which we write them."""
     shapes = {}
     for key, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -311,8 +386,7 @@ def _open_all(directory: pathlib.Path) -> dict[str, Any]:
 
 def _files(directory: pathlib.Path) -> dict[pathlib.Path, str]:
     """The weight files, each with the name of one of its tensors."""
-    single = directory / "model.safetensors"
-    index = directory / "model.safetensors.index.json"
+    single, index = directory / _WEIGHTS, directory / _INDEX
     if single.exists() or not index.exists():
         return {single: _EMBED}
     by_tensor = _json(index)["weight_map"].items()
@@ -321,7 +395,7 @@ def _files(directory: pathlib.Path) -> dict[pathlib.Path, str]:
 
 def _check(stored: dict[str, Any], arch: Architecture, shapes: Any) -> None:
     """Raise unless `stored` holds exactly the tensors that `arch` needs."""
-    expected = _stored_shapes(arch, shapes)
+    expected = stored_shapes(arch, shapes)
     if arch.tied and {_HEAD, _EMBED} <= stored.keys():
         if not np.array_equal(stored.pop(_HEAD)[:], stored[_EMBED][:]):
             raise ValueError(
@@ -348,32 +422,47 @@ def _check(stored: dict[str, Any], arch: Architecture, shapes: Any) -> None:
             )
 
 
-def _block_reader(
+def _place(
     stored: dict[str, Any],
     arch: Architecture,
     key: Any,
     shape: tuple[int, ...],
     dtype: np.dtype,
-) -> Callable[[tuple[slice, ...]], np.ndarray]:
-    """A function that reads the block at one index of a parameter."""
-    row, names = _row(arch, key)
-    blocks = {}
-
-    def read(*bounds: range) -> np.ndarray:
-        ours, _ = _axes(row)
-        if len(bounds) == len(ours):
-            return np.array(_read(stored, names[0], row, shape, bounds, dtype))
-        periods, *bounds = bounds
-        part = lambda name: _read(stored, name, row, shape[1:], bounds, dtype)
-        return np.stack([part(names[period]) for period in periods])
-
-    def block(index: tuple[slice, ...]) -> np.ndarray:
+    where: NamedSharding,
+) -> jax.Array:
+    """One parameter on its devices; the host holds one device's block at a time."""
+    devices_of = collections.defaultdict(list)
+    for device, index in where.addressable_devices_indices_map(shape).items():
         bounds = tuple(range(*s.indices(n)) for s, n in zip(index, shape, strict=True))
-        # Devices that hold copies ask for the same block.
-        if bounds not in blocks:
-            blocks[bounds] = read(*bounds)
-        return blocks[bounds]
+        devices_of[bounds].append(device)
+    arrays = {}
+    for bounds, devices in devices_of.items():
+        block = _read_block(stored, arch, key, shape, bounds, dtype)
+        placed = [jax.device_put(block, device) for device in devices]
+        # Copies go on in the background, and keep what they copy.
+        jax.block_until_ready(placed)
+        arrays |= zip(devices, placed, strict=True)
+    ordered = [arrays[d] for d in where.addressable_devices_indices_map(shape)]
+    return jax.make_array_from_single_device_arrays(shape, where, ordered)
 
+
+def _read_block(
+    stored: dict[str, Any],
+    arch: Architecture,
+    key: Any,
+    shape: tuple[int, ...],
+    bounds: Sequence[range],
+    dtype: np.dtype,
+) -> np.ndarray:
+    """The entries of one parameter within `bounds`, read tensor by tensor."""
+    row, names = _row(arch, key)
+    block = np.empty([len(b) for b in bounds], dtype)
+    if len(bounds) == len(_axes(row)[0]):
+        block[...] = _read(stored, names[0], row, shape, bounds)
+        return block
+    periods, *bounds = bounds
+    for place, period in enumerate(periods):
+        block[place] = _read(stored, names[period], row, shape[1:], bounds)
     return block
 
 
@@ -383,7 +472,6 @@ def _read(
     row: Row,
     shape: tuple[int, ...],
     bounds: Sequence[range],
-    dtype: np.dtype,
 ) -> np.ndarray:
     """The entries of one tensor within `bounds` of our axes, in our layout."""
     ours, letters = _axes(row)
@@ -395,35 +483,92 @@ def _read(
         inner = math.prod(size[a] for a in group[1:])
         return slice(bound[group[0]].start * inner, bound[group[0]].stop * inner)
 
-    part = stored[name][tuple(cut(group) for group in row.axes.split())].astype(dtype)
+    part = stored[name][tuple(cut(group) for group in row.axes.split())]
     if not np.isfinite(part).all():
         raise ValueError(f"{name} holds NaN or infinite weights")
     part = part.reshape([len(bound[a]) for a in letters])
     return part.transpose([letters.index(a) for a in ours])
 
 
-def _gathered(
+def tensors(
     arch: Architecture, params: decoder.Params, dtype: np.dtype
-) -> Iterator[np.ndarray]:
-    """Every tensor, whole and in its stored layout, in the order of the header."""
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Every tensor of a checkpoint by its name, one after the other on the host.
+
+    Args:
+      arch: the architecture of `params`.
+      params: the decoder's parameters, or their gradient; on several hosts every
+        process must take all tensors.
+      dtype: of the tensors.
+
+    Yields:
+      Name, and the whole tensor in its stored layout, in the order of the header.
+    """
     for key, leaf in jax.tree_util.tree_leaves_with_path(params):
         row, names = _row(arch, key)
         ours, letters = _axes(row)
         order = [ours.index(a) for a in letters]
         periods = (leaf[index] for index in range(len(names)))
-        for tensor in periods if leaf.ndim > len(ours) else [leaf]:
+        stacked = leaf.ndim > len(ours)
+        for name, tensor in zip(names, periods if stacked else [leaf], strict=True):
             whole = distributed.to_host(tensor.astype(dtype))
-            yield whole.transpose(order).reshape(_stored_shape(row, leaf.shape))
+            yield name, whole.transpose(order).reshape(_stored_shape(row, leaf.shape))
 
 
-def _header(shapes: dict[str, tuple[int, ...]], dtype: str) -> bytes:
+def _write_shards(
+    folder: pathlib.Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    whole: Iterator[tuple[str, np.ndarray]],
+    dtype: str,
+    max_shard_bytes: int,
+) -> None:
+    """Write every tensor of `whole`, which come in the order of `shapes`."""
+    shards = _shards(shapes, np.dtype(dtype).itemsize, max_shard_bytes)
+    files = [_WEIGHTS]
+    if len(shards) > 1:
+        count = len(shards)
+        files = [
+            f"model-{n:05d}-of-{count:05d}.safetensors" for n in range(1, count + 1)
+        ]
+        index = {
+            "metadata": {"total_size": sum(s for x in shards for s in x.values())},
+            "weight_map": {
+                name: file
+                for file, shard in zip(files, shards, strict=True)
+                for name in shard
+            },
+        }
+        (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    for name, shard in zip(files, shards, strict=True):
+        with (folder / name).open("wb") as file:
+            file.write(_header(shard, shapes, dtype))
+            for _, tensor in itertools.islice(whole, len(shard)):
+                file.write(np.ascontiguousarray(tensor).view(np.uint8).data)
+
+
+def _shards(
+    shapes: Mapping[str, tuple[int, ...]], itemsize: int, most: int
+) -> list[dict[str, int]]:
+    """The bytes of every tensor, file by file."""
+    shards = [{}]
+    for name, shape in shapes.items():
+        size = math.prod(shape) * itemsize
+        if shards[-1] and sum(shards[-1].values()) + size > most:
+            shards.append({})
+        shards[-1][name] = size
+    return shards
+
+
+def _header(
+    sizes: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]], dtype: str
+) -> bytes:
     """The beginning of a safetensors file: its header's length, and the header."""
     header, end = {"__metadata__": {"format": "pt"}}, 0
-    for name, shape in shapes.items():
-        start, end = end, end + math.prod(shape) * np.dtype(dtype).itemsize
+    for name, size in sizes.items():
+        start, end = end, end + size
         header[name] = {
             "dtype": _FILE_DTYPES[dtype],
-            "shape": shape,
+            "shape": shapes[name],
             "data_offsets": [start, end],
         }
     text = json.dumps(header).encode()

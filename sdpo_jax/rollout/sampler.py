@@ -153,7 +153,8 @@ def _start(arch, stop_ids, weights, prompt_UP, ids_U, key, *, sampling, slots):
     """Read the prompts and draw every row's first token."""
     hidden_UD, keys_values = decoder.prefill(arch, weights, prompt_UP)
     group = sampling.attempts
-    cache = kv_cache.start(keys_values, prompt_UP >= 0, group, slots)
+    windows = [kind.window for kind in arch.kinds]
+    cache = kv_cache.start(keys_values, windows, prompt_UP >= 0, group, slots)
     # Unpinned, the empty slots would stand whole on every device.
     place = lambda x: constrain(x, "batch", "heads", None, None)
     cache = cache.replace(layers=jax.tree.map(place, cache.layers))
@@ -188,7 +189,6 @@ def _uniforms(key: jax.Array, ids_U: jax.Array, group: int, length: int) -> jax.
 
 def _extend(arch, stop_ids, weights, state, *, sampling):
     """Draw tokens until the cache is full or every row has stopped."""
-    slots = state.cache.layers[0].response_k.shape[2]
 
     def body(state: _State) -> _State:
         last = state.length - 1
@@ -198,7 +198,7 @@ def _extend(arch, stop_ids, weights, state, *, sampling):
         state = state.replace(cache=cache)
         return _draw_next(arch, stop_ids, weights, state, hidden, sampling)
 
-    going_on = lambda state: (state.length < slots) & ~jnp.all(state.done_B)
+    going_on = lambda state: (state.length < state.cache.slots) & ~jnp.all(state.done_B)
     state = jax.lax.while_loop(going_on, body, state)
     return state, jnp.all(state.done_B)
 

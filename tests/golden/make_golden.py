@@ -1,9 +1,10 @@
-"""Tiny random Qwen3 checkpoints, and what transformers computes with them.
+"""Tiny random checkpoints of every family, and what transformers computes with them.
 
   python tests/golden/make_golden.py
 
 Needs torch 2.13.0 and transformers 5.23.0. Each folder gets a float32 checkpoint and
-expected.npz: token ids, logits, last hidden states, and greedy continuations.
+expected.npz: token ids, logits, last hidden states, the gradient of the mean
+cross-entropy of the next tokens, and greedy continuations.
 """
 
 import json
@@ -13,32 +14,92 @@ import numpy as np
 import torch
 import transformers
 
-ROPE_THETA = 50_000.0
 PROMPT = 8
 CONTINUATION = 64
+_SIZES = dict(
+    vocab_size=128,
+    hidden_size=32,
+    intermediate_size=48,
+    num_attention_heads=4,
+    max_position_embeddings=128,
+    rms_norm_eps=1e-5,
+    bos_token_id=None,
+    eos_token_id=None,
+    pad_token_id=None,
+    dtype="float32",
+)
+_ROPE = {"rope_type": "default", "rope_theta": 50_000.0}
+# With a theta of 500 the first of four frequencies stays, the second is half slowed and
+# the others wholly; with one of 500,000 the second is slowed wholly too.
+_YARN = {
+    "rope_type": "yarn",
+    "factor": 2.0,
+    "original_max_position_embeddings": 64,
+    "beta_fast": 8.0,
+    "beta_slow": 1.0,
+}
 
 
-def make_model(tied: bool, seed: int) -> transformers.Qwen3ForCausalLM:
-    """Random weights large enough that attention and norms shape the logits."""
-    config = transformers.Qwen3Config(
-        vocab_size=128,
-        hidden_size=32,
-        intermediate_size=48,
+def qwen3(tied: bool) -> transformers.PreTrainedConfig:
+    """Grouped queries, heads wider than width / heads."""
+    return transformers.Qwen3Config(
+        **_SIZES,
         num_hidden_layers=3,
-        num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=16,
-        max_position_embeddings=128,
-        rms_norm_eps=1e-5,
         tie_word_embeddings=tied,
-        rope_parameters={"rope_type": "default", "rope_theta": ROPE_THETA},
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
-        dtype="float32",
+        rope_parameters=_ROPE,
     )
+
+
+def qwen2(tied: bool, kv_heads: int, sliding: bool) -> transformers.PreTrainedConfig:
+    """Biases; the first layers read everything, the others a window if `sliding`."""
+    return transformers.Qwen2Config(
+        **_SIZES,
+        num_hidden_layers=3,
+        num_key_value_heads=kv_heads,
+        tie_word_embeddings=tied,
+        rope_parameters=_ROPE,
+        use_sliding_window=sliding,
+        sliding_window=6,
+        max_window_layers=1,
+    )
+
+
+def olmo3(kv_heads: int, theta: float) -> transformers.PreTrainedConfig:
+    """Three sliding layers of four, and YaRN on the fourth only."""
+    return transformers.Olmo3Config(
+        **_SIZES,
+        num_hidden_layers=8,
+        num_key_value_heads=kv_heads,
+        sliding_window=6,
+        rope_parameters={
+            "sliding_attention": {"rope_type": "default", "rope_theta": theta},
+            "full_attention": {**_YARN, "rope_theta": theta},
+        },
+    )
+
+
+# Folder -> (config, seed, whether config.json gets the spelling of transformers 4).
+# No seed makes a near tie: see smallest_margin.
+MODELS = {
+    "qwen3_tied": (qwen3(tied=True), 3, False),
+    "qwen3_untied": (qwen3(tied=False), 1, True),
+    "qwen2_tied": (qwen2(tied=True, kv_heads=2, sliding=False), 1, False),
+    "qwen2_sliding": (qwen2(tied=False, kv_heads=4, sliding=True), 2, True),
+    "olmo3_grouped": (olmo3(kv_heads=2, theta=500.0), 8, False),
+    # In the older spelling, transformers 5 takes this theta for the sliding layers
+    # whatever the file says; every published Olmo3 has it.
+    "olmo3_multihead": (olmo3(kv_heads=4, theta=500_000.0), 4, True),
+}
+
+
+def make_model(
+    config: transformers.PreTrainedConfig, seed: int
+) -> transformers.PreTrainedModel:
+    """Random weights large enough that every part shapes the logits."""
     torch.manual_seed(seed)
-    model = transformers.Qwen3ForCausalLM(config).eval()
+    model = transformers.AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             noise = torch.randn_like(weight)
@@ -46,48 +107,65 @@ def make_model(tied: bool, seed: int) -> transformers.Qwen3ForCausalLM:
     return model
 
 
-@torch.no_grad()
-def expected(model: transformers.Qwen3ForCausalLM) -> dict[str, np.ndarray]:
+def expected(model: transformers.PreTrainedModel) -> dict[str, np.ndarray]:
     """Outputs on fixed tokens, and the greedy continuation of their beginnings."""
     ids_BT = torch.randint(model.config.vocab_size, (3, 24))
-    output = model(ids_BT, output_hidden_states=True)
-    greedy_BT, margins = ids_BT[:, :PROMPT], []
-    for _ in range(CONTINUATION):
-        best_B2 = model(greedy_BT).logits[:, -1].topk(2)
-        margins.append(best_B2.values[:, 0] - best_B2.values[:, 1])
-        greedy_BT = torch.cat([greedy_BT, best_B2.indices[:, :1]], dim=1)
+    output = model(ids_BT, labels=ids_BT, output_hidden_states=True)
+    output.loss.backward()
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     return {
         "ids_BT": ids_BT.numpy().astype(np.int32),
-        "logits_BTV": output.logits.numpy(),
-        "hidden_BTD": output.hidden_states[-1].numpy(),
-        "greedy_BT": greedy_BT.numpy().astype(np.int32),
-        # Between the best two tokens: how far rounding is from changing the text.
-        "smallest_margin": torch.stack(margins).min().numpy(),
+        "logits_BTV": output.logits.detach().numpy(),
+        "hidden_BTD": output.hidden_states[-1].detach().numpy(),
+        "loss": output.loss.detach().numpy(),
+        **{f"gradient/{n}": p.grad.numpy() for n, p in model.named_parameters()},
+        **greedy(model, ids_BT[:, :PROMPT]),
         "versions": np.array(json.dumps(versions)),
     }
 
 
+@torch.no_grad()
+def greedy(
+    model: transformers.PreTrainedModel, ids_BT: torch.Tensor
+) -> dict[str, np.ndarray]:
+    """The most likely continuation, and how far rounding is from changing it."""
+    margins = []
+    for _ in range(CONTINUATION):
+        best_B2 = model(ids_BT).logits[:, -1].topk(2)
+        margins.append(best_B2.values[:, 0] - best_B2.values[:, 1])
+        ids_BT = torch.cat([ids_BT, best_B2.indices[:, :1]], dim=1)
+    return {
+        "greedy_BT": ids_BT.numpy().astype(np.int32),
+        "smallest_margin": torch.stack(margins).min().numpy(),
+    }
+
+
 def use_older_spelling(folder: pathlib.Path) -> None:
-    """Write rope_theta and torch_dtype, as transformers 4 did."""
+    """Write the rotary fields and the dtype as transformers 4 did."""
     path = folder / "config.json"
     config = json.loads(path.read_text())
-    config["rope_theta"] = config.pop("rope_parameters")["rope_theta"]
-    config["rope_scaling"] = None
+    rope = config.pop("rope_parameters")
+    rope = rope.get("full_attention", rope)
+    config["rope_theta"] = rope["rope_theta"]
+    scaled = {k: v for k, v in rope.items() if k != "rope_theta"}
+    config["rope_scaling"] = scaled if rope["rope_type"] == "yarn" else None
     config["torch_dtype"] = config.pop("dtype")
+    if config["model_type"] != "olmo3":
+        del config["layer_types"]
     path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def main() -> None:
-    """Write both folders beside this file."""
+    """Write all folders beside this file."""
     here = pathlib.Path(__file__).parent
-    for tied, seed in [(True, 3), (False, 1)]:
-        folder = here / ("qwen3_tied" if tied else "qwen3_untied")
-        model = make_model(tied, seed)
-        model.save_pretrained(folder)
-        np.savez(folder / "expected.npz", **expected(model))
-        if not tied:
-            use_older_spelling(folder)
+    for name, (config, seed, older) in MODELS.items():
+        model = make_model(config, seed)
+        model.save_pretrained(here / name)
+        results = expected(model)
+        np.savez_compressed(here / name / "expected.npz", **results)
+        print(f"{name}: smallest margin {results['smallest_margin']:.4f}")
+        if older:
+            use_older_spelling(here / name)
 
 
 if __name__ == "__main__":
