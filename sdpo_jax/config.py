@@ -15,6 +15,9 @@ runs without rich feedback set `reprompt.show_feedback` to "never".
 """
 
 import difflib
+import json
+import os
+import pathlib
 from collections.abc import Iterable, Mapping
 
 from ml_collections import ConfigDict
@@ -126,6 +129,13 @@ def default() -> ConfigDict:  # noqa: PLR0915, one line per field
     c.eval.top_k = 0
     c.eval.pass_at = (1,)  # the k of pass@k
     c.eval.max_questions = 0  # of each split, the first ones; 0 takes all
+
+    c.export = ConfigDict()
+    c.export.path = ""  # a folder to make; "" is <run folder>/export
+    c.export.weights = "student"  # student | teacher
+    c.export.checkpoint = "last"  # last | best: by validation
+    c.export.dtype = "bfloat16"  # bfloat16 | float32
+    c.export.after_training = False
     return c.lock()
 
 
@@ -143,6 +153,9 @@ _CHOICES = {
     "teacher.mode": ("ema", "trust_region", "frozen", "live"),
     "teacher.update_per": ("rollout_batch", "optimizer_step"),
     "optimizer.schedule": ("constant", "cosine"),
+    "export.weights": ("student", "teacher"),
+    "export.checkpoint": ("last", "best"),
+    "export.dtype": ("bfloat16", "float32"),
     "step.aggregation": ("token_mean", "sequence_mean", "sequence_mean_all_rows"),
 }
 
@@ -209,6 +222,28 @@ def validate(c: ConfigDict) -> None:
     _check_combinations(c)
 
 
+def from_run(folder: str | os.PathLike) -> ConfigDict:
+    """The config that a run folder was trained with.
+
+    Raises:
+      ValueError: if the folder holds none, or one with unknown fields.
+    """
+    file = pathlib.Path(folder) / "config.json"
+    if not file.exists():
+        raise ValueError(f"{folder} is no run folder: it has no config.json")
+    c = default()
+    known = flat(c)
+    for field, value in json.loads(file.read_text()).items():
+        if field not in known:
+            near = nearest(field, known)
+            raise ValueError(f"{file}: {field} is no config field; nearest: {near}")
+        *groups, leaf = field.split(".")
+        # JSON made lists of tuples.
+        value = tuple(value) if isinstance(known[field], tuple) else value
+        get(c, ".".join(groups))[leaf] = value
+    return c
+
+
 def _check_combinations(c: ConfigDict) -> None:
     """What is wrong only together."""
     if not c.model.path:
@@ -255,7 +290,7 @@ def _can_teach(c: ConfigDict) -> bool:
 
 def get(c: ConfigDict, field: str):
     """The value of a dotted field."""
-    for part in field.split("."):
+    for part in filter(None, field.split(".")):
         c = c[part]
     return c
 

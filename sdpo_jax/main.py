@@ -3,8 +3,10 @@
 python -m sdpo_jax.main --config=configs/quickstart.py
 python -m sdpo_jax.main --config=configs/quickstart.py --config.sdpo.top_k=20
 python -m sdpo_jax.main --config=configs/quickstart.py --job=evaluate
+python -m sdpo_jax.main --job=export --workdir=runs/quickstart
 """
 
+import argparse
 import json
 import logging
 import pathlib
@@ -20,7 +22,7 @@ from sdpo_jax import config
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="A run file.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run folder; runs/<config> if unset.")
-_JOB = flags.DEFINE_enum("job", "train", ["train", "evaluate"], "What to do.")
+_JOB = flags.DEFINE_enum("job", "train", ["train", "evaluate", "export"], "What to do.")
 _MAY_CHANGE = flags.DEFINE_list(
     "may_change", [], "Config fields that may differ from the run being resumed."
 )
@@ -52,7 +54,7 @@ def main(argv: Sequence[str]) -> int | str:
 
 
 def _parse(argv: Sequence[str]) -> ConfigDict:
-    extra = flags.FLAGS(argv)[1:]
+    extra = flags.FLAGS(_with_config_of_run(argv))[1:]
     if extra or not _CONFIG.present:
         wrong = f"{extra[0]!r} is not a flag" if extra else "--config is missing"
         raise ValueError(f"{wrong}; usage: --config=configs/<run>.py")
@@ -66,12 +68,27 @@ def _parse(argv: Sequence[str]) -> ConfigDict:
     return _CONFIG.value
 
 
+def _with_config_of_run(argv: Sequence[str]) -> list[str]:
+    """The arguments; to export a run they need not name the config it was run with."""
+    known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("--config", "--job", "--workdir"):
+        known.add_argument(name, nargs="?")
+    given, _ = known.parse_known_args(argv[1:])
+    if given.config is not None or given.job != "export" or not given.workdir:
+        return list(argv)
+    config.from_run(given.workdir)  # Tells what is wrong with the folder.
+    run_file = pathlib.Path(config.__file__).with_name("run_config.py")
+    return [argv[0], f"--config={run_file}:{given.workdir}", *argv[1:]]
+
+
 def _run(c: ConfigDict) -> dict:
     # Imported once the config is known to be right: JAX takes seconds to load.
-    from sdpo_jax import evaluate, train
+    from sdpo_jax import evaluate, export, train
 
     if _JOB.value == "evaluate":
         return evaluate.run(c)
+    if _JOB.value == "export":
+        return export.run(c, _WORKDIR.value)
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = _WORKDIR.value or pathlib.Path("runs") / name
     try:

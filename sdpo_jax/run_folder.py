@@ -12,7 +12,10 @@ from sdpo_jax import config, distributed, metrics
 
 SUMMARY = "summary.json"
 # Fields that may differ between the parts of one run: they change no number.
-_FREE = frozenset({"train.wandb_project"})
+_FREE = frozenset(
+    {"train.wandb_project"}
+    | {f for f in config.flat(config.default()) if f.startswith("export.")}
+)
 
 
 @contextlib.contextmanager
@@ -82,7 +85,9 @@ def _check_same(folder, c: ConfigDict, may_change: Sequence[str]) -> list[str]:
         return []
     # Through JSON, as the folder's own went: tuples become lists.
     here = json.loads(json.dumps(config.flat(c)))
-    there = json.loads(file.read_text())
+    # A field that came later had its default.
+    there = json.loads(json.dumps(config.flat(config.default())))
+    there |= json.loads(file.read_text())
     fields = sorted(here.keys() | there.keys())
     changed = [f for f in fields if here.get(f) != there.get(f)]
     refused = [f for f in changed if f not in {*may_change, *_FREE}]

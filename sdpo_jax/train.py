@@ -22,7 +22,16 @@ import numpy as np
 from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
-from sdpo_jax import config, distributed, evaluate, feedback, metrics, run_folder, step
+from sdpo_jax import (
+    config,
+    distributed,
+    evaluate,
+    export,
+    feedback,
+    metrics,
+    run_folder,
+    step,
+)
 from sdpo_jax.batch import Batch
 from sdpo_jax.checkpoint import Checkpoints
 from sdpo_jax.data import questions as question_order
@@ -75,16 +84,26 @@ def run(
     distributed.start(c.mesh.multi_host)
     with run_folder.claim(folder, c, may_change) as finished:
         if finished is not None:
-            _log.info("%s is finished; nothing to do", folder)
-            return finished
-        with (
-            build(c, environment) as parts,
-            _stop_signals() as stop,
-            Trainer(parts, folder) as trainer,
-        ):
-            while trainer.update < c.train.updates:
-                trainer.advance(stop)
-            return trainer.finish()
+            _log.info("%s is finished; nothing to train", folder)
+        else:
+            finished = _train(c, folder, environment)
+        if c.export.after_training and not export.path(c, folder).exists():
+            export.run(c, folder)
+        return finished
+
+
+def _train(c: ConfigDict, folder: pathlib.Path, environment) -> dict[str, Any]:
+    """The whole run, or what is left of it; its summary."""
+    if c.export.after_training:
+        export.refuse_existing(export.path(c, folder))
+    with (
+        build(c, environment) as parts,
+        _stop_signals() as stop,
+        Trainer(parts, folder) as trainer,
+    ):
+        while trainer.update < c.train.updates:
+            trainer.advance(stop)
+        return trainer.finish()
 
 
 class Trainer:

@@ -15,12 +15,12 @@ PACKAGES = ("sdpo_jax", "pallas_kernels")
 LAYERS = [
     ["pallas_kernels"],
     ["config", "batch", "masked", "distributed", "metrics"],
-    ["run_folder"],
+    ["run_config", "run_folder"],
     ["model", "losses", "teacher", "envs", "reprompt", "data"],
     ["step", "rollout", "checkpoint"],
     # `feedback` turns text into arrays; `parts` builds a run's objects from its config.
     ["feedback", "parts"],
-    ["evaluate"],
+    ["evaluate", "export"],
     ["train", "discover", "plan", "report"],
     ["main"],
     # `sweep` starts `main`, in processes of its own.

@@ -35,6 +35,10 @@ def command(*arguments, path="", cwd=ROOT):
 MISTAKES = {
     "no run file": ([], "--config is missing; usage: --config=configs/<run>.py"),
     "a run file without its value": (["--config"], "Missing value for flag --config"),
+    "a folder without a run": (
+        ["--job=export", "--workdir=tests"],
+        "tests is no run folder: it has no config.json",
+    ),
     "an empty run file name": (["--config="], "Path to config file is an empty string"),
     "a missing run file": (
         ["--config=configs/quickstrat.py"],

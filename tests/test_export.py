@@ -1,0 +1,131 @@
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from sdpo_jax import config, distributed, export, metrics, step
+from sdpo_jax.checkpoint import Checkpoints
+from sdpo_jax.model import huggingface
+
+ROOT = pathlib.Path(__file__).parents[1]
+BASE = ROOT / "tests" / "golden" / "olmo3_grouped"
+
+
+def run_config(**fields):
+    c = config.default()
+    c.model.path = str(BASE)
+    c.sdpo.top_k = 20
+    c.update_from_flattened_dict(fields)
+    return c
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run folder: teacher of ones after update 2, the best; of twos after 3."""
+    folder = tmp_path_factory.mktemp("run")
+    c = run_config()
+    mesh = distributed.make_mesh(c.mesh)
+    arch = huggingface.architecture(c.model.path)
+    params = huggingface.load(c.model.path, arch, mesh)
+    state = step.new_state(c, arch, mesh, params)
+    checkpoints = Checkpoints(folder / "checkpoints")
+    ones = jax.tree.map(jnp.ones_like, params)
+    twos = jax.tree.map(lambda x: x + 1, ones)
+    checkpoints.save(2, state.replace(teacher=ones), {}, score=1.0)
+    checkpoints.save(3, state.replace(teacher=twos), {}, score=0.5)
+    checkpoints.close()
+    metrics.write_json_atomically(folder / "config.json", config.flat(c))
+    return folder
+
+
+def test_student_is_written_as_it_was_read(finished, tmp_path):
+    c = run_config(**{"export.path": str(tmp_path / "out"), "export.dtype": "float32"})
+
+    told = export.run(c, finished)
+
+    assert told["update"] == 3 and told["weights"] == "student"
+    before = load_file(BASE / "model.safetensors")
+    after = load_file(tmp_path / "out" / "model.safetensors")
+    assert before.keys() == after.keys()
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    assert told["parameters"] == sum(x.size for x in before.values())
+    assert (tmp_path / "out" / "generation_config.json").exists()
+
+
+@pytest.mark.parametrize("checkpoint, value", [("last", 2), ("best", 1)])
+def test_teacher_of_a_checkpoint_is_written_when_asked(
+    finished, tmp_path, checkpoint, value
+):
+    fields = {
+        "export.path": str(tmp_path / "out"),
+        "export.weights": "teacher",
+        "export.checkpoint": checkpoint,
+    }
+
+    told = export.run(run_config(**fields), finished)
+
+    assert told["update"] == value + 1
+    written = load_file(tmp_path / "out" / "model.safetensors")
+    assert {str(x.dtype) for x in written.values()} == {"bfloat16"}
+    assert all((x.astype(np.float32) == value).all() for x in written.values())
+
+
+def test_checkpoint_of_the_config_is_written_without_a_run(tmp_path):
+    c = run_config(**{"export.path": str(tmp_path / "out")})
+
+    told = export.run(c)
+
+    assert told["update"] == 0
+    config_json = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config_json["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"export.weights": "nobody"}, "export.weights='nobody': must be one of"),
+        (
+            {"export.weights": "teacher", "teacher.mode": "live"},
+            "teacher.mode=live keeps no such weights; export the student",
+        ),
+    ],
+)
+def test_what_cannot_be_exported_is_refused(finished, tmp_path, fields, message):
+    c = run_config(**fields, **{"export.path": str(tmp_path / "out")})
+
+    with pytest.raises(ValueError, match=message):
+        export.run(c, finished)
+
+
+def test_place_that_cannot_be_written_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="export.path is empty"):
+        export.run(run_config())
+    with pytest.raises(ValueError, match="exists; move it away"):
+        export.run(run_config(**{"export.path": str(tmp_path)}))
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
+        export.run(run_config(), tmp_path)
+
+
+def test_command_exports_a_run_by_its_folder_alone(finished, tmp_path):
+    out = tmp_path / "out"
+
+    done = subprocess.run(
+        [sys.executable, "-m", "sdpo_jax.main", "--job=export"]
+        + [f"--workdir={finished}", f"--config.export.path={out}"],
+        cwd=ROOT,
+        env=os.environ,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["path"] == str(out)
+    assert (out / "model.safetensors").exists()
