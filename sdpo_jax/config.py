@@ -23,6 +23,8 @@ from collections.abc import Iterable, Mapping
 from ml_collections import ConfigDict
 
 SPLITS = ("train", "validation", "heldout")
+_ATTENTION, _MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj")
+LORA_TARGETS = (*_ATTENTION, *_MLP, "down_proj")
 
 
 def default() -> ConfigDict:  # noqa: PLR0915, one line per field
@@ -96,6 +98,11 @@ def default() -> ConfigDict:  # noqa: PLR0915, one line per field
     c.teacher.mixture = 0.05  # the live student's share in a trust region
     c.teacher.update_per = "rollout_batch"  # rollout_batch | optimizer_step
 
+    c.lora = ConfigDict()
+    c.lora.rank = 0  # 0 trains all weights
+    c.lora.alpha = 32.0  # changes are scaled by alpha / rank
+    c.lora.targets = LORA_TARGETS  # projections of every layer
+
     c.optimizer = ConfigDict()
     c.optimizer.learning_rate = 1e-5
     c.optimizer.schedule = "constant"  # constant | cosine: after the warm-up
@@ -135,6 +142,7 @@ def default() -> ConfigDict:  # noqa: PLR0915, one line per field
     c.export.weights = "student"  # student | teacher
     c.export.checkpoint = "last"  # last | best: by validation
     c.export.dtype = "bfloat16"  # bfloat16 | float32
+    c.export.lora = "merged"  # merged | peft: with the base, or alone in PEFT's format
     c.export.after_training = False
     return c.lock()
 
@@ -156,6 +164,7 @@ _CHOICES = {
     "export.weights": ("student", "teacher"),
     "export.checkpoint": ("last", "best"),
     "export.dtype": ("bfloat16", "float32"),
+    "export.lora": ("merged", "peft"),
     "step.aggregation": ("token_mean", "sequence_mean", "sequence_mean_all_rows"),
 }
 
@@ -182,6 +191,8 @@ _RANGES = {
     "grpo.dual_clip": (1, 1e9, False),
     "teacher.rate": (0, 1, True),
     "teacher.mixture": (0, 1, True),
+    "lora.rank": (0, 2**16, True),
+    "lora.alpha": (0, 2**16, False),
     "optimizer.learning_rate": (0, 1, False),
     "optimizer.warmup_updates": (0, 2**31 - 1, True),
     "optimizer.weight_decay": (0, 1, True),
@@ -220,6 +231,7 @@ def validate(c: ConfigDict) -> None:
             "set sdpo.divergence to forward_kl or reverse_kl"
         )
     _check_combinations(c)
+    _check_lora(c)
 
 
 def from_run(folder: str | os.PathLike) -> ConfigDict:
@@ -281,6 +293,18 @@ def _check_combinations(c: ConfigDict) -> None:
             f"eval.pass_at={tuple(c.eval.pass_at)}: pass@k needs 1 <= k <= "
             f"eval.attempts={c.eval.attempts}"
         )
+
+
+def _check_lora(c: ConfigDict) -> None:
+    """Refuse targets that there are not, and an export of what is not trained."""
+    unknown = [target for target in c.lora.targets if target not in LORA_TARGETS]
+    if unknown or not c.lora.targets or len(set(c.lora.targets)) < len(c.lora.targets):
+        raise ValueError(
+            f"lora.targets={tuple(c.lora.targets)}: must name some of "
+            f"{', '.join(LORA_TARGETS)}, each once"
+        )
+    if c.export.lora == "peft" and not c.lora.rank:
+        raise ValueError("export.lora=peft: lora.rank=0 trains no adapters to export")
 
 
 def _can_teach(c: ConfigDict) -> bool:

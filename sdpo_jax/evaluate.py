@@ -52,12 +52,12 @@ def run(c, environment: Environment | None = None) -> dict[str, dict[str, float]
     """
     config.validate(c)
     with build(c, environment) as parts:
-        student = parts.load_student()
-        return {split: on_split(parts, student, split)[0] for split in SPLITS}
+        params = parts.load_params()
+        return {split: on_split(parts, params, split)[0] for split in SPLITS}
 
 
 def on_split(
-    parts: Parts, student: Any, split: str
+    parts: Parts, policy: Any, split: str
 ) -> tuple[dict[str, float], list[feedback.Graded]]:
     """Sample and grade `config.eval.attempts` attempts at every question of a split.
 
@@ -81,7 +81,7 @@ def on_split(
     key = jax.random.fold_in(jax.random.key(c.seed), zlib.crc32(split.encode()))
     prompts = feedback.encode(c, parts.tokenizer, questions)
     attempts = parts.engine.sample(
-        student, prompts, range(len(questions)), sampling, key
+        policy, prompts, range(len(questions)), sampling, key
     )
     repeated = [q for q in questions for _ in range(c.eval.attempts)]
     graded = feedback.grade(parts.environment, parts.tokenizer, repeated, attempts)

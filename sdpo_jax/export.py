@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from sdpo_jax import config, distributed, step
 from sdpo_jax.checkpoint import Checkpoints
-from sdpo_jax.model import huggingface
+from sdpo_jax.model import huggingface, lora
 from sdpo_jax.model.families import Architecture
 
 _log = logging.getLogger(__name__)
@@ -42,16 +42,20 @@ def run(c: ConfigDict, workdir: str | os.PathLike | None = None) -> dict[str, An
     distributed.start(c.mesh.multi_host)
     mesh = distributed.make_mesh(c.mesh)
     arch = huggingface.architecture(c.model.path)
-    update = 0
+    read = lambda dtype: huggingface.load(c.model.path, arch, mesh, np.dtype(dtype))
     if workdir is None:
-        params = huggingface.load(c.model.path, arch, mesh, np.dtype(c.export.dtype))
+        params, update = read(c.export.dtype), 0
     else:
         params, update = _restore(c, arch, mesh, pathlib.Path(workdir))
     _log.info("%s: writing the %s after update %d", target, c.export.weights, update)
+    settings = {"source": c.model.path, "dtype": c.export.dtype}
     with jax.set_mesh(mesh):
-        huggingface.save(
-            target, arch, params, source=c.model.path, dtype=c.export.dtype
-        )
+        if workdir is not None and c.export.lora == "peft":
+            huggingface.save_adapters(target, arch, params, **settings)
+        else:
+            if workdir is not None and c.lora.rank:
+                params = jax.jit(lora.merge)(read("float32"), params)
+            huggingface.save(target, arch, params, **settings)
     return {
         "path": str(target),
         "update": update,

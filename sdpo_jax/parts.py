@@ -31,9 +31,10 @@ class Parts:
     environment: Environment
     engine: Engine
 
-    def load_student(self) -> Any:
-        """The checkpoint's parameters, float32, on the mesh."""
-        return huggingface.load(self.config.model.path, self.arch, self.mesh)
+    def load_params(self) -> Any:
+        """The checkpoint's parameters on the mesh; float32 where they are trained."""
+        dtype = step.loaded_dtype(self.config)
+        return huggingface.load(self.config.model.path, self.arch, self.mesh, dtype)
 
 
 @contextlib.contextmanager

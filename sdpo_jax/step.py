@@ -6,6 +6,7 @@ response -> a loss, chunk by chunk -> gradient -> AdamW -> the teacher follows
 
 import functools
 import math
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -23,7 +24,7 @@ from sdpo_jax.batch import Attempts, Batch
 from sdpo_jax.distributed import constrain
 from sdpo_jax.losses import LOSSES, READS_TEACHER
 from sdpo_jax.losses.tokens import Tokens
-from sdpo_jax.model import decoder
+from sdpo_jax.model import decoder, lora
 from sdpo_jax.model.families import Architecture
 
 Params = Any
@@ -36,15 +37,32 @@ class TrainState:
 
     Args:
       step: optimiser steps taken.
-      student: float32 parameters.
+      student: float32 parameters; with LoRA, the adapters.
       opt_state: of the optimiser.
-      teacher: float32 parameters; None when the method reads no copy of its own.
+      teacher: as the student; None when the method reads no copy of its own.
+      base: what LoRA's adapters change, frozen, and not part of checkpoints; None
+        without LoRA.
     """
 
     step: jax.Array
     student: Params
     opt_state: Any
     teacher: Params | None
+    base: Params | None = None
+
+    @property
+    def policy(self) -> Params:
+        """The student as `decoder` reads it."""
+        return whole(self.base, self.student)
+
+
+def whole(base: Params | None, trained: Params) -> Params:
+    """What `decoder` reads: all weights, or frozen ones and the adapters beside them.
+
+    With adapters a teacher's average is taken of their two factors, each for itself;
+    the average of their product would be of no low rank.
+    """
+    return trained if base is None else {**base, "adapters": trained}
 
 
 def compute_dtype(c: ConfigDict) -> jnp.dtype:
@@ -95,41 +113,81 @@ def state_shardings(c: ConfigDict, arch: Architecture, mesh: Mesh) -> TrainState
     """Where every leaf of the state lives."""
     is_axes = lambda leaf: isinstance(leaf, tuple)
     place = lambda axes: distributed.sharding(mesh, *axes)
-    student = jax.tree.map(place, decoder.logical_axes(arch), is_leaf=is_axes)
+    placed = lambda tree: jax.tree.map(place, tree, is_leaf=is_axes)
+    student, base = placed(decoder.logical_axes(arch)), None
+    if c.lora.rank:
+        base, student = student, placed(lora.logical_axes(arch, *_lora(c)))
     optimizer = make_optimizer(c)
-    shapes = jax.eval_shape(lambda: decoder.init(arch, jax.random.key(0)))
-    whole = distributed.sharding(mesh)
+    everywhere = distributed.sharding(mesh)
     opt_state = optax.tree_utils.tree_map_params(
         optimizer,
         lambda _, place: place,
-        jax.eval_shape(optimizer.init, shapes),
+        jax.eval_shape(lambda: optimizer.init(_new_student(c, arch, _random(arch)))),
         student,
-        transform_non_params=lambda _: whole,
+        transform_non_params=lambda _: everywhere,
     )
-    return TrainState(whole, student, opt_state, student if has_teacher(c) else None)
+    own = student if has_teacher(c) else None
+    return TrainState(everywhere, student, opt_state, own, base)
 
 
 def abstract_state(c: ConfigDict, arch: Architecture, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and placement of the state, without any array."""
-    new = lambda: _new_state(c, decoder.init(arch, jax.random.key(0)))
+
+    def new() -> TrainState:
+        params = _random(arch)
+        base = jax.tree.map(lambda x: x.astype(loaded_dtype(c)), params)
+        return _new_state(c, arch, params).replace(base=base if c.lora.rank else None)
+
     shapes = jax.eval_shape(new)
     with_place = lambda s, place: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=place)
     return jax.tree.map(with_place, shapes, state_shardings(c, arch, mesh))
 
 
+def loaded_dtype(c: ConfigDict) -> jnp.dtype:
+    """Of a checkpoint's weights: float32 if they are trained, else as computed with."""
+    return compute_dtype(c) if c.lora.rank else jnp.dtype(jnp.float32)
+
+
 def new_state(
-    c: ConfigDict, arch: Architecture, mesh: Mesh, student: Params
+    c: ConfigDict, arch: Architecture, mesh: Mesh, params: Params
 ) -> TrainState:
-    """The state before the first update; `student` stays usable."""
+    """The state before the first update.
+
+    Args:
+      c: the run's config.
+      arch: the model.
+      mesh: devices.
+      params: of the checkpoint. They stay usable, but with LoRA they become the
+        state's own, which the first step donates.
+    """
     shardings = state_shardings(c, arch, mesh)
-    start = jax.jit(functools.partial(_new_state, c), out_shardings=shardings)
-    return start(student)
+    new = functools.partial(_new_state, c, arch)
+    state = jax.jit(new, out_shardings=shardings.replace(base=None))(params)
+    if c.lora.rank:
+        state = state.replace(base=jax.device_put(params, shardings.base))
+    return state
 
 
-def _new_state(c: ConfigDict, student: Params) -> TrainState:
-    copy = jax.tree.map(jnp.copy, student)
+def _new_state(c: ConfigDict, arch: Architecture, params: Params) -> TrainState:
+    """The state without a base."""
+    student = _new_student(c, arch, params)
     own = teacher.start(c.teacher.mode, student) if has_teacher(c) else None
-    return TrainState(jnp.int32(0), copy, make_optimizer(c).init(student), own)
+    return TrainState(jnp.int32(0), student, make_optimizer(c).init(student), own)
+
+
+def _new_student(c: ConfigDict, arch: Architecture, params: Params) -> Params:
+    if c.lora.rank:
+        key = jax.random.fold_in(jax.random.key(c.seed), zlib.crc32(b"lora"))
+        return lora.init(arch, *_lora(c), key)
+    return jax.tree.map(jnp.copy, params)
+
+
+def _lora(c: ConfigDict) -> tuple[int, float, tuple[str, ...]]:
+    return c.lora.rank, c.lora.alpha, tuple(c.lora.targets)
+
+
+def _random(arch: Architecture) -> Params:
+    return decoder.init(arch, jax.random.key(0))
 
 
 def make_train_step(
@@ -154,13 +212,13 @@ def make_train_step(
     """
     check_rows(c, mesh)
     shardings = state_shardings(c, arch, mesh)
-    whole = distributed.sharding(mesh)
+    everywhere = distributed.sharding(mesh)
     step = jax.jit(
         functools.partial(_train_step, c, arch, distributed.batch_shards(mesh)),
         donate_argnums=0,
         # Unpinned, the second call would compile again.
-        in_shardings=(shardings, distributed.sharding(mesh, "batch"), whole),
-        out_shardings=(shardings, whole),
+        in_shardings=(shardings, distributed.sharding(mesh, "batch"), everywhere),
+        out_shardings=(shardings, everywhere),
     )
     return _on_mesh(step, mesh)
 
@@ -240,7 +298,9 @@ def _train_step(
         own = teacher.follow(c.teacher.mode, own, student, teacher_rate)
 
     finite = jnp.isfinite(metrics["loss"]) & jnp.isfinite(norm)
-    new = TrainState(state.step + 1, student, opt_state, own)
+    new = state.replace(
+        step=state.step + 1, student=student, opt_state=opt_state, teacher=own
+    )
     new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
     leaves_finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(gradient)]
     metrics |= {
@@ -277,17 +337,17 @@ def _gradient(
     """Gradient and metrics of the whole batch, micro-batch by micro-batch."""
     dtype = compute_dtype(c)
     cast = lambda params: jax.tree.map(lambda x: x.astype(dtype), params)
-    student = cast(state.student)
+    student, base = cast(state.student), cast(state.base)
     readers = ()
     if c.method in READS_TEACHER:
         readers = teacher.readers(c.teacher.mode, state.student, state.teacher)
-        readers = tuple(_reader(arch, cast(params)) for params in readers)
+        readers = tuple(_reader(arch, whole(base, cast(own))) for own in readers)
     # One copy of the unembedding per batch shard: each sums its own gradient over
     # chunks and micro-batches, and the sum over copies is the one reduction.
-    unembed = functools.partial(decoder.unembedding, arch)
+    unembed = lambda student: decoder.unembedding(arch, whole(base, student))
     unembed_DV, to_student = jax.vjp(unembed, student)
     copies = _spread(unembed_DV, shards)
-    of_rows = functools.partial(_loss, c, arch, shards)
+    of_rows = functools.partial(_loss, c, arch, shards, base)
     value_and_gradient = jax.value_and_grad(of_rows, argnums=(0, 1), has_aux=True)
 
     def one(rows: _Rows):
@@ -321,6 +381,7 @@ def _loss(
     c: ConfigDict,
     arch: Architecture,
     shards: int,
+    base: Params | None,
     student: Params,
     unembed_ZDV: jax.Array,
     readers: tuple[tuple[Params, jax.Array], ...],
@@ -342,7 +403,7 @@ def _loss(
     mesh = jax.sharding.get_abstract_mesh()
     return chunked.sum_over_chunks(
         functools.partial(LOSSES[c.method], c),
-        (read(student, rows.prompt_BP[::share]), unembed_ZDV),
+        (read(whole(base, student), rows.prompt_BP[::share]), unembed_ZDV),
         teachers,
         rows.mask_BR,
         rows.tokens,

@@ -135,11 +135,14 @@ class Trainer:
         resume = distributed.from_first(self._checkpoints.latest() is not None)
         if resume:
             abstract = step.abstract_state(c, parts.arch, parts.mesh)
+            abstract = abstract.replace(base=None)
             self.state, _, self.update = self._checkpoints.restore(abstract)
+            if c.lora.rank:
+                self.state = self.state.replace(base=parts.load_params())
             self._saved = self.update
             self._check_updates()
         else:
-            self.state = step.new_state(c, parts.arch, parts.mesh, parts.load_student())
+            self.state = step.new_state(c, parts.arch, parts.mesh, parts.load_params())
         self._describe()
         self._log = metrics.RunLog(
             self.folder,
@@ -165,12 +168,13 @@ class Trainer:
     def _describe(self) -> None:
         """Say what is about to run, before anything takes long."""
         c, mesh = self.parts.config, self.parts.mesh
-        size = sum(leaf.size for leaf in jax.tree.leaves(self.state.student))
+        count = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
         _log.info(
-            "%s: %s, %.3g parameters, %d x %s, update %d of %d",
+            "%s: %s, %.3g parameters, %.3g of them trained, %d x %s, update %d of %d",
             self.folder,
             c.method,
-            size,
+            count(self.state.policy),
+            count(self.state.student),
             mesh.size,
             mesh.devices.flat[0].device_kind,
             self.update,
@@ -198,7 +202,7 @@ class Trainer:
             )
             prompts = feedback.encode(c, parts.tokenizer, questions)
             attempts = parts.engine.sample(
-                self.state.student, prompts, range(count), _sampling(c), key
+                self.state.policy, prompts, range(count), _sampling(c), key
             )
         self._leave_if(stop)
         with self.timer("grade"):
@@ -232,7 +236,7 @@ class Trainer:
         minibatches = [distributed.to_devices(cut(i), mesh) for i in range(num_steps)]
         if num_steps > 1:
             # All of them before the first step moves the student.
-            score = functools.partial(self._score, self.state.student)
+            score = functools.partial(self._score, self.state.policy)
             minibatches = [
                 m.replace(old_logp_BR=score(m.attempts)) for m in minibatches
             ]
@@ -285,13 +289,13 @@ class Trainer:
             self.save(evaluated.get(f"validation/avg@{c.eval.attempts}"))
 
     def _evaluate(self, *splits: str) -> dict[str, float]:
-        return self._evaluate_student(self.state.student, *splits)
+        return self._evaluate_policy(self.state.policy, *splits)
 
-    def _evaluate_student(self, student: Any, *splits: str) -> dict[str, float]:
+    def _evaluate_policy(self, policy: Any, *splits: str) -> dict[str, float]:
         values = {}
         with self.timer("evaluate"):
             for split in splits:
-                of_split, _ = evaluate.on_split(self.parts, student, split)
+                of_split, _ = evaluate.on_split(self.parts, policy, split)
                 values |= {f"{split}/{name}": x for name, x in of_split.items()}
                 told = ", ".join(f"{name} {x:.4g}" for name, x in of_split.items())
                 _log.info("after update %d, %s: %s", self.update, split, told)
@@ -301,7 +305,8 @@ class Trainer:
         """Save the state under the number of updates done, unless it is there."""
         # Saved a second time, without its score, it could no longer be the best.
         if self._saved != self.update:
-            self._checkpoints.save(self.update, self.state, {}, score=score)
+            trained = self.state.replace(base=None)
+            self._checkpoints.save(self.update, trained, {}, score=score)
             self._saved = self.update
 
     def finish(self) -> dict[str, Any]:
@@ -313,7 +318,8 @@ class Trainer:
         if best != self.update:
             student = step.abstract_state(c, parts.arch, parts.mesh).student
             student = self._checkpoints.restore_part("student", student, best)
-            heldout = _split_of(self._evaluate_student(student, "heldout"), "heldout")
+            policy = step.whole(self.state.base, student)
+            heldout = _split_of(self._evaluate_policy(policy, "heldout"), "heldout")
         summary = None
         if distributed.is_first():
             summary = self._summarise(best, heldout)

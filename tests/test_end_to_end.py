@@ -140,7 +140,7 @@ def state_of(c, folder, update=None):
     mesh = distributed.make_mesh(c.mesh, devices=jax.devices()[:1])
     arch = huggingface.architecture(c.model.path)
     checkpoints = Checkpoints(folder / "checkpoints")
-    abstract = step.abstract_state(c, arch, mesh)
+    abstract = step.abstract_state(c, arch, mesh).replace(base=None)
     state, _, _ = checkpoints.restore(abstract, update)
     checkpoints.close()
     leaves = jax.tree_util.tree_leaves_with_path(state)
@@ -693,6 +693,38 @@ def heldout_of(c, folder, update):
         student = checkpoints.restore_part("student", abstract, update)
         checkpoints.close()
         return evaluate.on_split(built, student, "heldout")[0]
+
+
+@pytest.mark.slow
+def test_adapters_are_trained_resumed_and_exported(base, tmp_path, one_device):
+    fields = dict(lora__rank=2, rollout__questions=2, step__questions=1)
+    c = tiny(base, train__updates=4, export__after_training=True, **fields)
+    whole = train.run(c, tmp_path / "whole", environment=Words())
+    shorter = tiny(base, train__updates=2, **fields)
+    train.run(shorter, tmp_path / "parts", environment=Words())
+
+    resumed = train.run(
+        c, tmp_path / "parts", environment=Words(), may_change=["train.updates"]
+    )
+
+    assert resumed | {CLOCK: 0} == whole | {CLOCK: 0}
+    state, other = (state_of(c, tmp_path / name) for name in ("whole", "parts"))
+    assert state.keys() == other.keys()
+    assert all(np.array_equal(state[name], other[name]) for name in state)
+    assert not any("embed" in name for name in state)
+    arch = huggingface.architecture(base)
+    mesh = distributed.make_mesh(c.mesh)
+    start, merged = (
+        huggingface.load(folder, arch, mesh)
+        for folder in (base, tmp_path / "whole" / "export")
+    )
+    moved = lambda module, name: np.abs(
+        merged["layers"][0][module][name] - start["layers"][0][module][name]
+    ).max()
+    assert moved("attention", "query_DHE") > 1e-2 and moved("mlp", "down_FD") > 1e-2
+    # Rounded to bfloat16, and otherwise as it was.
+    table = start["embed"]["table_VD"]
+    np.testing.assert_allclose(merged["embed"]["table_VD"], table, rtol=2**-8)
 
 
 @pytest.mark.slow

@@ -185,7 +185,7 @@ def test_run_evaluates_every_split_of_an_environment_of_ones_own(monkeypatch):
             built.append("closed")
 
     monkeypatch.setattr(evaluate, "build", Build)
-    monkeypatch.setattr(parts.Parts, "load_student", lambda self: "a")
+    monkeypatch.setattr(parts.Parts, "load_params", lambda self: "a")
     c = settings()
     c.model.path = "anything"
 

@@ -14,7 +14,7 @@ import pytest
 
 from sdpo_jax import config, distributed, step
 from sdpo_jax.batch import Attempts, Batch
-from sdpo_jax.model import decoder, families
+from sdpo_jax.model import decoder, families, lora
 
 WIDTH, VOCAB = 32, 512
 ARCH = families.Architecture(
@@ -135,7 +135,7 @@ class Update:
     def state(self):
         """A student, and a teacher with other weights."""
         new = functools.partial(step.new_state, self.c, self.arch, self.mesh)
-        state = new(parameters(self.arch.tied))
+        state = new(jax.tree.map(jnp.copy, parameters(self.arch.tied)))
         if state.teacher is None:
             return state
         return state.replace(teacher=new(parameters(self.arch.tied, seed=1)).student)
@@ -371,6 +371,46 @@ def test_trust_region_lies_between_its_anchor_and_the_live_student():
     middle = (by_anchor["teacher_advantage"] + by_live["teacher_advantage"]) / 2
     assert mixed["teacher_advantage"] > middle
     assert_equal(jax.device_get(state.teacher), anchor)
+
+
+LORA = dict(lora__rank=2, lora__alpha=8.0, teacher__mode="live")
+
+
+def test_gradient_of_adapters_follows_from_that_of_the_weights():
+    found, _ = update(**LORA).gradient(host_batch())
+    of_weights, _ = update(teacher__mode="live").gradient(host_batch())
+
+    run = update(**LORA)
+    (layer,), (gradient,) = run.state().student, found
+    for module, name, inputs in lora.TARGETS.values():
+        adapter = layer[module][name]
+        weight_PIO = of_weights["layers"][0][module][name]
+        periods, rank = adapter.b.shape[:2]
+        a_PIR = np.asarray(adapter.a).reshape(periods, -1, rank)
+        weight_PIO = weight_PIO.reshape(periods, a_PIR.shape[1], -1)
+        expected = 8.0 / 2 * np.einsum("pir,pio->pro", a_PIR, weight_PIO)
+        expected = expected.reshape(adapter.b.shape)
+        assert_close(gradient[module][name].b, expected)
+        # The second factor is zero, so the first one has no gradient yet.
+        assert not np.any(gradient[module][name].a), inputs
+
+
+@pytest.mark.parametrize("mesh, micro_batch", [CUT])
+def test_adapters_on_a_mesh_move_as_on_one_device(mesh, micro_batch):
+    alone = update(**LORA)
+    cut = update(mesh, micro_batch, **LORA)
+    states = []
+    for run in (alone, cut):
+        state = run.state()
+        for _ in range(2):
+            state, _ = run(state, host_batch())
+        states.append(jax.device_get((state.student, state.base)))
+
+    (student, base), (other, other_base) = states
+    assert_close(other, student)
+    before = jax.device_get(parameters(tied=False))
+    assert_equal(base, before)
+    assert_equal(other_base, before)
 
 
 def test_grpo_holds_no_teacher():

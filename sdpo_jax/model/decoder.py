@@ -4,6 +4,8 @@ Parameters are a plain pytree:
 
   {"embed": {"table_VD"}, "layers": [one tree per layer kind of the period, every leaf
    stacked over the periods], "norm": {"scale_D"}, "head": {"kernel_DV"} unless tied}
+
+With LoRA, {"adapters"} as in `lora` comes beside them.
 """
 
 import functools
@@ -27,6 +29,8 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
 AttendBy = Callable[[LayerKind], Attend]
 
 
+# Parts of the parameters with a leading axis of periods.
+_STACKED = {"layers", "adapters"}
 _normal = nn.initializers.normal(stddev=0.02)
 
 
@@ -34,15 +38,30 @@ def _weight(*axes: str | None, init=_normal):
     return nn.with_logical_partitioning(init, axes)
 
 
-def _matmul(x_BTD: jax.Array, kernel_DF: jax.Array) -> jax.Array:
-    """x_BTD @ kernel_DF in the dtype of x.
+def _matmul(x_BTD: jax.Array, kernel: jax.Array, adapter: Any = None) -> jax.Array:
+    """[B, T, F]: x W in the dtype of x, and the change that an adapter makes.
 
     Tokens stand on one axis, for the gradient of the kernel: contracted over two, it
     would be transposed first on a CPU.
+
+    Args:
+      x_BTD: inputs.
+      kernel: D numbers on its first axes, F on the others.
+      adapter: of this kernel, or None.
     """
     rows, time, width = x_BTD.shape
-    out = x_BTD.reshape(rows * time, width) @ kernel_DF.astype(x_BTD.dtype)
-    return out.reshape(rows, time, -1)
+    x_XD = x_BTD.reshape(rows * time, width)
+    flat = lambda w, first: w.astype(x_XD.dtype).reshape(first, -1)
+    out_XF = x_XD @ flat(kernel, width)
+    if adapter is not None:
+        low_XR = x_XD @ flat(adapter.a, width)
+        out_XF += (low_XR @ flat(adapter.b, low_XR.shape[1])) * adapter.scale
+    return out_XF.reshape(rows, time, -1)
+
+
+def _adapter(module: nn.Module, name: str) -> Any:
+    """The adapter of one of a module's kernels, if it has one."""
+    return module.get_variable("adapters", name)
 
 
 class RMSNorm(nn.Module):
@@ -98,15 +117,13 @@ class Attention(nn.Module):
         out_axes = _weight("heads", None, "embed")
         out_HED = self.param("out_HED", out_axes, (a.heads, a.head_width, a.width))
         mixed_BTX = mixed_BTHE.reshape(*x_BTD.shape[:2], -1)
-        return _matmul(mixed_BTX, out_HED.reshape(-1, a.width)), kept
+        return _matmul(mixed_BTX, out_HED, _adapter(self, "out_HED")), kept
 
     def _project(self, name: str, axes: str, heads: int, x_BTD: jax.Array) -> jax.Array:
         shape = (heads, self.arch.head_width)
-        kernel_axes = _weight("embed", "heads", None)
-        kernel_DHE = self.param(
-            f"{name}_D{axes}", kernel_axes, (self.arch.width, *shape)
-        )
-        x_BTX = _matmul(x_BTD, kernel_DHE.reshape(self.arch.width, -1))
+        kernel_name, init = f"{name}_D{axes}", _weight("embed", "heads", None)
+        kernel = self.param(kernel_name, init, (self.arch.width, *shape))
+        x_BTX = _matmul(x_BTD, kernel, _adapter(self, kernel_name))
         x_BTHE = x_BTX.reshape(*x_BTD.shape[:2], *shape)
         if self.arch.qkv_bias:
             zeros = _weight("heads", None, init=nn.initializers.zeros)
@@ -127,8 +144,10 @@ class MLP(nn.Module):
         gate = self.param("gate_DF", _weight("embed", "mlp"), up_shape)
         up = self.param("up_DF", _weight("embed", "mlp"), up_shape)
         down = self.param("down_FD", _weight("mlp", "embed"), up_shape[::-1])
-        inner_BTF = nn.silu(_matmul(x_BTD, gate)) * _matmul(x_BTD, up)
-        return _matmul(constrain(inner_BTF, "batch", None, "mlp"), down)
+        gate_BTF = nn.silu(_matmul(x_BTD, gate, _adapter(self, "gate_DF")))
+        inner_BTF = gate_BTF * _matmul(x_BTD, up, _adapter(self, "up_DF"))
+        inner_BTF = constrain(inner_BTF, "batch", None, "mlp")
+        return _matmul(inner_BTF, down, _adapter(self, "down_FD"))
 
 
 class Layer(nn.Module):
@@ -207,7 +226,7 @@ def logical_axes(arch: Architecture) -> Params:
 
 
 def unstacked_axes(arch: Architecture) -> Params:
-    """`logical_axes` of what `unstack` returns."""
+    """`logical_axes` of what `unstack` returns, without adapters."""
     axes = logical_axes(arch)
     is_axes = lambda leaf: isinstance(leaf, tuple)
     layers = [
@@ -340,15 +359,22 @@ def _through_layers(
 
     def period(x_BTD: jax.Array, layers: list[Params]) -> tuple[jax.Array, None]:
         for kind, layer in zip(arch.period, layers, strict=True):
-            block = Layer(arch, kind)
-            attend = attend_by(kind)
-            x_BTD, _ = block.apply({"params": layer}, x_BTD, position_BT, attend)
+            block, attend = Layer(arch, kind), attend_by(kind)
+            x_BTD, _ = block.apply(layer, x_BTD, position_BT, attend)
         return x_BTD, None
 
     if remat:
         period = jax.checkpoint(period, prevent_cse=False)
-    x_BTD, _ = jax.lax.scan(period, embed(params, ids_BT, dtype), params["layers"])
+    x_BTD, _ = jax.lax.scan(period, embed(params, ids_BT, dtype), _variables(params))
     return final_norm(arch, params, x_BTD)
+
+
+def _variables(params: Params) -> list[Params]:
+    """What the layers are applied with: their weights, and adapters if there are."""
+    layers = params["layers"]
+    adapters = params.get("adapters", [{}] * len(layers))
+    pairs = zip(layers, adapters, strict=True)
+    return [{"params": layer, "adapters": adapter} for layer, adapter in pairs]
 
 
 def final_norm(arch: Architecture, params: Params, x_BTD: jax.Array) -> jax.Array:
@@ -359,12 +385,13 @@ def final_norm(arch: Architecture, params: Params, x_BTD: jax.Array) -> jax.Arra
 def unstack(arch: Architecture, params: Params, dtype: jnp.dtype) -> Params:
     """Parameters for sampling: in `dtype`, one tree per layer instead of a stack."""
     params = jax.tree.map(lambda x: x.astype(dtype), params)
-    layers = [
+    by_layer = lambda stacks: [
         jax.tree.map(lambda x, index=index: x[index], stack)
         for index in range(arch.num_periods)
-        for stack in params["layers"]
+        for stack in stacks
     ]
-    return {**params, "layers": layers}
+    stacked = {name: by_layer(params[name]) for name in _STACKED & params.keys()}
+    return {**params, **stacked}
 
 
 def prefill(
@@ -380,10 +407,8 @@ def prefill(
     attend_by = _attend_causally(arch, exists_UP, keep=lambda k, v: (k, v))
     x = embed(params, ids_UP, params["norm"]["scale_D"].dtype)
     keys_values = []
-    for index, layer in enumerate(params["layers"]):
-        kind = arch.kinds[index]
-        block, attend = Layer(arch, kind), attend_by(kind)
-        x, kept = block.apply({"params": layer}, x, position_UP, attend)
+    for kind, layer in zip(arch.kinds, _variables(params), strict=True):
+        x, kept = Layer(arch, kind).apply(layer, x, position_UP, attend_by(kind))
         keys_values.append(kept)
     return final_norm(arch, params, x[:, -1]), keys_values
 
@@ -403,7 +428,7 @@ def decode(
     x = embed(params, ids_B[:, None], params["norm"]["scale_D"].dtype)
     position_B1 = (cache.prompt_length_B + token)[:, None]
     layers = []
-    for index, layer in enumerate(params["layers"]):
+    for index, layer in enumerate(_variables(params)):
         block = Layer(arch, arch.kinds[index])
 
         def attend(q, k, v, index=index):
@@ -411,6 +436,6 @@ def decode(
             exists_UP, window = cache.prompt_exists_UP, cache.windows[index]
             return kv_cache.read(q, layer, exists_UP, token, window), layer
 
-        x, kept = block.apply({"params": layer}, x, position_B1, attend)
+        x, kept = block.apply(layer, x, position_B1, attend)
         layers.append(kept)
     return final_norm(arch, params, x[:, 0]), cache.replace(layers=tuple(layers))

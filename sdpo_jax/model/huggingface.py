@@ -7,6 +7,7 @@ in a tensor name is the layer's number.
 """
 
 import collections
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -15,7 +16,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from jax.sharding import Mesh, NamedSharding
 from safetensors import SafetensorError, safe_open
 
 from sdpo_jax import distributed
-from sdpo_jax.model import decoder, families
+from sdpo_jax.model import decoder, families, lora
 from sdpo_jax.model.families import Architecture
 
 
@@ -178,10 +179,7 @@ def save(
         architecture.
     """
     path = pathlib.Path(path)
-    if dtype not in _FILE_DTYPES:
-        raise ValueError(f"dtype={dtype!r}: expected one of {', '.join(_FILE_DTYPES)}")
-    if path.exists():
-        raise ValueError(f"{path} exists; move it away or export somewhere else")
+    _check_target(path, dtype)
     folder = None if source is None else _directory(source, "config.json", *_COPIED)
     config = _exported_config(arch, folder, dtype)
     whole = tensors(arch, params, np.dtype(dtype))
@@ -189,14 +187,92 @@ def save(
         collections.deque(whole, maxlen=0)  # Gathering needs every process.
         return
 
+    shapes = stored_shapes(arch, params)
+    with _appearing(path) as partial:
+        _write_shards(partial, shapes, whole, dtype, max_shard_bytes)
+        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        for name in _COPIED:
+            if folder is not None and (folder / name).exists():
+                shutil.copyfile(folder / name, partial / name)
+
+
+def save_adapters(
+    path: str | os.PathLike,
+    arch: Architecture,
+    adapters: Sequence[decoder.Params],
+    *,
+    source: str | os.PathLike,
+    dtype: str = "float32",
+) -> None:
+    """Write LoRA adapters alone, in the format that PEFT loads.
+
+    On several hosts every process must call this; the first one writes.
+
+    Args:
+      path: the directory to make; it appears only when it is complete.
+      arch: of the model that the adapters belong to.
+      adapters: as `lora.init` gives them.
+      source: the checkpoint they change, as PEFT shall look for it.
+      dtype: of the file, "float32" or "bfloat16".
+
+    Raises:
+      ValueError: if `path` exists or `dtype` is neither.
+    """
+    path = pathlib.Path(path)
+    _check_target(path, dtype)
+    shapes, arrays = {}, []
+    for key, adapter in jax.tree_util.tree_leaves_with_path(
+        {"layers": adapters}, is_leaf=lambda leaf: isinstance(leaf, lora.Adapter)
+    ):
+        row, names = _row(arch, key)
+        periods, *_, rank = adapter.a.shape
+        a_PRX = adapter.a.reshape(periods, -1, rank).swapaxes(1, 2)
+        b_PXR = adapter.b.reshape(periods, rank, -1).swapaxes(1, 2)
+        for part, stacked in (("lora_A", a_PRX), ("lora_B", b_PXR)):
+            for period, name in enumerate(names):
+                name = f"base_model.model.{name.replace('.weight', f'.{part}.weight')}"
+                shapes[name] = stacked.shape[1:]
+                arrays.append(stacked[period].astype(dtype))
+    whole = (
+        (name, distributed.to_host(x)) for name, x in zip(shapes, arrays, strict=True)
+    )
+    if jax.process_index() != 0:
+        collections.deque(whole, maxlen=0)
+        return
+
+    targets = {name.split(".")[-3] for name in shapes}
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": str(source),
+        "r": rank,
+        "lora_alpha": adapter.scale * rank,
+        "target_modules": sorted(targets),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "inference_mode": True,
+    }
+    with _appearing(path) as partial:
+        with (partial / "adapter_model.safetensors").open("wb") as file:
+            _write_file(file, shapes, whole, dtype)
+        text = json.dumps(config, indent=2) + "\n"
+        (partial / "adapter_config.json").write_text(text)
+
+
+def _check_target(path: pathlib.Path, dtype: str) -> None:
+    if dtype not in _FILE_DTYPES:
+        raise ValueError(f"dtype={dtype!r}: expected one of {', '.join(_FILE_DTYPES)}")
+    if path.exists():
+        raise ValueError(f"{path} exists; move it away or export somewhere else")
+
+
+@contextlib.contextmanager
+def _appearing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A directory to fill, which takes its name once that is done."""
     partial = path.with_name(path.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    _write_shards(partial, stored_shapes(arch, params), whole, dtype, max_shard_bytes)
-    (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    for name in _COPIED:
-        if folder is not None and (folder / name).exists():
-            shutil.copyfile(folder / name, partial / name)
+    yield partial
     partial.rename(path)
 
 
@@ -541,9 +617,31 @@ def _write_shards(
         (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
     for name, shard in zip(files, shards, strict=True):
         with (folder / name).open("wb") as file:
-            file.write(_header(shard, shapes, dtype))
-            for _, tensor in itertools.islice(whole, len(shard)):
-                file.write(np.ascontiguousarray(tensor).view(np.uint8).data)
+            _write_file(
+                file, {tensor: shapes[tensor] for tensor in shard}, whole, dtype
+            )
+
+
+def _write_file(
+    file: BinaryIO,
+    shapes: Mapping[str, tuple[int, ...]],
+    whole: Iterator[tuple[str, np.ndarray]],
+    dtype: str,
+) -> None:
+    """One safetensors file of the next tensors of `whole`."""
+    header, end = {"__metadata__": {"format": "pt"}}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + math.prod(shape) * np.dtype(dtype).itemsize
+        header[name] = {
+            "dtype": _FILE_DTYPES[dtype],
+            "shape": shape,
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for _, tensor in itertools.islice(whole, len(shapes)):
+        file.write(np.ascontiguousarray(tensor).view(np.uint8).data)
 
 
 def _shards(
@@ -557,20 +655,3 @@ def _shards(
             shards.append({})
         shards[-1][name] = size
     return shards
-
-
-def _header(
-    sizes: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]], dtype: str
-) -> bytes:
-    """The beginning of a safetensors file: its header's length, and the header."""
-    header, end = {"__metadata__": {"format": "pt"}}, 0
-    for name, size in sizes.items():
-        start, end = end, end + size
-        header[name] = {
-            "dtype": _FILE_DTYPES[dtype],
-            "shape": shapes[name],
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text

@@ -140,13 +140,18 @@ def _attempts(prompt_BP, token_BR, logp_BR) -> Attempts:
 def _prepare(arch: Architecture, dtype: jnp.dtype, params: Params) -> Params:
     """Weights for sampling: unstacked, in `dtype`, and whole along `fsdp`.
 
-    Left cut along `fsdp` they would be gathered again for every token.
+    Left cut along `fsdp` they would be gathered again for every token. Adapters are
+    small, and whole on every device.
     """
     weights = decoder.unstack(arch, params, dtype)
+    whole = lambda w: constrain(w, *(None,) * w.ndim)
+    adapters = {
+        n: jax.tree.map(whole, weights.pop(n)) for n in ("adapters",) if n in weights
+    }
     axes = decoder.unstacked_axes(arch)
     without_fsdp = {"embed": None, "table": "width_over_tensor"}
     place = lambda w, axes: constrain(w, *(without_fsdp.get(a, a) for a in axes))
-    return jax.tree.map(place, weights, axes)
+    return jax.tree.map(place, weights, axes) | adapters
 
 
 def _start(arch, stop_ids, weights, prompt_UP, ids_U, key, *, sampling, slots):
