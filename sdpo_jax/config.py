@@ -57,6 +57,7 @@ def default() -> ConfigDict:  # noqa: PLR0915, one line per field
     c.rollout.top_p = 1.0  # (0, 1]
     c.rollout.top_k = 0  # 0 keeps the whole vocabulary
     c.rollout.max_prompt = 2048  # tokens
+    c.rollout.long_prompts = "refuse"  # refuse | drop: what takes more
     c.rollout.max_response = 8192  # tokens
     c.rollout.rows_at_once = 256  # attempts sampled together, all devices
 
@@ -154,6 +155,7 @@ _CHOICES = {
     "env.name": ("programming", ""),
     "env.sandbox_tier": ("auto", "B", "C", "D"),
     "env.process_per": ("test", "program"),
+    "rollout.long_prompts": ("refuse", "drop"),
     "reprompt.demonstration_from": ("peers", "own_if_solved", "any_attempt", "nobody"),
     "reprompt.show_feedback": ("never", "without_solution", "always"),
     "sdpo.divergence": ("forward_kl", "reverse_kl", "jensen_shannon"),

@@ -66,10 +66,12 @@ def on_split(
 
     Returns:
       {"avg@n": mean score, "pass@k": ..., "length_mean": tokens, "truncated": share},
-      and the graded attempts.
+      with "dropped_questions" if there are any, and the graded attempts.
     """
     c = parts.config
-    questions = parts.environment.questions(split)
+    every = parts.environment.questions(split)
+    questions = feedback.fitting(c, parts.tokenizer, every, split)
+    dropped = len(every) - len(questions)
     questions = questions[: c.eval.max_questions or None]
     sampling = Sampling(
         c.eval.attempts,
@@ -85,7 +87,8 @@ def on_split(
     )
     repeated = [q for q in questions for _ in range(c.eval.attempts)]
     graded = feedback.grade(parts.environment, parts.tokenizer, repeated, attempts)
-    return summarise(c, graded), graded
+    counted = {"dropped_questions": float(dropped)} if dropped else {}
+    return summarise(c, graded) | counted, graded
 
 
 def summarise(c, graded: Sequence[feedback.Graded]) -> dict[str, float]:

@@ -66,9 +66,35 @@ def encode(
         if len(prompt) > c.rollout.max_prompt:
             raise ValueError(
                 f"question {question.uid} takes {len(prompt)} tokens, more than "
-                f"rollout.max_prompt={c.rollout.max_prompt}; raise it or drop it"
+                f"rollout.max_prompt={c.rollout.max_prompt}; raise it, or set "
+                "rollout.long_prompts=drop"
             )
     return prompts
+
+
+def fitting(
+    c: ConfigDict, tokenizer: Tokenizer, questions: Sequence[Question], split: str
+) -> list[Question]:
+    """The questions of a split whose prompts fit; what is dropped is told.
+
+    Raises:
+      ValueError: if one does not fit and `config.rollout.long_prompts` is "refuse", or
+        if none does.
+    """
+    if c.rollout.long_prompts == "refuse":
+        encode(c, tokenizer, questions)
+        return list(questions)
+    length = lambda q: len(tokenizer.encode_chat(q.system, q.prompt))
+    kept = [q for q in questions if length(q) <= c.rollout.max_prompt]
+    told = (
+        f"{split}: {len(questions) - len(kept)} of {len(questions)} questions take "
+        f"more than rollout.max_prompt={c.rollout.max_prompt} tokens"
+    )
+    if not kept:
+        raise ValueError(f"{told}; raise it")
+    if len(kept) < len(questions):
+        _log.warning("%s and are dropped", told)
+    return kept
 
 
 def grade(

@@ -115,10 +115,11 @@ class Trainer:
         metrics.write_once(folder, config.flat(c), parts.mesh.shape)
         self._train_step = step.make_train_step(c, parts.arch, parts.mesh)
         self._score = step.make_scorer(c, parts.arch, parts.mesh)
-        self._questions = parts.environment.questions("train")
-        question_order.of_update(self._questions, 0, c.rollout.questions, c.seed)
+        questions = parts.environment.questions("train")
         # A prompt that is too long is refused now, not when its turn comes.
-        feedback.encode(c, parts.tokenizer, self._questions)
+        self._questions = feedback.fitting(c, parts.tokenizer, questions, "train")
+        self._dropped = len(questions) - len(self._questions)
+        question_order.of_update(self._questions, 0, c.rollout.questions, c.seed)
         self._checkpoints = Checkpoints(folder / "checkpoints")
         self.timer = metrics.Timer()
         self.update = 0
@@ -153,7 +154,10 @@ class Trainer:
         )
         exits.callback(self._log.close)
         if not resume:
-            self._log.write_metrics(0, self._evaluate("validation", "heldout"))
+            values = self._evaluate("validation", "heldout")
+            if self._dropped:
+                values["train/dropped_questions"] = float(self._dropped)
+            self._log.write_metrics(0, values)
             self._log.write_timings(0, self.timer.take())
 
     def _check_updates(self) -> None:

@@ -507,6 +507,24 @@ def test_prompt_that_is_too_long_is_refused_at_the_start(base, tmp_path, one_dev
     assert not (tmp_path / metrics.METRICS).exists()
 
 
+def test_prompts_that_are_too_long_are_dropped_and_counted_when_asked(
+    base, tmp_path, one_device
+):
+    class Longer(Words):
+        def questions(self, split):
+            return [Question("long", "x" * 99), *super().questions(split)]
+
+    c = tiny(base, rollout__long_prompts="drop", train__updates=1)
+    train.run(c, tmp_path, environment=Longer())
+
+    first, last = lines_of(tmp_path, metrics.METRICS)
+    splits = ("train", "validation", "heldout")
+    assert [first[f"{split}/dropped_questions"] for split in splits] == [1, 1, 1]
+    assert last["heldout/dropped_questions"] == 1
+    asked = {line["question"] for line in lines_of(tmp_path, metrics.ATTEMPTS)}
+    assert "long" not in asked
+
+
 def test_signal_handlers_are_given_back(base, finished):
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
     with train._stop_signals() as stop:

@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 import json
 import random
 import re
@@ -110,6 +111,30 @@ def test_prompts_are_chats_and_too_long_ones_are_rejected(tokenizer):
     with pytest.raises(ValueError, match=message):
         short = settings(rollout__max_prompt=longest - 1)
         feedback.encode(short, tokenizer, QUESTIONS)
+
+
+def test_questions_that_are_too_long_are_dropped_and_told_when_asked(tokenizer, caplog):
+    longest = len(tokenizer.encode_chat("Be brief.", "Add 1 and 2."))
+    drop = functools.partial(settings, rollout__long_prompts="drop")
+
+    fits = feedback.fitting(
+        drop(rollout__max_prompt=longest), tokenizer, QUESTIONS, "train"
+    )
+    assert fits == list(QUESTIONS) and not caplog.messages
+
+    short = drop(rollout__max_prompt=longest - 1)
+    kept = feedback.fitting(short, tokenizer, QUESTIONS, "heldout")
+    assert kept == [q for q in QUESTIONS if q.uid != "add"]
+    assert caplog.messages == [
+        f"heldout: 1 of {len(QUESTIONS)} questions take more than rollout.max_prompt="
+        f"{longest - 1} tokens and are dropped"
+    ]
+
+    with pytest.raises(ValueError, match="2 of 2 questions take more .*=1 tokens; rai"):
+        feedback.fitting(drop(rollout__max_prompt=1), tokenizer, QUESTIONS, "train")
+    with pytest.raises(ValueError, match="question add takes"):
+        refuse = settings(rollout__max_prompt=longest - 1)
+        feedback.fitting(refuse, tokenizer, QUESTIONS, "train")
 
 
 def test_graders_see_what_the_policy_wrote_and_whether_it_was_cut_off(tokenizer):
