@@ -7,6 +7,7 @@ expected.npz: token ids, logits, last hidden states, the gradient of the mean
 cross-entropy of the next tokens, and greedy continuations.
 """
 
+import copy
 import json
 import pathlib
 
@@ -112,10 +113,14 @@ def expected(model: transformers.PreTrainedModel) -> dict[str, np.ndarray]:
     ids_BT = torch.randint(model.config.vocab_size, (3, 24))
     output = model(ids_BT, labels=ids_BT, output_hidden_states=True)
     output.loss.backward()
+    with torch.no_grad():
+        rounded = copy.deepcopy(model).to(torch.bfloat16)(ids_BT).logits.float()
     versions = {"torch": torch.__version__, "transformers": transformers.__version__}
     return {
         "ids_BT": ids_BT.numpy().astype(np.int32),
         "logits_BTV": output.logits.detach().numpy(),
+        # How far bfloat16 moves the logits of transformers itself.
+        "bfloat16_error": (rounded - output.logits).abs().mean().detach().numpy(),
         "hidden_BTD": output.hidden_states[-1].detach().numpy(),
         "loss": output.loss.detach().numpy(),
         **{f"gradient/{n}": p.grad.numpy() for n, p in model.named_parameters()},
