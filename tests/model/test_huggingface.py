@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 import pathlib
@@ -12,7 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from sdpo_jax import distributed
-from sdpo_jax.model import huggingface
+from sdpo_jax.model import decoder, families, huggingface
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 TIED, UNTIED = GOLDEN / "qwen3_tied", GOLDEN / "qwen3_untied"
@@ -133,6 +134,64 @@ def test_export_appears_only_when_complete(tmp_path, monkeypatch):
     huggingface.save(out, arch, params, source=None)
 
     assert [file.name for file in out.parent.iterdir()] == ["out"]
+
+
+def random_architecture(family, r):
+    """Any small model that a config.json of the family can describe."""
+    kv_heads = int(r.integers(1, 4))
+    heads, head_width = kv_heads * int(r.integers(1, 4)), 2 * int(r.integers(1, 5))
+    layers = int(r.integers(1, 9))
+    theta = float(r.choice([500.0, 1e4, 1e6]))
+    yarn = None
+    if r.random() < 0.5:
+        factor, original = float(r.choice([2.0, 4.0])), int(r.choice([16, 64]))
+        yarn = families.Yarn(factor, original, 1.1, 32.0, 1.0, True)
+    kinds = [families.LayerKind(theta, yarn)] * layers
+    window = int(r.integers(1, 20))
+    if family == "olmo3":
+        slides = families.LayerKind(theta, window=window)
+        kinds = [slides if r.random() < 0.7 else kind for kind in kinds]
+    elif r.random() < 0.5:
+        first = int(r.integers(0, layers))
+        slides = dataclasses.replace(kinds[0], window=window)
+        kinds = kinds[:first] + [slides] * (layers - first)
+    periods = [n for n in range(1, layers + 1) if layers % n == 0]
+    period = next(n for n in periods if kinds == kinds[:n] * (layers // n))
+    return families.Architecture(
+        family=family,
+        vocab=int(r.integers(2, 40)),
+        width=int(r.integers(1, 20)) if family == "qwen3" else heads * head_width,
+        mlp_width=int(r.integers(1, 20)),
+        layers=layers,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_width=head_width,
+        norm_eps=1e-6,
+        **families.SWITCHES[family],
+        tied=bool(r.random() < 0.5),
+        max_positions=256,
+        period=tuple(kinds[:period]),
+    )
+
+
+@pytest.mark.parametrize("family", families.SWITCHES)
+def test_any_small_model_comes_back_as_it_was(family, tmp_path):
+    r = np.random.default_rng(0)
+    seen = set()
+    for number in range(4):
+        arch = random_architecture(family, r)
+        shapes = jax.eval_shape(lambda a=arch: decoder.init(a, jax.random.key(0)))
+        draw = lambda s: jnp.asarray(r.normal(size=s.shape), jnp.float32)
+        params = jax.tree.map(draw, shapes)
+        path = tmp_path / str(number)
+
+        huggingface.save(path, arch, params, source=None, dtype="float32")
+
+        arch_again, params_again = load(path)
+        assert arch_again == arch
+        assert_same_bits(params_again, params)
+        seen.add((arch.tied, len(arch.period) > 1))
+    assert len(seen) > 1
 
 
 def test_export_in_shards_loads_as_one(tmp_path):
