@@ -30,12 +30,15 @@ class Attempts:
       response_mask_BR: true on tokens that the policy generated. A multi-step episode
         also holds the environment's words in `response_BR`, masked out here.
       sampler_logp_BR: nats, under the distribution that was really sampled from.
+      policy_logp_BR: nats, at temperature 1 over the whole vocabulary; None where that
+        is what was sampled from.
     """
 
     prompt_BP: jax.Array
     response_BR: jax.Array
     response_mask_BR: jax.Array
     sampler_logp_BR: jax.Array
+    policy_logp_BR: jax.Array | None = None
 
 
 @flax.struct.dataclass

@@ -338,7 +338,10 @@ def _without_middle(tokenizer: Tokenizer, ids: list[int], kept: int) -> str:
 
 
 def _narrowed(attempts: Attempts) -> Attempts:
-    """Attempts without columns of nothing but padding, in few different widths."""
+    """Attempts without columns of nothing but padding, in few different widths.
+
+    The update does not read the log-probabilities at temperature 1.
+    """
     limit = attempts.response_BR.shape[1]
     longest = int((attempts.response_BR >= 0).sum(axis=1).max())
     width = padding.bucket(max(longest, 1), limit)
@@ -346,6 +349,7 @@ def _narrowed(attempts: Attempts) -> Attempts:
         response_BR=attempts.response_BR[:, :width],
         response_mask_BR=attempts.response_mask_BR[:, :width],
         sampler_logp_BR=attempts.sampler_logp_BR[:, :width],
+        policy_logp_BR=None,
     )
 
 

@@ -38,6 +38,7 @@ class _State:
     done_B: jax.Array
     token_BR: jax.Array
     logp_BR: jax.Array
+    policy_logp_BR: jax.Array | None
     uniform_BR: jax.Array
     cache: kv_cache.Cache
 
@@ -127,14 +128,15 @@ class Sampler:
         while True:
             state, ended = self._extend(weights, state, sampling=sampling)
             if slots == sampling.max_response or bool(ended):
-                return distributed.to_host((state.token_BR, state.logp_BR))
+                drawn = (state.token_BR, state.logp_BR, state.policy_logp_BR)
+                return distributed.to_host(drawn)
             slots = min(2 * slots, sampling.max_response)
             state = state.replace(cache=self._grow(state.cache, slots=slots))
 
 
-def _attempts(prompt_BP, token_BR, logp_BR) -> Attempts:
+def _attempts(prompt_BP, token_BR, logp_BR, policy_logp_BR) -> Attempts:
     exists_BR = token_BR >= 0
-    return Attempts(prompt_BP, token_BR, exists_BR, logp_BR)
+    return Attempts(prompt_BP, token_BR, exists_BR, logp_BR, policy_logp_BR)
 
 
 def _prepare(arch: Architecture, dtype: jnp.dtype, params: Params) -> Params:
@@ -144,14 +146,15 @@ def _prepare(arch: Architecture, dtype: jnp.dtype, params: Params) -> Params:
     small, and whole on every device.
     """
     weights = decoder.unstack(arch, params, dtype)
-    whole = lambda w: constrain(w, *(None,) * w.ndim)
-    adapters = {
-        n: jax.tree.map(whole, weights.pop(n)) for n in ("adapters",) if n in weights
-    }
+    adapters = weights.pop("adapters", None)
     axes = decoder.unstacked_axes(arch)
     without_fsdp = {"embed": None, "table": "width_over_tensor"}
     place = lambda w, axes: constrain(w, *(without_fsdp.get(a, a) for a in axes))
-    return jax.tree.map(place, weights, axes) | adapters
+    weights = jax.tree.map(place, weights, axes)
+    if adapters is None:
+        return weights
+    whole = lambda w: constrain(w, *(None,) * w.ndim)
+    return {**weights, "adapters": jax.tree.map(whole, adapters)}
 
 
 def _start(arch, stop_ids, weights, prompt_UP, ids_U, key, *, sampling, slots):
@@ -171,6 +174,7 @@ def _start(arch, stop_ids, weights, prompt_UP, ids_U, key, *, sampling, slots):
         done_B=jnp.zeros(rows.shape[:1], bool),
         token_BR=jnp.full_like(rows, PAD, jnp.int32),
         logp_BR=rows,
+        policy_logp_BR=None if _is_plain(sampling) else rows,
         uniform_BR=uniform_BR,
         cache=cache,
     )
@@ -216,18 +220,33 @@ def _draw_next(arch, stop_ids, weights, state, hidden_BD, sampling) -> _State:
     )
     take = jax.lax.dynamic_index_in_dim
     uniform_B = take(state.uniform_BR, state.length, axis=1, keepdims=False)
-    token_B, logp_B = draw(constrain(logits_BV, "batch", None), uniform_B, sampling)
+    logits_BV = constrain(logits_BV, "batch", None)
+    token_B, logp_B = draw(logits_BV, uniform_B, sampling)
+    put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=state.length)
+    going_on = lambda x_B: jnp.where(state.done_B, 0.0, x_B)
+    policy_logp_BR = state.policy_logp_BR
+    if policy_logp_BR is not None:
+        policy_logp_B = _log_prob(jax.nn.log_softmax(logits_BV, axis=-1), token_B)
+        policy_logp_BR = put(policy_logp_BR, going_on(policy_logp_B), axis=1)
     token_B = jnp.where(state.done_B, PAD, token_B)
-    logp_B = jnp.where(state.done_B, 0.0, logp_B)
     stop_1X = jnp.asarray(stop_ids, jnp.int32)[None]
     stopped_B = jnp.any(token_B[:, None] == stop_1X, axis=1)
-    put = functools.partial(jax.lax.dynamic_update_index_in_dim, index=state.length)
     return state.replace(
         length=state.length + 1,
         done_B=state.done_B | stopped_B,
         token_BR=put(state.token_BR, token_B, axis=1),
-        logp_BR=put(state.logp_BR, logp_B, axis=1),
+        logp_BR=put(state.logp_BR, going_on(logp_B), axis=1),
+        policy_logp_BR=policy_logp_BR,
     )
+
+
+def _is_plain(sampling: Sampling) -> bool:
+    """Whether tokens are drawn from what the policy itself says."""
+    return (sampling.temperature, sampling.top_p, sampling.top_k) == (1, 1, 0)
+
+
+def _log_prob(logp_BV: jax.Array, token_B: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(logp_BV, token_B[:, None], axis=-1)[:, 0]
 
 
 def draw(
@@ -255,8 +274,7 @@ def draw(
     )
     logp_BV = jax.nn.log_softmax(logits_BV, axis=-1)
     token_B = _invert(jnp.exp(logp_BV), uniform_B)
-    logp_B = jnp.take_along_axis(logp_BV, token_B[:, None], axis=-1)[:, 0]
-    return token_B, logp_B
+    return token_B, _log_prob(logp_BV, token_B)
 
 
 def _invert(p_BV: jax.Array, uniform_B: jax.Array) -> jax.Array:

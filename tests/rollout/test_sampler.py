@@ -91,7 +91,7 @@ def assert_same(found, expected):
         np.testing.assert_allclose(logp_GR, expected[name][1], rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("name", ["qwen3_tied", "qwen3_untied"])
+@pytest.mark.parametrize("name", ["qwen3_tied", "qwen2_sliding", "olmo3_grouped"])
 def test_greedy_tokens_equal_those_of_transformers(name, monkeypatch):
     # The cache grows twice, and prompts of three lengths are padded.
     monkeypatch.setattr(sampler, "_FIRST_SLOTS", 16)
@@ -198,6 +198,24 @@ def test_recorded_log_probs_are_the_trainers(small, engine, temperature):
     np.testing.assert_allclose(
         attempts.sampler_logp_BR, logp_BR, rtol=0, atol=TOLERANCE
     )
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"temperature": 0.7}, {"top_p": 0.8}, {"top_k": 5}, {"temperature": 0.0}],
+)
+def test_log_probs_at_temperature_1_stand_beside_others(small, engine, changes):
+    arch, params = small
+
+    attempts = sample(small, engine, sampling=dataclasses.replace(SAMPLING, **changes))
+    logp_BR = scorer(arch, 1.0)(params, attempts)
+
+    np.testing.assert_allclose(attempts.policy_logp_BR, logp_BR, rtol=0, atol=TOLERANCE)
+    assert np.abs(attempts.sampler_logp_BR - logp_BR).max() > 0.1
+
+
+def test_log_probs_at_temperature_1_are_not_kept_twice(small, engine):
+    assert sample(small, engine).policy_logp_BR is None
 
 
 def test_weights_in_bfloat16_draw_almost_from_the_trainers_distribution(small):
