@@ -85,9 +85,7 @@ def _check_same(folder, c: ConfigDict, may_change: Sequence[str]) -> list[str]:
         return []
     # Through JSON, as the folder's own went: tuples become lists.
     here = json.loads(json.dumps(config.flat(c)))
-    # A field that came later had its default.
-    there = json.loads(json.dumps(config.flat(config.default())))
-    there |= json.loads(file.read_text())
+    there = json.loads(file.read_text())
     fields = sorted(here.keys() | there.keys())
     changed = [f for f in fields if here.get(f) != there.get(f)]
     refused = [f for f in changed if f not in {*may_change, *_FREE}]

@@ -84,7 +84,7 @@ def run(
     distributed.start(c.mesh.multi_host)
     with run_folder.claim(folder, c, may_change) as finished:
         if finished is not None:
-            _log.info("%s is finished; nothing to train", folder)
+            _log.info("%s is finished; nothing to do", folder)
         else:
             finished = _train(c, folder, environment)
         if c.export.after_training and not export.path(c, folder).exists():

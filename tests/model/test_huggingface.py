@@ -68,8 +68,11 @@ def split(folder):
     (folder / "model.safetensors.index.json").write_text(index)
 
 
-@pytest.mark.parametrize("path", ALL, ids=lambda path: path.name)
-@pytest.mark.parametrize("with_source", [True, False])
+@pytest.mark.parametrize(
+    "path, with_source",
+    [*((path, False) for path in ALL), (TIED, True), (UNTIED, True)],
+    ids=lambda value: getattr(value, "name", value),
+)
 def test_import_export_import_keeps_every_bit(tmp_path, path, with_source):
     arch, params = load(path)
 

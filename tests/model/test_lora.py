@@ -43,9 +43,8 @@ def test_config_names_the_targets_there_are():
     assert config.LORA_TARGETS == tuple(lora.TARGETS)
 
 
-@pytest.mark.parametrize("name", BASES)
-def test_new_adapters_change_nothing(name):
-    arch, params, ids_BT = load(name)
+def test_new_adapters_change_nothing():
+    arch, params, ids_BT = load("olmo3_grouped")
     adapters = lora.init(arch, RANK, ALPHA, tuple(lora.TARGETS), jax.random.key(0))
 
     found = hidden(arch, params | {"adapters": adapters}, ids_BT)
@@ -58,7 +57,7 @@ def leaves(adapters):
     return jax.tree.leaves(adapters, is_leaf=lambda x: isinstance(x, lora.Adapter))
 
 
-@pytest.mark.parametrize("name", BASES)
+@pytest.mark.parametrize("name", ["qwen2_sliding", "olmo3_grouped"])
 def test_merged_weights_equal_weights_and_adapters(name):
     arch, params, ids_BT = load(name)
     adapters = adapters_of(arch)
@@ -68,19 +67,6 @@ def test_merged_weights_equal_weights_and_adapters(name):
     together = hidden(arch, lora.merge(params, adapters), ids_BT)
     np.testing.assert_allclose(apart, together, atol=2e-5)
     assert np.abs(apart - hidden(arch, params, ids_BT)).max() > 0.1
-
-
-@pytest.mark.parametrize("target", lora.TARGETS)
-def test_every_target_alone_is_adapted(target):
-    arch, params, ids_BT = load("qwen2_sliding")
-    adapters = adapters_of(arch, (target,))
-
-    apart = hidden(arch, params | {"adapters": adapters}, ids_BT)
-
-    assert len(leaves(adapters)) == len(arch.period)
-    together = hidden(arch, lora.merge(params, adapters), ids_BT)
-    np.testing.assert_allclose(apart, together, atol=2e-5)
-    assert np.abs(apart - hidden(arch, params, ids_BT)).max() > 1e-3
 
 
 def test_gradient_of_adapters_is_that_through_merged_weights():
@@ -97,7 +83,7 @@ def test_gradient_of_adapters_is_that_through_merged_weights():
 
 
 def test_cached_states_with_adapters_equal_uncached_ones():
-    arch, params, ids_BT = load("olmo3_grouped")
+    arch, params, ids_BT = load("qwen2_sliding")
     adapted = params | {"adapters": adapters_of(arch)}
     unstacked = decoder.unstack(arch, adapted, jnp.dtype(jnp.float32))
     prompt, slots = 8, 12
