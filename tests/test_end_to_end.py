@@ -304,6 +304,7 @@ def test_twenty_updates_of_sdpo_raise_the_score(undisturbed):
     assert np.mean(solved[-5:]) > 0.3
 
 
+@pytest.mark.slow
 def test_killed_run_ends_as_an_undisturbed_one(run_file, cache, undisturbed, tmp_path):
     folder = tmp_path / "killed"
     saved = lambda: len(list((folder / "checkpoints").glob("*[0-9]")))
@@ -329,7 +330,10 @@ def test_killed_run_ends_as_an_undisturbed_one(run_file, cache, undisturbed, tmp
 
 @pytest.mark.parametrize(
     "number, send",
-    [(signal.SIGTERM, os.kill), (signal.SIGINT, os.killpg)],
+    [
+        (signal.SIGTERM, os.kill),
+        pytest.param(signal.SIGINT, os.killpg, marks=pytest.mark.slow),
+    ],
     ids=["SIGTERM", "Ctrl-C"],
 )
 def test_signalled_run_saves_leaves_and_goes_on(
@@ -362,6 +366,7 @@ def damage(checkpoint):
     file.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_damaged_checkpoint_falls_back_to_the_one_before(
     run_file, cache, undisturbed, tmp_path
 ):
@@ -550,7 +555,10 @@ def spoil(monkeypatch, update, row):
     monkeypatch.setattr(sampler.Sampler, "sample", spoiled)
 
 
-@pytest.mark.parametrize("step_questions, row, optimiser_step", [(2, 5, 1), (1, 5, 2)])
+@pytest.mark.parametrize(
+    "step_questions, row, optimiser_step",
+    [(2, 5, 1), pytest.param(1, 5, 2, marks=pytest.mark.slow)],
+)
 def test_loss_that_is_not_finite_stops_and_loses_nothing(
     step_questions, row, optimiser_step, base, finished, tmp_path, one_device
 ):

@@ -6,6 +6,7 @@ import pathlib
 import re
 
 import jax
+import pytest
 
 from sdpo_jax import distributed, metrics
 
@@ -29,6 +30,7 @@ def test_environment_of_the_readme_is_about_ten_lines():
     assert environment.end_lineno - environment.lineno < 15
 
 
+@pytest.mark.slow
 def test_example_of_the_readme_trains(tmp_path, monkeypatch):
     one = functools.partial(distributed.make_mesh, devices=jax.devices()[:1])
     monkeypatch.setattr(distributed, "make_mesh", one)
