@@ -23,8 +23,15 @@ from collections.abc import Iterable, Mapping
 from ml_collections import ConfigDict
 
 SPLITS = ("train", "validation", "heldout")
-_ATTENTION, _MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj")
-LORA_TARGETS = (*_ATTENTION, *_MLP, "down_proj")
+LORA_TARGETS = (
+    "q_proj",
+    "k_proj",
+    "v_proj",
+    "o_proj",
+    "gate_proj",
+    "up_proj",
+    "down_proj",
+)
 
 
 def default() -> ConfigDict:  # noqa: PLR0915, one line per field
@@ -246,15 +253,15 @@ def from_run(folder: str | os.PathLike) -> ConfigDict:
     if not file.exists():
         raise ValueError(f"{folder} is no run folder: it has no config.json")
     c = default()
-    known = flat(c)
-    for field, value in json.loads(file.read_text()).items():
+    known, fields = flat(c), json.loads(file.read_text())
+    for field, value in fields.items():
         if field not in known:
             near = nearest(field, known)
             raise ValueError(f"{file}: {field} is no config field; nearest: {near}")
-        *groups, leaf = field.split(".")
         # JSON made lists of tuples.
-        value = tuple(value) if isinstance(known[field], tuple) else value
-        get(c, ".".join(groups))[leaf] = value
+        if isinstance(known[field], tuple):
+            fields[field] = tuple(value)
+    c.update_from_flattened_dict(fields)
     return c
 
 
@@ -316,7 +323,7 @@ def _can_teach(c: ConfigDict) -> bool:
 
 def get(c: ConfigDict, field: str):
     """The value of a dotted field."""
-    for part in filter(None, field.split(".")):
+    for part in field.split("."):
         c = c[part]
     return c
 

@@ -38,7 +38,12 @@ def run(c: ConfigDict, workdir: str | os.PathLike | None = None) -> dict[str, An
     """
     config.validate(c)
     target = path(c, workdir)
-    refuse_existing(target)
+    huggingface.check_target(target, c.export.dtype)
+    if workdir is None and (c.export.weights, c.export.lora) != ("student", "merged"):
+        raise ValueError(
+            f"export.weights={c.export.weights}, export.lora={c.export.lora}: only a "
+            "run has these; give its --workdir"
+        )
     distributed.start(c.mesh.multi_host)
     mesh = distributed.make_mesh(c.mesh)
     arch = huggingface.architecture(c.model.path)
@@ -50,7 +55,7 @@ def run(c: ConfigDict, workdir: str | os.PathLike | None = None) -> dict[str, An
     _log.info("%s: writing the %s after update %d", target, c.export.weights, update)
     settings = {"source": c.model.path, "dtype": c.export.dtype}
     with jax.set_mesh(mesh):
-        if workdir is not None and c.export.lora == "peft":
+        if c.export.lora == "peft":
             huggingface.save_adapters(target, arch, params, **settings)
         else:
             if workdir is not None and c.lora.rank:
@@ -76,12 +81,6 @@ def path(c: ConfigDict, workdir: str | os.PathLike | None) -> pathlib.Path:
     if workdir is None:
         raise ValueError("export.path is empty: give it, or a run's --workdir")
     return pathlib.Path(workdir) / "export"
-
-
-def refuse_existing(target: pathlib.Path) -> None:
-    """Raise before anything takes long."""
-    if target.exists():
-        raise ValueError(f"{target} exists; move it away or set export.path")
 
 
 def _restore(

@@ -77,12 +77,12 @@ def fitting(
 ) -> list[Question]:
     """The questions of a split whose prompts fit; what is dropped is told.
 
+    All of them where `config.rollout.long_prompts` is "refuse", as `encode` does then.
+
     Raises:
-      ValueError: if one does not fit and `config.rollout.long_prompts` is "refuse", or
-        if none does.
+      ValueError: if none fits.
     """
     if c.rollout.long_prompts == "refuse":
-        encode(c, tokenizer, questions)
         return list(questions)
     length = lambda q: len(tokenizer.encode_chat(q.system, q.prompt))
     kept = [q for q in questions if length(q) <= c.rollout.max_prompt]

@@ -37,6 +37,7 @@ from sdpo_jax.checkpoint import Checkpoints
 from sdpo_jax.data import questions as question_order
 from sdpo_jax.envs.base import Environment
 from sdpo_jax.losses import READS_TEACHER
+from sdpo_jax.model import huggingface
 from sdpo_jax.parts import Parts, build
 from sdpo_jax.rollout import Sampling
 
@@ -87,7 +88,9 @@ def run(
             _log.info("%s is finished; nothing to do", folder)
         else:
             finished = _train(c, folder, environment)
-        if c.export.after_training and not export.path(c, folder).exists():
+        # Hosts may see a folder at different times; the first one decides.
+        wanted = c.export.after_training and not export.path(c, folder).exists()
+        if distributed.from_first(wanted):
             export.run(c, folder)
         return finished
 
@@ -95,7 +98,7 @@ def run(
 def _train(c: ConfigDict, folder: pathlib.Path, environment) -> dict[str, Any]:
     """The whole run, or what is left of it; its summary."""
     if c.export.after_training:
-        export.refuse_existing(export.path(c, folder))
+        huggingface.check_target(export.path(c, folder), c.export.dtype)
     with (
         build(c, environment) as parts,
         _stop_signals() as stop,
@@ -116,10 +119,11 @@ class Trainer:
         self._train_step = step.make_train_step(c, parts.arch, parts.mesh)
         self._score = step.make_scorer(c, parts.arch, parts.mesh)
         questions = parts.environment.questions("train")
-        # A prompt that is too long is refused now, not when its turn comes.
         self._questions = feedback.fitting(c, parts.tokenizer, questions, "train")
         self._dropped = len(questions) - len(self._questions)
         question_order.of_update(self._questions, 0, c.rollout.questions, c.seed)
+        # A prompt that is too long is refused now, not when its turn comes.
+        feedback.encode(c, parts.tokenizer, self._questions)
         self._checkpoints = Checkpoints(folder / "checkpoints")
         self.timer = metrics.Timer()
         self.update = 0

@@ -107,6 +107,9 @@ def test_what_cannot_be_exported_is_refused(finished, tmp_path, fields, message)
 def test_place_that_cannot_be_written_is_refused(tmp_path):
     with pytest.raises(ValueError, match="export.path is empty"):
         export.run(run_config())
+    teacher = {"export.path": str(tmp_path / "out"), "export.weights": "teacher"}
+    with pytest.raises(ValueError, match="export.weights=teacher.*give its --workdir"):
+        export.run(run_config(**teacher))
     with pytest.raises(ValueError, match="exists; move it away"):
         export.run(run_config(**{"export.path": str(tmp_path)}))
     with pytest.raises(FileNotFoundError, match="holds no checkpoint"):

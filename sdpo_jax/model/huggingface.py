@@ -179,7 +179,7 @@ def save(
         architecture.
     """
     path = pathlib.Path(path)
-    _check_target(path, dtype)
+    check_target(path, dtype)
     folder = None if source is None else _directory(source, "config.json", *_COPIED)
     config = _exported_config(arch, folder, dtype)
     whole = tensors(arch, params, np.dtype(dtype))
@@ -219,7 +219,7 @@ def save_adapters(
       ValueError: if `path` exists or `dtype` is neither.
     """
     path = pathlib.Path(path)
-    _check_target(path, dtype)
+    check_target(path, dtype)
     shapes, arrays = {}, []
     for key, adapter in jax.tree_util.tree_leaves_with_path(
         {"layers": adapters}, is_leaf=lambda leaf: isinstance(leaf, lora.Adapter)
@@ -259,7 +259,8 @@ def save_adapters(
         (partial / "adapter_config.json").write_text(text)
 
 
-def _check_target(path: pathlib.Path, dtype: str) -> None:
+def check_target(path: pathlib.Path, dtype: str) -> None:
+    """Refuse what `save` could not write, before anything takes long."""
     if dtype not in _FILE_DTYPES:
         raise ValueError(f"dtype={dtype!r}: expected one of {', '.join(_FILE_DTYPES)}")
     if path.exists():
