@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
+# Test files that run beside each other.
+WORKERS ?= 2
 
 .PHONY: quickstart test test-slow lint
 
@@ -12,10 +14,10 @@ quickstart: $(VENV)/installed
 	$(RUN) -m experiments.quickstart.compare runs/quickstart runs/quickstart_grpo
 
 test: $(VENV)/installed-test
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile
 
 test-slow: $(VENV)/installed-test
-	$(RUN) -m pytest -m slow
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile -m slow
 
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff format --check .
