@@ -4,7 +4,8 @@
 
 Needs torch 2.13.0 and transformers 5.23.0. Each folder gets a float32 checkpoint and
 expected.npz: token ids, logits, last hidden states, the gradient of the mean
-cross-entropy of the next tokens, and greedy continuations.
+cross-entropy of the next tokens, greedy continuations, and sampled ones with the
+distributions that they were drawn from.
 """
 
 import copy
@@ -17,6 +18,7 @@ import transformers
 
 PROMPT = 8
 CONTINUATION = 64
+SAMPLING = {"temperature": 0.7, "top_k": 20, "top_p": 0.8}
 _SIZES = dict(
     vocab_size=128,
     hidden_size=32,
@@ -125,6 +127,7 @@ def expected(model: transformers.PreTrainedModel) -> dict[str, np.ndarray]:
         "loss": output.loss.detach().numpy(),
         **{f"gradient/{n}": p.grad.numpy() for n, p in model.named_parameters()},
         **greedy(model, ids_BT[:, :PROMPT]),
+        **sampled(model, ids_BT[:, :PROMPT]),
         "versions": np.array(json.dumps(versions)),
     }
 
@@ -142,6 +145,28 @@ def greedy(
     return {
         "greedy_BT": ids_BT.numpy().astype(np.int32),
         "smallest_margin": torch.stack(margins).min().numpy(),
+    }
+
+
+@torch.no_grad()
+def sampled(
+    model: transformers.PreTrainedModel, ids_BT: torch.Tensor
+) -> dict[str, np.ndarray]:
+    """A sampled continuation, and what each of its tokens was drawn from."""
+    drawn = model.generate(
+        ids_BT,
+        attention_mask=torch.ones_like(ids_BT),
+        do_sample=True,
+        max_new_tokens=ids_BT.shape[1],
+        output_scores=True,
+        return_dict_in_generate=True,
+        **SAMPLING,
+    )
+    logp_BRV = torch.stack(drawn.scores, dim=1).log_softmax(dim=-1)
+    return {
+        "sampling": np.array(json.dumps(SAMPLING)),
+        "sampled_BT": drawn.sequences.numpy().astype(np.int32),
+        "sampled_logp_BRV": logp_BRV.numpy(),
     }
 
 

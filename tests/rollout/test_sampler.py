@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import json
 import pathlib
 
 import jax
@@ -109,6 +110,36 @@ def test_greedy_tokens_equal_those_of_transformers(name, monkeypatch):
     np.testing.assert_array_equal(attempts.response_BR, np.repeat(expected, 2, axis=0))
     np.testing.assert_array_equal(attempts.sampler_logp_BR, 0)
     assert attempts.response_mask_BR.all()
+
+
+@pytest.mark.parametrize(
+    "name", sorted(path.name for path in GOLDEN.iterdir() if path.is_dir())
+)
+def test_tokens_are_drawn_from_what_transformers_draws_from(name):
+    arch, params = load(name)
+    golden = np.load(GOLDEN / name / "expected.npz")
+    sampling = Sampling(1, **json.loads(golden["sampling"].item()), max_response=8)
+    prompt_B8, response_B8 = np.split(golden["sampled_BT"], 2, axis=1)
+
+    hidden = functools.partial(decoder.hidden_before, arch, dtype=jnp.float32)
+    logits_BRV = jax.jit(hidden)(params, prompt_B8, response_B8) @ decoder.unembedding(
+        arch, params
+    )
+
+    expected_XV = golden["sampled_logp_BRV"].reshape(-1, arch.vocab)
+    logits_XV = logits_BRV.reshape(expected_XV.shape)
+    uniform_N = jnp.asarray((np.arange(4096) + 0.5) / 4096, jnp.float32)
+    draw_all = jax.jit(
+        lambda logits_V: sampler.draw(
+            jnp.broadcast_to(logits_V, (4096, arch.vocab)), uniform_N, sampling
+        )
+    )
+    for logits_V, expected_V in zip(logits_XV, expected_XV, strict=True):
+        token_N, logp_N = draw_all(logits_V[None])
+        # Every token as often as it is likely, and none that is excluded.
+        count_V = np.bincount(token_N, minlength=arch.vocab)
+        assert np.max(np.abs(count_V - 4096 * np.exp(expected_V))) < 2
+        np.testing.assert_allclose(logp_N, expected_V[token_N], rtol=0, atol=5e-5)
 
 
 def test_draws_do_not_depend_on_neighbours_or_order(small, engine, drawn):
