@@ -77,6 +77,47 @@ def test_teacher_of_a_checkpoint_is_written_when_asked(
     assert all((x.astype(np.float32) == value).all() for x in written.values())
 
 
+@pytest.fixture(scope="module")
+def finished_lora(tmp_path_factory):
+    """A run folder with adapters of threes and, for the teacher, of fives."""
+    folder = tmp_path_factory.mktemp("lora_run")
+    c = run_config(**{"lora.rank": 2, "lora.targets": ("q_proj", "down_proj")})
+    mesh = distributed.make_mesh(c.mesh)
+    arch = huggingface.architecture(c.model.path)
+    params = huggingface.load(c.model.path, arch, mesh)
+    state = step.new_state(c, arch, mesh, params)
+    all_of = lambda value: jax.tree.map(
+        lambda x: jnp.full_like(x, value), state.student
+    )
+    state = state.replace(student=all_of(3), teacher=all_of(5))
+    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints.save(1, state, {}, score=1.0)
+    checkpoints.close()
+    return folder, c
+
+
+@pytest.mark.parametrize("weights, value", [("student", 3), ("teacher", 5)])
+def test_adapters_are_written_alone_or_merged(finished_lora, tmp_path, weights, value):
+    folder, c = finished_lora
+    c = c.copy_and_resolve_references()
+    c.export.weights, c.export.dtype = weights, "float32"
+
+    for kind in ("peft", "merged"):
+        c.export.lora, c.export.path = kind, str(tmp_path / kind)
+        assert export.run(c, folder)["weights"] == weights
+
+    adapters = load_file(tmp_path / "peft" / "adapter_model.safetensors")
+    assert len(adapters) == 2 * 2 * 8
+    assert all((x == value).all() for x in adapters.values())
+    before = load_file(BASE / "model.safetensors")
+    after = load_file(tmp_path / "merged" / "model.safetensors")
+    # alpha / rank times the product of two factors of rank 2.
+    change = c.lora.alpha / 2 * (2 * value * value)
+    for name, x in after.items():
+        adapted = "q_proj" in name or "down_proj" in name
+        np.testing.assert_allclose(x, before[name] + change * adapted, rtol=1e-6)
+
+
 def test_checkpoint_of_the_config_is_written_without_a_run(tmp_path):
     c = run_config(**{"export.path": str(tmp_path / "out")})
 

@@ -296,9 +296,12 @@ def _directory(path: str | os.PathLike, *patterns: str) -> pathlib.Path:
 
 def _json(file: pathlib.Path) -> dict[str, Any]:
     try:
-        return json.loads(file.read_text())
+        found = json.loads(file.read_text())
     except ValueError as error:
         raise ValueError(f"{file} is not valid JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} holds no JSON object, but {type(found).__name__}")
+    return found
 
 
 def _config(directory: pathlib.Path) -> dict[str, Any]:
@@ -457,7 +460,10 @@ def _open_all(directory: pathlib.Path) -> dict[str, Any]:
                 f"{file} is damaged or cut short ({error}); it holds {tensor}. "
                 "Download or copy it again"
             ) from error
-        stored |= {name: opened.get_slice(name) for name in opened.keys()}
+        found = {name: opened.get_slice(name) for name in opened.keys()}
+        if twice := stored.keys() & found.keys():
+            raise ValueError(f"{file} holds {min(twice)}, as another file does")
+        stored |= found
     return stored
 
 
@@ -466,8 +472,10 @@ def _files(directory: pathlib.Path) -> dict[pathlib.Path, str]:
     single, index = directory / _WEIGHTS, directory / _INDEX
     if single.exists() or not index.exists():
         return {single: _EMBED}
-    by_tensor = _json(index)["weight_map"].items()
-    return {directory / file: tensor for tensor, file in by_tensor}
+    by_tensor = _json(index).get("weight_map")
+    if not isinstance(by_tensor, dict) or not by_tensor:
+        raise ValueError(f"{index} has no weight_map, which names the weight files")
+    return {directory / file: tensor for tensor, file in by_tensor.items()}
 
 
 def _check(stored: dict[str, Any], arch: Architecture, shapes: Any) -> None:

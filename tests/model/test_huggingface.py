@@ -367,6 +367,53 @@ def test_missing_files_are_rejected_by_name(checkpoint):
         load(checkpoint)
 
 
+def test_tensor_in_two_files_is_rejected_by_name(checkpoint):
+    split(checkpoint)
+    parts = [load_file(checkpoint / f"{name}.safetensors") for name in "ab"]
+    twice = min(parts[0])
+    save_file(parts[1] | {twice: parts[0][twice]}, checkpoint / "b.safetensors")
+
+    with pytest.raises(ValueError, match=f"safetensors holds {twice}, as another"):
+        load(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "index, message",
+    [
+        ("{}", "has no weight_map"),
+        ('{"weight_map": []}', "has no weight_map"),
+        ("[]", "holds no JSON object, but list"),
+        ("{", "is not valid JSON"),
+    ],
+)
+def test_wrong_index_is_rejected_by_name(checkpoint, index, message):
+    split(checkpoint)
+    (checkpoint / f"{WEIGHTS}.index.json").write_text(index)
+
+    with pytest.raises(ValueError, match=rf"index\.json {message}"):
+        load(checkpoint)
+
+
+def test_any_wrong_byte_of_a_header_is_rejected_or_harmless(checkpoint):
+    file = checkpoint / WEIGHTS
+    content = file.read_bytes()
+    _, whole = load(checkpoint)
+    header = 8 + int.from_bytes(content[:8], "little")
+    rng = np.random.default_rng(0)
+    rejected = 0
+    for place in rng.integers(header, size=30):
+        wrong = bytearray(content)
+        wrong[place] ^= 1 << int(rng.integers(8))
+        file.write_bytes(wrong)
+        try:
+            assert_same_bits(load(checkpoint)[1], whole)
+        except ValueError as error:
+            assert WEIGHTS in str(error) or "model." in str(error)
+            rejected += 1
+
+    assert rejected > 20
+
+
 @pytest.mark.parametrize("kept", [0.99, 0.01, 0.0])
 def test_truncated_file_is_rejected_by_name(checkpoint, kept):
     file = checkpoint / "model.safetensors"
