@@ -43,6 +43,7 @@ def default() -> ConfigDict:  # noqa: PLR0915, one line per field
     c.model = ConfigDict()
     c.model.path = ""  # a Hugging Face folder or hub id
     c.model.dtype = "auto"  # auto | float32 | bfloat16: of computation; auto by device
+    c.model.attention = "auto"  # auto | xla | splash | cudnn: auto by device
     c.model.remat = "none"  # none | layer: what the backward pass computes again
     c.model.enable_thinking = False  # handed to the chat template
 
@@ -158,6 +159,7 @@ def default() -> ConfigDict:  # noqa: PLR0915, one line per field
 _CHOICES = {
     "method": ("sdpo", "grpo"),
     "model.dtype": ("auto", "float32", "bfloat16"),
+    "model.attention": ("auto", "xla", "splash", "cudnn"),
     "model.remat": ("none", "layer"),
     "env.name": ("programming", ""),
     "env.sandbox_tier": ("auto", "B", "C", "D"),

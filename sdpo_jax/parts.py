@@ -6,13 +6,14 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sdpo_jax import distributed, envs, step
 from sdpo_jax.data.tokenizer import Tokenizer
 from sdpo_jax.envs.base import Environment
-from sdpo_jax.model import huggingface
+from sdpo_jax.model import causal_attention, huggingface
 from sdpo_jax.model.families import Architecture
 from sdpo_jax.rollout import Engine
 from sdpo_jax.rollout.sampler import Sampler
@@ -57,6 +58,7 @@ def build(c: ConfigDict, environment: Environment | None = None) -> Iterator[Par
     _check_sampling(c, mesh)
     arch = huggingface.architecture(c.model.path)
     _check_lengths(c, arch)
+    attention, why = _choose_attention(c, arch, mesh)
     tokenizer = Tokenizer(c.model.path, c.model.enable_thinking)
     engine = Sampler(
         arch,
@@ -65,9 +67,11 @@ def build(c: ConfigDict, environment: Environment | None = None) -> Iterator[Par
         stop_ids=tokenizer.stop_ids,
         max_prompt=c.rollout.max_prompt,
         rows_at_once=c.rollout.rows_at_once,
+        attention=attention,
     )
     own = environment is None
     environment = envs.from_config(c) if own else environment
+    _log.info("attention: %s, as %s", attention, why)
     try:
         yield Parts(c, mesh, arch, tokenizer, environment, engine)
     finally:
@@ -92,6 +96,22 @@ def _check_sampling(c: ConfigDict, mesh: Mesh) -> None:
             c.rollout.questions,
             shards,
         )
+
+
+def _choose_attention(c: ConfigDict, arch: Architecture, mesh: Mesh) -> tuple[str, str]:
+    """The implementation of attention, and why; refused if it cannot run here."""
+    wanted, dtype = c.model.attention, step.compute_dtype(c)
+    with jax.set_mesh(mesh):
+        chosen = step.attention(c, arch)
+        tensor = distributed.slices("heads")
+    fused = causal_attention.FUSED.get(jax.default_backend(), "xla")
+    preferred = fused if wanted == "auto" else wanted
+    obstacle = causal_attention.obstacle(preferred, arch, dtype, tensor)
+    if obstacle and wanted != "auto":
+        raise ValueError(
+            f"model.attention={wanted}: {obstacle}; set model.attention to auto or xla"
+        )
+    return chosen, obstacle or f"model.attention={wanted} on {jax.default_backend()}"
 
 
 def _check_lengths(c: ConfigDict, arch: Architecture) -> None:

@@ -24,7 +24,7 @@ from sdpo_jax.batch import Attempts, Batch
 from sdpo_jax.distributed import constrain
 from sdpo_jax.losses import LOSSES, READS_TEACHER
 from sdpo_jax.losses.tokens import Tokens
-from sdpo_jax.model import decoder, lora
+from sdpo_jax.model import causal_attention, decoder, lora
 from sdpo_jax.model.families import Architecture
 
 Params = Any
@@ -71,6 +71,12 @@ def compute_dtype(c: ConfigDict) -> jnp.dtype:
         return jnp.dtype(c.model.dtype)
     on_cpu = jax.default_backend() == "cpu"
     return jnp.dtype(jnp.float32 if on_cpu else jnp.bfloat16)
+
+
+def attention(c: ConfigDict, arch: Architecture) -> str:
+    """How the model attends on the mesh that is set, see `causal_attention`."""
+    tensor = distributed.slices("heads")
+    return causal_attention.resolve(c.model.attention, arch, compute_dtype(c), tensor)
 
 
 def steps_per_batch(c: ConfigDict) -> int:
@@ -395,6 +401,7 @@ def _loss(
         response_BR=rows.response_BR,
         dtype=compute_dtype(c),
         remat=c.model.remat == "layer",
+        implementation=attention(c, arch),
     )
     teachers = tuple(
         (jax.lax.stop_gradient(read(params, rows.reprompt_BQ)), unembed_DV)
@@ -460,10 +467,16 @@ def _score(
     def one(ids: tuple[jax.Array, jax.Array]) -> jax.Array:
         prompt_BP, response_BR = ids
         share = _attempts_per_prompt(c, response_BR.shape[0], shards)
+        hidden_BRD = decoder.hidden_before(
+            arch,
+            params,
+            prompt_BP[::share],
+            response_BR,
+            dtype=dtype,
+            implementation=attention(c, arch),
+        )
         return chunked.token_log_probs(
-            decoder.hidden_before(
-                arch, params, prompt_BP[::share], response_BR, dtype=dtype
-            ),
+            hidden_BRD,
             unembed_DV,
             response_BR,
             temperature=c.rollout.temperature,

@@ -6,6 +6,7 @@ Not into the environment itself: there, plain JAX on a machine without a TPU wou
 for one at every start. TPU_LIBRARY_PATH may name another libtpu.so.
 """
 
+import dataclasses
 import functools
 import importlib.util
 import math
@@ -26,10 +27,37 @@ from sdpo_jax.model import families
 
 # Four layers' worth of code is one layer's: they are scanned.
 LAYERS, WIDTH, VOCAB = 4, 256, 4096
-ROWS, PROMPT, REPROMPT, RESPONSE, CHUNK = 32, 64, 128, 256, 64
+ROWS, PROMPT, RESPONSE, CHUNK = 32, 64, 256, 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """What is compiled, for which TPUs."""
+
+    topology: str = "v5e:2x2"
+    mesh: tuple[int, int, int] = (1, 2, 2)
+    family: str = "qwen3"
+    tied: bool = False
+    attention: str = "splash"
+    lora_rank: int = 0
+
+    def __str__(self):
+        changed = [str(v) for v in dataclasses.astuple(self) if v != 0]
+        return "-".join(changed)
+
+
+FIRST = Case()
 CASES = [
-    ("v5e:2x2", (1, 2, 2), False),
-    pytest.param("v5p:2x2x1", (1, 2, 2), True, marks=pytest.mark.slow),
+    FIRST,
+    *(
+        pytest.param(case, marks=pytest.mark.slow)
+        for case in [
+            Case(attention="xla"),
+            Case("v5p:2x2x1", tied=True),
+            Case(family="olmo3"),
+            Case(family="olmo3", lora_rank=8),
+        ]
+    ),
 ]
 DEVICE_KIND = {"v5e:2x2": "TPU v5 lite", "v5p:2x2x1": "TPU v5"}
 
@@ -61,21 +89,28 @@ def topology(name):
     return topologies.get_topology_desc(platform="tpu", topology_name=name)
 
 
-def settings(mesh):
+def settings(case):
     c = config.default()
+    c.model.attention, c.lora.rank = case.attention, case.lora_rank
     # "auto" asks which devices are present; here they are not those compiled for.
     c.model.dtype = "bfloat16"
     c.model.remat = "layer"
     c.rollout.questions = c.step.questions = 8
     c.rollout.attempts = ROWS // 8
     c.step.chunk, c.step.micro_batch = CHUNK, 2
-    c.mesh.data, c.mesh.fsdp, c.mesh.tensor = mesh
+    c.mesh.data, c.mesh.fsdp, c.mesh.tensor = case.mesh
     return c
 
 
-def architecture(tied):
+def architecture(case):
+    kind = families.LayerKind(1e6)
+    period = (kind,)
+    if case.family == "olmo3":
+        yarn = families.Yarn(8.0, 8192, 1.2, 32.0, 1.0, True)
+        sliding = dataclasses.replace(kind, window=96)
+        period = (sliding,) * 3 + (dataclasses.replace(kind, yarn=yarn),)
     return families.Architecture(
-        family="qwen3",
+        family=case.family,
         vocab=VOCAB,
         width=WIDTH,
         mlp_width=2 * WIDTH,
@@ -84,37 +119,40 @@ def architecture(tied):
         kv_heads=8,
         head_width=64,
         norm_eps=1e-6,
-        **families.SWITCHES["qwen3"],
-        tied=tied,
-        max_positions=4096,
-        period=(families.LayerKind(1e6),),
+        **families.SWITCHES[case.family],
+        tied=case.tied,
+        max_positions=2**16,
+        period=period,
     )
 
 
-def abstract_batch(mesh):
-    rows = distributed.sharding(mesh, "batch")
-    array = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype, sharding=rows)
+def abstract_batch(mesh, rows=ROWS, prompt=PROMPT, response=RESPONSE):
+    place = distributed.sharding(mesh, "batch")
+    array = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
     attempts = Attempts(
-        prompt_BP=array(jnp.int32, ROWS, PROMPT),
-        response_BR=array(jnp.int32, ROWS, RESPONSE),
-        response_mask_BR=array(jnp.bool_, ROWS, RESPONSE),
-        sampler_logp_BR=array(jnp.float32, ROWS, RESPONSE),
+        prompt_BP=array(jnp.int32, rows, prompt),
+        response_BR=array(jnp.int32, rows, response),
+        response_mask_BR=array(jnp.bool_, rows, response),
+        sampler_logp_BR=array(jnp.float32, rows, response),
     )
     return Batch(
         attempts=attempts,
-        reprompt_BQ=array(jnp.int32, ROWS, REPROMPT),
-        has_target_B=array(jnp.bool_, ROWS),
-        advantage_B=array(jnp.float32, ROWS),
+        reprompt_BQ=array(jnp.int32, rows, 2 * prompt),
+        has_target_B=array(jnp.bool_, rows),
+        advantage_B=array(jnp.float32, rows),
         old_logp_BR=None,
-        loss_weight_B=array(jnp.float32, ROWS),
+        loss_weight_B=array(jnp.float32, rows),
     )
 
 
+def mesh_of(case):
+    return distributed.make_mesh(settings(case).mesh, topology(case.topology).devices)
+
+
 @functools.cache
-def compiled_update(name, shape, tied):
+def compiled_update(case):
     """The update compiled for a topology, and what the compiler wrote to stderr."""
-    c, arch = settings(shape), architecture(tied)
-    mesh = distributed.make_mesh(c.mesh, topology(name).devices)
+    c, arch, mesh = settings(case), architecture(case), mesh_of(case)
     update = step.make_train_step(c, arch, mesh)
     lowered = update.lower(
         step.abstract_state(c, arch, mesh),
@@ -140,16 +178,17 @@ def test_topology_describes_real_tpus(name):
     assert [d.device_kind for d in devices] == [DEVICE_KIND[name]] * 4
 
 
-@pytest.mark.parametrize("name, mesh, tied", CASES)
-def test_update_compiles_for_tpus_within_its_memory(name, mesh, tied):
-    compiled, log = compiled_update(name, mesh, tied)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_update_compiles_for_tpus_within_its_memory(case):
+    compiled, log = compiled_update(case)
 
     memory = compiled.memory_analysis()
-    print(name, mesh, memory)
+    print(case, memory)
     assert "rematerialization" not in log, log
-    c, arch = settings(mesh), architecture(tied)
-    mesh = distributed.make_mesh(c.mesh, topology(name).devices)
-    state = jax.tree.leaves(step.abstract_state(c, arch, mesh))
+    mesh = mesh_of(case)
+    state = jax.tree.leaves(
+        step.abstract_state(settings(case), architecture(case), mesh)
+    )
     local = sum(
         x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape)) for x in state
     )
@@ -163,12 +202,18 @@ def test_update_compiles_for_tpus_within_its_memory(name, mesh, tied):
     assert 0 < memory.temp_size_in_bytes < 2 * whole
 
 
-# This libtpu cannot print the program that it compiled for v5p.
-@pytest.mark.parametrize("name, mesh, tied", CASES[:1])
-def test_devices_exchange_candidates_of_the_top_k_and_never_all_logits(
-    name, mesh, tied
-):
-    compiled, _ = compiled_update(name, mesh, tied)
+# This libtpu cannot print programs that it compiled for v5p.
+def test_attention_of_student_and_teacher_is_a_kernel():
+    compiled, _ = compiled_update(FIRST)
+
+    kernels = re.findall(r"splash\w+", compiled.as_text())
+
+    assert any("fwd" in kernel for kernel in kernels), set(kernels)
+    assert any("dkv" in kernel for kernel in kernels), set(kernels)
+
+
+def test_devices_exchange_candidates_of_the_top_k_and_never_all_logits():
+    compiled, _ = compiled_update(FIRST)
 
     moved = re.findall(
         r"= (.*?) (?:all-gather|all-to-all|collective-permute)(?:-start)?\("
@@ -179,7 +224,33 @@ def test_devices_exchange_candidates_of_the_top_k_and_never_all_logits(
     sizes = [size for types in moved for size in _sizes(types)]
     assert sizes, "top_k moves nothing: then this test is out of date"
     # One micro-batch's chunk of local logits, cut over `tensor`.
-    assert max(sizes) < 2 * CHUNK * VOCAB // mesh[2]
+    assert max(sizes) < 2 * CHUNK * VOCAB // FIRST.mesh[2]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", ["splash", "xla"])
+def test_update_of_32768_tokens_fits_a_tpu(attention):
+    prompt, length = 4096, 32768
+    case = Case(family="olmo3", attention=attention)
+    c, arch, mesh = settings(case), architecture(case), mesh_of(case)
+    c.rollout.questions = c.step.questions = c.rollout.attempts = 2
+    c.step.micro_batch, c.step.chunk = 1, 512
+
+    memory = (
+        step.make_train_step(c, arch, mesh)
+        .lower(
+            step.abstract_state(c, arch, mesh),
+            abstract_batch(mesh, 4, prompt, length - 2 * prompt),
+            jax.ShapeDtypeStruct((), jnp.float32),
+        )
+        .compile()
+        .memory_analysis()
+    )
+
+    print(case, memory)
+    # Of one row, in float32, on one device.
+    scores = arch.heads // mesh.shape["tensor"] * length**2 * 4
+    assert memory.temp_size_in_bytes < scores / 8
 
 
 def _sizes(types):

@@ -164,6 +164,11 @@ def test_help_shows_the_commands_and_the_flags(without_jax):
         (["--config.env.train=/no/such/file.jsonl"], "/no/such/file.jsonl"),
         (["--config.mesh.fsdp=3"], "mesh.fsdp=3 x mesh.tensor=1 does not cover the "),
         (
+            ["--config.model.attention=splash"],
+            "model.attention=splash: splash attention runs on TPUs only, not on cpu; "
+            "set model.attention to auto or xla",
+        ),
+        (
             ["--may_change=sdpo.topk"],
             "--may_change=sdpo.topk: no such field; nearest: ",
         ),

@@ -147,42 +147,39 @@ def attend(
     return merge([part(q_BTHE, k_BSNE, v_BSNE, mask_BTS)])
 
 
-def attend_branches(
-    q_UTHE: jax.Array,
-    k_UTNE: jax.Array,
-    v_UTNE: jax.Array,
-    exists_UT: jax.Array,
-    prompt: int,
-    branches: int,
+def attend_after(
+    q_BTHE: jax.Array,
+    prompt_k_UPNE: jax.Array,
+    prompt_v_UPNE: jax.Array,
+    prompt_exists_UP: jax.Array,
+    own_k_BTNE: jax.Array,
+    own_v_BTNE: jax.Array,
+    own_exists_BT: jax.Array,
     window: int | None,
 ) -> jax.Array:
-    """Causal attention in rows of a prompt and the branches that continue it.
+    """Causal attention of continuations to their prompts and to themselves.
+
+    The B / U continuations of a prompt follow each other and read its one copy.
 
     Args:
-      q_UTHE: queries; T is `prompt` positions and then those of each branch.
-      k_UTNE: keys.
-      v_UTNE: values.
-      exists_UT: false on padding.
-      prompt: positions that all branches read.
-      branches: continuations of equal length; none reads another.
+      q_BTHE: queries.
+      prompt_k_UPNE: keys of prompts, padded left.
+      prompt_v_UPNE: values of prompts.
+      prompt_exists_UP: false on padding.
+      own_k_BTNE: keys of continuations, padded right.
+      own_v_BTNE: values of continuations.
+      own_exists_BT: false on padding.
       window: positions that each one reads, itself included; None for all.
 
     Returns:
-      [U, T, H, E].
+      [B, T, H, E].
     """
-    prompt_q, prompt_k, prompt_v = (x[:, :prompt] for x in (q_UTHE, k_UTNE, v_UTNE))
-    prompt_mask = causal_mask(exists_UT[:, :prompt], window)
-    in_prompt = attend(prompt_q, prompt_k, prompt_v, prompt_mask)
-
-    rows, time = exists_UT.shape
-    length = (time - prompt) // branches
-    split = lambda x: x[:, prompt:].reshape(rows * branches, length, *x.shape[2:])
-    join = lambda x: x.reshape(rows, time - prompt, *x.shape[2:])
-    own_mask = causal_mask(split(exists_UT), window)
-    own = part(split(q_UTHE), split(k_UTNE), split(v_UTNE), own_mask)
-    # To the prompt, a row's branches are so many more positions.
-    after = np.tile(np.arange(length), branches)
-    prompt_mask = prompt_mask_after(exists_UT[:, :prompt], after, window)
-    to_prompt = part(q_UTHE[:, prompt:], prompt_k, prompt_v, prompt_mask)
-    in_branches = merge([to_prompt, jax.tree.map(join, own)])
-    return jnp.concatenate([in_prompt, in_branches], axis=1)
+    prompts, (rows, length) = prompt_exists_UP.shape[0], own_exists_BT.shape
+    own = part(q_BTHE, own_k_BTNE, own_v_BTNE, causal_mask(own_exists_BT, window))
+    # To the prompt, its continuations are so many more positions.
+    q_UXHE = q_BTHE.reshape(prompts, -1, *q_BTHE.shape[2:])
+    after = np.tile(np.arange(length), rows // prompts)
+    mask_UXP = prompt_mask_after(prompt_exists_UP, after, window)
+    to_prompt = part(q_UXHE, prompt_k_UPNE, prompt_v_UPNE, mask_UXP)
+    by_row = lambda x: x.reshape(rows, length, *x.shape[2:])
+    return merge([jax.tree.map(by_row, to_prompt), own])

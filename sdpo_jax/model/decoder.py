@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sdpo_jax.distributed import constrain
-from sdpo_jax.model import attention
+from sdpo_jax.model import attention, causal_attention
 from sdpo_jax.model import cache as kv_cache
 from sdpo_jax.model.families import Architecture, LayerKind
 
@@ -281,21 +281,30 @@ def hidden(
     *,
     dtype: jnp.dtype,
     remat: bool = False,
+    implementation: str = "xla",
 ) -> jax.Array:
-    """Normed last hidden states, [B, T, D] in `dtype`; ids of -1 are padding."""
+    """Normed last hidden states, [B, T, D] in `dtype`; ids of -1 are padding.
+
+    Args:
+      arch: the model.
+      params: its parameters.
+      ids_BT: token ids.
+      dtype: of the computation.
+      remat: whether the backward pass computes layers again.
+      implementation: of attention, see `causal_attention`.
+    """
     exists_BT = ids_BT >= 0
-    attend_by = _attend_causally(arch, exists_BT, keep=lambda k, v: ())
+    attend_by = _attend_causally(exists_BT, implementation, keep=lambda k, v: ())
     through = functools.partial(_through_layers, arch, params, dtype, remat)
     return through(ids_BT, positions(exists_BT), attend_by)
 
 
-def _attend_causally(arch: Architecture, exists_BT: jax.Array, keep) -> AttendBy:
+def _attend_causally(exists_BT: jax.Array, implementation: str, keep) -> AttendBy:
     """Attention to what stands before, whose keys and values are kept by `keep`."""
-    windows = {kind.window for kind in arch.period}
-    masks = {window: attention.causal_mask(exists_BT, window) for window in windows}
 
     def attend(kind: LayerKind, q, k, v):
-        return attention.attend(q, k, v, masks[kind.window]), keep(k, v)
+        mixed = causal_attention.attend(q, k, v, exists_BT, kind.window, implementation)
+        return mixed, keep(k, v)
 
     return lambda kind: functools.partial(attend, kind)
 
@@ -308,6 +317,7 @@ def hidden_before(
     *,
     dtype: jnp.dtype,
     remat: bool = False,
+    implementation: str = "xla",
 ) -> jax.Array:
     """Normed last hidden states that predict each response token, [B, R, D].
 
@@ -321,6 +331,7 @@ def hidden_before(
       response_BR: token ids, padded right.
       dtype: of the computation.
       remat: whether the backward pass computes layers again.
+      implementation: of attention, see `causal_attention`.
     """
     (prompts, prompt), (rows, length) = prompt_UP.shape, response_BR.shape
     branches = rows // prompts
@@ -329,8 +340,8 @@ def hidden_before(
     position_UT = _branch_positions(exists_UT, prompt, branches)
 
     def attend(kind, q, k, v):
-        mixed = attention.attend_branches(
-            q, k, v, exists_UT, prompt, branches, kind.window
+        mixed = causal_attention.attend_branches(
+            q, k, v, exists_UT, prompt, branches, kind.window, implementation
         )
         return mixed, ()
 
@@ -357,14 +368,19 @@ def _through_layers(
     Layers are scanned period by period, so compile time does not grow with depth.
     """
 
+    def one(kind: LayerKind, layer: Params, x_BTD: jax.Array) -> jax.Array:
+        return Layer(arch, kind).apply(layer, x_BTD, position_BT, attend_by(kind))[0]
+
     def period(x_BTD: jax.Array, layers: list[Params]) -> tuple[jax.Array, None]:
         for kind, layer in zip(arch.period, layers, strict=True):
-            block, attend = Layer(arch, kind), attend_by(kind)
-            x_BTD, _ = block.apply(layer, x_BTD, position_BT, attend)
+            through = functools.partial(one, kind)
+            if remat:
+                # A scan's only layer needs no barrier; several would be merged.
+                several = len(arch.period) > 1
+                through = jax.checkpoint(through, prevent_cse=several)
+            x_BTD = through(layer, x_BTD)
         return x_BTD, None
 
-    if remat:
-        period = jax.checkpoint(period, prevent_cse=False)
     x_BTD, _ = jax.lax.scan(period, embed(params, ids_BT, dtype), _variables(params))
     return final_norm(arch, params, x_BTD)
 
@@ -395,16 +411,22 @@ def unstack(arch: Architecture, params: Params, dtype: jnp.dtype) -> Params:
 
 
 def prefill(
-    arch: Architecture, params: Params, ids_UP: jax.Array
+    arch: Architecture, params: Params, ids_UP: jax.Array, implementation: str = "xla"
 ) -> tuple[jax.Array, list[tuple[jax.Array, jax.Array]]]:
     """Read left-padded prompts with `unstack`ed parameters.
+
+    Args:
+      arch: the model.
+      params: of `unstack`.
+      ids_UP: token ids.
+      implementation: of attention, see `causal_attention`.
 
     Returns:
       Hidden states [U, D] at the last prompt token, and each layer's keys and values.
     """
     exists_UP = ids_UP >= 0
     position_UP = positions(exists_UP)
-    attend_by = _attend_causally(arch, exists_UP, keep=lambda k, v: (k, v))
+    attend_by = _attend_causally(exists_UP, implementation, keep=lambda k, v: (k, v))
     x = embed(params, ids_UP, params["norm"]["scale_D"].dtype)
     keys_values = []
     for kind, layer in zip(arch.kinds, _variables(params), strict=True):

@@ -53,6 +53,7 @@ class Sampler:
       stop_ids: tokens that end a response; they are kept in it.
       max_prompt: tokens; longer prompts are refused.
       rows_at_once: attempts decoded together.
+      attention: how prompts are read, see `causal_attention`.
     """
 
     def __init__(
@@ -64,12 +65,13 @@ class Sampler:
         stop_ids: Sequence[int],
         max_prompt: int,
         rows_at_once: int,
+        attention: str = "xla",
     ):
         self._mesh = mesh
         self._max_prompt = max_prompt
         self._rows_at_once = rows_at_once
         self._prepare = jax.jit(functools.partial(_prepare, arch, dtype))
-        start = functools.partial(_start, arch, tuple(stop_ids))
+        start = functools.partial(_start, arch, tuple(stop_ids), attention)
         self._start = jax.jit(start, static_argnames=("sampling", "slots"))
         self._grow = jax.jit(kv_cache.grow, static_argnames="slots")
         extend = functools.partial(_extend, arch, tuple(stop_ids))
@@ -157,9 +159,11 @@ def _prepare(arch: Architecture, dtype: jnp.dtype, params: Params) -> Params:
     return {**weights, "adapters": jax.tree.map(whole, adapters)}
 
 
-def _start(arch, stop_ids, weights, prompt_UP, ids_U, key, *, sampling, slots):
+def _start(
+    arch, stop_ids, attention, weights, prompt_UP, ids_U, key, *, sampling, slots
+):
     """Read the prompts and draw every row's first token."""
-    hidden_UD, keys_values = decoder.prefill(arch, weights, prompt_UP)
+    hidden_UD, keys_values = decoder.prefill(arch, weights, prompt_UP, attention)
     group = sampling.attempts
     windows = [kind.window for kind in arch.kinds]
     cache = kv_cache.start(keys_values, windows, prompt_UP >= 0, group, slots)

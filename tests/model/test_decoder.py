@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import pathlib
 
@@ -299,6 +300,48 @@ def test_gradient_is_finite_under_padding_and_unchanged_by_remat(golden_model):
     chex.assert_trees_all_close(gradient, gradient_remat, rtol=1e-4, atol=1e-4)
     used = np.any(gradient["embed"]["table_VD"] != 0, axis=1)
     np.testing.assert_array_equal(np.flatnonzero(used), np.unique(ids_BT[ids_BT > 0]))
+
+
+@pytest.mark.slow
+def test_32768_tokens_work_in_training_and_in_the_cache():
+    # A window longer than a block of queries, then full attention with YaRN.
+    arch = huggingface.architecture(GOLDEN / "olmo3_grouped")
+    slide = lambda kind: dataclasses.replace(kind, window=kind.window and 1000)
+    period = tuple(map(slide, arch.period))
+    arch = dataclasses.replace(
+        arch, layers=2, heads=2, kv_heads=1, max_positions=2**15, period=period[-2:]
+    )
+    params = decoder.init(arch, jax.random.key(1))
+    time, last = 2**15, 4
+    ids_1T = np.random.default_rng(0).integers(arch.vocab, size=(1, time))
+    ids_1T = jnp.asarray(ids_1T, jnp.int32)
+
+    def loss(params):
+        states_1TD = decoder.hidden(arch, params, ids_1T, dtype=jnp.float32, remat=True)
+        return jnp.mean(jnp.square(states_1TD[:, -8:])), states_1TD
+
+    gradient, states_1TD = jax.jit(jax.grad(loss, has_aux=True))(params)
+
+    assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(gradient))
+    # The embedding of the first token that full attention carries to the end.
+    moved_D = gradient["embed"]["table_VD"][ids_1T[0, 0]]
+    assert np.any(moved_D != 0)
+    weights = decoder.unstack(arch, params, jnp.float32)
+    prompt_1P = ids_1T[:, : time - last]
+    state_1D, kept = jax.jit(functools.partial(decoder.prefill, arch))(
+        weights, prompt_1P
+    )
+    windows = [kind.window for kind in arch.kinds]
+    cache = kv_cache.start(kept, windows, prompt_1P >= 0, 1, last)
+    decode = jax.jit(functools.partial(decoder.decode, arch))
+    found = [state_1D]
+    for token in range(last):
+        token_1 = ids_1T[:, time - last + token]
+        state_1D, cache = decode(weights, token_1, cache, jnp.int32(token))
+        found.append(state_1D)
+    np.testing.assert_allclose(
+        jnp.stack(found, axis=1), states_1TD[:, -last - 1 :], rtol=0, atol=1e-5
+    )
 
 
 def test_random_parameters_have_the_shapes_of_a_checkpoint(golden_model):

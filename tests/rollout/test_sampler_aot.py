@@ -9,7 +9,7 @@ import pytest
 from sdpo_jax import distributed
 from sdpo_jax.model import decoder
 from sdpo_jax.rollout import Sampling, sampler
-from tests.test_aot import architecture, libtpu, topology, tpu_compiler
+from tests.test_aot import Case, architecture, libtpu, mesh_of, tpu_compiler
 
 __all__ = ["tpu_compiler"]
 
@@ -34,12 +34,11 @@ def abstract(mesh, arch):
 
 @pytest.mark.skipif(libtpu() is None, reason="no libtpu: see tests/test_aot.py")
 def test_prefill_and_decoding_compile_for_tpus():
-    arch = architecture(tied=True)
-    shape = {"data": 1, "fsdp": 2, "tensor": 2}
-    mesh = distributed.make_mesh(shape, topology("v5e:2x2").devices)
+    case = Case(tied=True)
+    arch, mesh = architecture(case), mesh_of(case)
     prepare = jax.jit(functools.partial(sampler._prepare, arch, jnp.bfloat16))
     start = functools.partial(
-        sampler._start, arch, (1, 2), sampling=SAMPLING, slots=SLOTS
+        sampler._start, arch, (1, 2), "splash", sampling=SAMPLING, slots=SLOTS
     )
     extend = functools.partial(sampler._extend, arch, (1, 2), sampling=SAMPLING)
 
