@@ -7,17 +7,13 @@ seeds (.000 to .014). Source: GRPO as in arXiv:2601.20802, eq. 12 and Table 13; 
 rate and steps per batch chosen as SDPO's were.
 """
 
-import importlib.util
 import pathlib
+
+from sdpo_jax import config
 
 
 def get_config():
-    # Run files are loaded by path, so this one loads its neighbour the same way.
-    path = pathlib.Path(__file__).with_name("quickstart.py")
-    spec = importlib.util.spec_from_file_location("quickstart", path)
-    quickstart = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(quickstart)
-    c = quickstart.get_config()
+    c = config.from_file(pathlib.Path(__file__).with_name("quickstart.py"))
     c.method = "grpo"
     c.optimizer.learning_rate = 5e-4
     c.step.questions = 8

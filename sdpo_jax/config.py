@@ -18,6 +18,7 @@ import difflib
 import json
 import os
 import pathlib
+import runpy
 from collections.abc import Iterable, Mapping
 
 from ml_collections import ConfigDict
@@ -48,10 +49,13 @@ def default() -> ConfigDict:  # noqa: PLR0915, one line per field
     c.model.enable_thinking = False  # handed to the chat template
 
     c.env = ConfigDict()
-    c.env.name = "programming"  # programming, or "" for an object handed to train.run
+    # programming | multiple_choice | tool_use; "" for an object handed to train.run
+    c.env.name = "programming"
     c.env.train = ""  # file of questions
-    c.env.validation = ""  # the best checkpoint is chosen on these
-    c.env.heldout = ""  # reported, never chosen on
+    # The best checkpoint is chosen on these; "share:0.1" takes a tenth of env.train.
+    c.env.validation = ""
+    c.env.heldout = ""  # reported, never chosen on; a file or a share
+    c.env.grader = "fixed"  # fixed | official: as the official code scores
     c.env.sandbox_tier = "auto"  # auto | B | C | D: isolation of untrusted programs
     c.env.process_per = "test"  # test | program: what has a process of its own
     c.env.time_limit_s = 6.0  # CPU seconds per test, unless the question says
@@ -161,7 +165,8 @@ _CHOICES = {
     "model.dtype": ("auto", "float32", "bfloat16"),
     "model.attention": ("auto", "xla", "splash", "cudnn"),
     "model.remat": ("none", "layer"),
-    "env.name": ("programming", ""),
+    "env.name": ("programming", "multiple_choice", "tool_use", ""),
+    "env.grader": ("fixed", "official"),
     "env.sandbox_tier": ("auto", "B", "C", "D"),
     "env.process_per": ("test", "program"),
     "rollout.long_prompts": ("refuse", "drop"),
@@ -267,10 +272,19 @@ def from_run(folder: str | os.PathLike) -> ConfigDict:
     return c
 
 
+def from_file(path: str | os.PathLike) -> ConfigDict:
+    """The config of a run file, for another one that changes a few fields of it."""
+    return runpy.run_path(os.fspath(path))["get_config"]()
+
+
 def _check_combinations(c: ConfigDict) -> None:
     """What is wrong only together."""
     if not c.model.path:
         raise ValueError("model.path is empty: give a Hugging Face folder or hub id")
+    if c.env.name == "programming" and c.env.grader == "official":
+        raise ValueError(
+            "env.grader=official: programs have the fixed grader only, so far"
+        )
     if c.rollout.questions % c.step.questions:
         raise ValueError(
             f"rollout.questions={c.rollout.questions} is not a multiple of "

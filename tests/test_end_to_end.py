@@ -721,6 +721,67 @@ def heldout_of(c, folder, update):
         return evaluate.on_split(built, student, "heldout")[0]
 
 
+CHOICES = {"prompt": "2+{n}?\n\nA: {n}\nB: 2{n}\n", "answer": "B"}
+CALLS = {
+    "prompt": "Call f with {n}.",
+    "answer": json.dumps([{"Action": "f", "Action_Input": '{"n": 1}'}]),
+}
+
+
+@pytest.mark.parametrize(
+    "name, row, fixed",
+    [
+        ("sciknoweval_chemistry", CHOICES, False),
+        ("toolalpaca", CALLS, True),
+        *(
+            pytest.param(name, row, False, marks=pytest.mark.slow)
+            for name, row in [
+                ("sciknoweval_biology", CHOICES),
+                ("sciknoweval_materials", CHOICES),
+                ("sciknoweval_physics", CHOICES),
+                ("toolalpaca", CALLS),
+            ]
+        ),
+    ],
+)
+def test_run_files_of_the_paper_train_on_files_of_the_official_format(
+    name, row, fixed, base, tmp_path, one_device
+):
+    c = config.from_file(ROOT / "configs" / f"{name}.py")
+    if fixed:
+        c.env.grader, c.reprompt.show_feedback = "fixed", "always"
+    small = tiny(base, train__updates=2, rollout__max_prompt=64)
+    # What the run file says of the task and the method stays; sizes are small.
+    for part in ("model", "rollout", "eval", "train"):
+        c[part].update(small[part])
+    c.reprompt.max_length, c.step.questions, c.sdpo.top_k = 96, 2, 20
+    for split in ("train", "heldout"):
+        c.env[split] = str(tmp_path / f"{split}.json")
+        rows = [
+            {"idx": n, "system": None, "kind": "-", "tests": "-", "elo": 1500}
+            | row
+            | {"prompt": row["prompt"].format(n=n)}
+            for n in range(60)
+        ]
+        text = "\n".join(map(json.dumps, rows if split == "train" else rows[:2]))
+        pathlib.Path(c.env[split]).write_text(text)
+
+    summary = train.run(c, tmp_path / "run")
+
+    assert 0 <= summary["last"]["heldout"]["avg@4"] <= 1
+    updates = [
+        line for line in lines_of(tmp_path / "run", WRITTEN[0]) if "loss" in line
+    ]
+    outcomes = {line["outcome"] for line in lines_of(tmp_path / "run", WRITTEN[1])}
+    assert len(updates) == 2
+    # Random weights solve nothing: feedback is all there is to learn from.
+    if fixed:
+        assert all(line["loss"] > 0 for line in updates)
+        assert outcomes <= {"Incorrect Format", "Truncated"}
+    else:
+        assert outcomes == {"Wrong Answer"}
+
+
 @pytest.mark.slow
 def test_adapters_are_trained_resumed_and_exported(base, tmp_path, one_device):
     fields = dict(lora__rank=2, rollout__questions=2, step__questions=1)

@@ -47,6 +47,7 @@ ONLY_IN = {
     "tensorflow": [],
     "wandb": ["sdpo_jax/metrics.py"],
     "matplotlib": ["sdpo_jax/report.py"],
+    "pyarrow": ["sdpo_jax/envs/rows.py"],
 }
 # Packages and files whose import pulls in no jax, directly or not.
 WITHOUT_JAX = [

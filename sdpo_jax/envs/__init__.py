@@ -3,6 +3,7 @@
 from ml_collections import ConfigDict
 
 from sdpo_jax.config import SPLITS
+from sdpo_jax.envs import multiple_choice, tool_use
 from sdpo_jax.envs.base import Environment
 from sdpo_jax.envs.programming import Programming
 from sdpo_jax.envs.sandbox import Limits, Sandbox
@@ -21,9 +22,14 @@ def from_config(c: ConfigDict) -> Environment:
     for split in SPLITS:
         if not c.env[split]:
             raise ValueError(f"env.{split} is empty: give a file of questions")
+    files = {split: c.env[split] for split in SPLITS}
+    if c.env.name == "multiple_choice":
+        return multiple_choice.environment(files, c.env.grader)
+    if c.env.name == "tool_use":
+        return tool_use.environment(files, c.env.grader)
     limits = Limits(cpu_s=c.env.time_limit_s, memory_mb=c.env.memory_limit_mb)
     return Programming(
-        {split: c.env[split] for split in SPLITS},
+        files,
         Sandbox(limits, c.env.sandbox_tier, process_per=c.env.process_per),
         wrong_answers_shown=c.env.wrong_answers_shown,
     )

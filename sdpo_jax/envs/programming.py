@@ -21,26 +21,18 @@ outputs are compared here and never come near the program.
 import dataclasses
 import json
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sdpo_jax.envs import rows, wording
 from sdpo_jax.envs.base import Question, Verdict
 from sdpo_jax.envs.sandbox import Call, Execution, Sandbox, Stdin
-
-FIELD_CHARS = 250
-INPUT_LINES = 8
-FEEDBACK_CHARS = 2000
 
 INCORRECT_FORMAT = {
     "fenced": "Incorrect Format: Put your code inside a ```python ... ``` block.",
     "whole": "Incorrect Format: The response was empty; it must be a Python program.",
 }
-TRUNCATED = (
-    "Truncated Attempt: Your previous response was too long and was cut off before it "
-    "ended. Try again with a shorter response."
-)
 LIMIT_NAMES = {
     "time_limit": "Time Limit Exceeded",
     "memory_limit": "Memory Limit Exceeded",
@@ -48,11 +40,6 @@ LIMIT_NAMES = {
 }
 
 _FENCED = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
-_KEPT_CONTROLS = "\n\t"
-_ROLE_TAGS = re.compile(
-    r"<(?=/?(?:s|pad|unk|bos|eos|think|tool_call|tool_response|tools|start_of_turn"
-    r"|end_of_turn|start_of_image|image)>)"
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +90,7 @@ class Programming:
         self.sandbox = sandbox
         self.extract = extract
         self.wrong_answers_shown = wrong_answers_shown
-        self._questions = {split: load(path) for split, path in files.items()}
+        self._questions = rows.load_splits(files, cases)
 
     def questions(self, split: str) -> Sequence[Question]:
         """The questions of `split`, in the order of its file."""
@@ -140,7 +127,7 @@ class Attempt:
         if program is None:
             outcome = "Truncated" if truncated else "Incorrect Format"
             feedback = INCORRECT_FORMAT[self.environment.extract]
-            feedback = TRUNCATED if truncated else feedback
+            feedback = wording.TRUNCATED if truncated else feedback
             return Verdict(0.0, outcome, feedback, {"tests_passed": 0.0})
         tests = self.question.data["tests"]
         executions = self.environment.sandbox.run(
@@ -200,78 +187,12 @@ def same_value(result: Any, expected: Any) -> bool:
     return result == expected
 
 
-def sanitise(text: str) -> str:
-    """`text` without what could act on a terminal, a reader or a chat template.
-
-    Control, formatting (bidirectional, zero-width) and unpaired surrogate characters
-    go; special tokens such as `<|im_end|>` are broken by a space.
-    """
-    text = text.replace("\u2028", "\n").replace("\u2029", "\n")
-    text = "".join(
-        character
-        for character in text
-        if character in _KEPT_CONTROLS
-        or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn")
-    )
-    text = re.sub(r"<(?=[|\uff5c])", "< ", text)
-    text = re.sub(r"(?<=[|\uff5c])>", " >", text)
-    text = re.sub(r"\[(?=/?INST\])", "[ ", text)
-    return _ROLE_TAGS.sub("< ", text)
-
-
-def load(path: str | Path) -> list[Question]:
-    """Read a file of questions.
+def cases(row: rows.Row, where: str) -> dict[str, Cases]:
+    """A row's tests, as what a question is graded with.
 
     Raises:
-      ValueError: if a row is malformed; names file, row (from 1) and field.
+      ValueError: if they are malformed; names file, row (from 1) and field.
     """
-    path = Path(path)
-    questions, seen = [], {}
-    for number, row in enumerate(_rows(path), start=1):
-        where = f"{path}, row {number}"
-        question = _question(row, where)
-        if question.uid in seen:
-            raise ValueError(
-                f"{where}: uid {question.uid!r} is that of row {seen[question.uid]} "
-                "too; make it unique"
-            )
-        seen[question.uid] = number
-        questions.append(question)
-    if not questions:
-        raise ValueError(f"{path} holds no questions")
-    return questions
-
-
-def _rows(path: Path) -> list[Any]:
-    text = path.read_text(encoding="utf-8")
-    if text.lstrip().startswith("["):
-        try:
-            return json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from error
-    rows = []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
-    return rows
-
-
-def _question(row: Any, where: str) -> Question:
-    if not isinstance(row, dict):
-        raise ValueError(f"{where}: expected an object, got {type(row).__name__}")
-    uid = row.get("uid", row.get("idx"))
-    if not isinstance(uid, str | int) or isinstance(uid, bool):
-        raise ValueError(f"{where}, field uid (or idx): expected a name, got {uid!r}")
-    prompt = _field(row, "prompt", str, where)
-    system = row.get("system") or ""
-    if not isinstance(system, str):
-        raise ValueError(f"{where}, field system: expected text, got {system!r}")
-    if not prompt.strip():
-        raise ValueError(f"{where}, field prompt: is empty")
     tests = row.get("tests")
     if isinstance(tests, str):
         try:
@@ -280,22 +201,13 @@ def _question(row: Any, where: str) -> Question:
             raise ValueError(f"{where}, field tests: is not JSON: {error}") from error
     if not isinstance(tests, dict):
         raise ValueError(f"{where}, field tests: expected an object, got {tests!r:.80}")
-    data = {"tests": _tests(tests, f"{where}, field tests")}
-    return Question(str(uid), prompt, system, data)
-
-
-def _field(row: dict, name: str, kind: type, where: str) -> Any:
-    """`row[name]`, of type `kind`."""
-    if not isinstance(row.get(name), kind):
-        got = f"{row.get(name)!r:.80}"
-        raise ValueError(f"{where}, field {name}: expected {kind.__name__}, got {got}")
-    return row[name]
+    return {"tests": _tests(tests, f"{where}, field tests")}
 
 
 def _tests(row: dict, where: str) -> Cases:
-    inputs = _field(row, "inputs", list, where)
-    outputs = _field(row, "outputs", list, where)
-    kind = _field(row, "testtype", str, where)
+    inputs = rows.field(row, "inputs", list, where)
+    outputs = rows.field(row, "outputs", list, where)
+    kind = rows.field(row, "testtype", str, where)
     if kind not in ("stdin", "functional"):
         raise ValueError(
             f'{where}, field testtype: expected "stdin" or "functional", got {kind!r}'
@@ -314,7 +226,7 @@ def _tests(row: dict, where: str) -> Cases:
         _check_text(row, "inputs", where)
         _check_text(row, "outputs", where)
         return Cases([Stdin(text) for text in inputs], outputs, inputs, limit)
-    function = _field(row, "fn_name", str, where)
+    function = rows.field(row, "fn_name", str, where)
     calls = [
         Call(function, _arguments(value, f"{where}, field inputs[{index}]"))
         for index, value in enumerate(inputs)
@@ -384,11 +296,13 @@ def _explain(
     """
     for index, execution in enumerate(executions):
         if execution.status == "error":
-            return "Runtime Error", _finish(_runtime_error(execution, tests, index))
+            return "Runtime Error", wording.feedback(
+                _runtime_error(execution, tests, index)
+            )
     for index, execution in enumerate(executions):
         if execution.status in LIMIT_NAMES:
             name = LIMIT_NAMES[execution.status]
-            return name, _finish([name, *_last_input(tests, index)])
+            return name, wording.feedback([name, *_last_input(tests, index)])
     failed = [index for index, right in enumerate(passed) if not right]
 
     def length(index):
@@ -397,52 +311,43 @@ def _explain(
     lines = []
     for index in sorted(failed, key=length)[:most]:
         lines += _wrong_answer(tests, executions, index)
-    return "Wrong Answer", _finish(lines)
+    return "Wrong Answer", wording.feedback(lines)
 
 
 def _runtime_error(execution: Execution, tests: Cases, index: int) -> list[str]:
-    kind = _cut(execution.error_type)
-    message = _cut(execution.error_message)
+    kind = wording.cut(execution.error_type)
+    message = wording.cut(execution.error_message)
     lines = ["Runtime Error", f"{kind}: {message}" if message else kind]
     if execution.error_source:
-        lines.append(_cut(execution.error_source))
+        lines.append(wording.cut(execution.error_source))
     if execution.error_line is not None:
-        function = _cut(execution.error_function or "<module>")
+        function = wording.cut(execution.error_function or "<module>")
         lines.append(f"Line {execution.error_line} in {function} (Solution.py)")
     return lines + _last_input(tests, index)
 
 
 def _last_input(tests: Cases, index: int) -> list[str]:
-    return ["Last Executed Input", _cut(tests.shown[index])]
+    return ["Last Executed Input", wording.cut(tests.shown[index])]
 
 
 def _wrong_answer(
     tests: Cases, executions: Sequence[Execution], index: int
 ) -> list[str]:
-    lines = [f"Test Case {index + 1}: Wrong Answer", "Input", _cut(tests.shown[index])]
-    lines += ["Output", _cut(_show_output(tests, executions, index))]
+    lines = [
+        f"Test Case {index + 1}: Wrong Answer",
+        "Input",
+        wording.cut(tests.shown[index]),
+    ]
+    lines += ["Output", wording.cut(_show_output(tests, executions, index))]
     expected = tests.outputs[index]
     if isinstance(tests.inputs[index], Call):
         if executions[index].stdout.strip():
-            lines += ["Standard Output", _cut(executions[index].stdout)]
+            lines += ["Standard Output", wording.cut(executions[index].stdout)]
         expected = json.dumps(expected)
-    return [*lines, "Expected", _cut(expected), ""]
+    return [*lines, "Expected", wording.cut(expected), ""]
 
 
 def _show_output(tests: Cases, executions: Sequence[Execution], index: int) -> str:
     if isinstance(tests.inputs[index], Stdin):
         return executions[index].stdout
     return json.dumps(executions[index].result)
-
-
-def _cut(text: str) -> str:
-    """One field of the feedback: stripped, and at most so many lines and characters."""
-    lines = text[: 4 * FIELD_CHARS].strip().split("\n")
-    text = "\n".join(lines[:INPUT_LINES])
-    shortened = len(lines) > INPUT_LINES or len(text) > FIELD_CHARS
-    return text[:FIELD_CHARS] + "..." if shortened else text
-
-
-def _finish(lines: Sequence[str]) -> str:
-    text = "\n".join(lines).strip()[:FEEDBACK_CHARS]
-    return sanitise(text)[:FEEDBACK_CHARS]

@@ -3,14 +3,12 @@ import threading
 
 import pytest
 
-from sdpo_jax.envs import programming
+from sdpo_jax.envs import programming, rows, wording
 from sdpo_jax.envs.base import GraderFailure
 from sdpo_jax.envs.programming import (
     Programming,
-    load,
     same_value,
     same_words,
-    sanitise,
 )
 from sdpo_jax.envs.sandbox import Limits, Sandbox
 
@@ -179,7 +177,7 @@ def test_feedback_is_capped_and_sanitised(make):
     feedback = grade(make(ADD), fenced(program)).feedback
     assert "\x1b" not in feedback and "\u202e" not in feedback
     assert "<|" not in feedback and "|>" not in feedback
-    assert len(feedback) < 4 * programming.FIELD_CHARS
+    assert len(feedback) < 4 * wording.FIELD_CHARS
 
 
 def test_feedback_as_a_whole_is_capped(make):
@@ -193,7 +191,7 @@ def test_feedback_as_a_whole_is_capped(make):
     tests["outputs"] = [json.dumps("v" * 1000)] * 9
     row = ADD | {"tests": tests}
     feedback = grade(make(row, wrong_answers_shown=9), response).feedback
-    assert 1500 < len(feedback) <= programming.FEEDBACK_CHARS
+    assert 1500 < len(feedback) <= wording.FEEDBACK_CHARS
 
 
 def test_input_of_many_lines_is_cut_to_eight(make):
@@ -328,18 +326,18 @@ def test_words_are_compared_as_they_are_spelt():
     ],
 )
 def test_sanitise(text, clean):
-    assert sanitise(text) == clean
-    assert sanitise(clean) == clean
+    assert wording.sanitise(text) == clean
+    assert wording.sanitise(clean) == clean
 
 
 # Files.
 
 
 def test_files_may_be_json_lines_or_one_list(tmp_path):
-    lines = load(write(tmp_path, ADD, ECHO))
+    lines = rows.load(write(tmp_path, ADD, ECHO), programming.cases)
     path = tmp_path / "list.json"
     path.write_text(json.dumps([ADD, ECHO]))
-    assert load(path) == lines
+    assert rows.load(path, programming.cases) == lines
     assert [question.uid for question in lines] == ["add", "7"]
     assert lines[1].system == "You write Python."
     assert "34" not in lines[0].prompt + lines[0].system
@@ -389,7 +387,7 @@ def changed(row, **fields):
 def test_malformed_row_is_refused_by_file_row_and_field(tmp_path, row, message):
     path = write(tmp_path, ECHO | {"uid": "echo"}, row)
     with pytest.raises(ValueError, match=message) as caught:
-        load(path)
+        rows.load(path, programming.cases)
     assert str(path) in str(caught.value)
 
 
@@ -397,10 +395,10 @@ def test_broken_and_empty_files_are_refused(tmp_path):
     path = tmp_path / "bad.jsonl"
     path.write_text(json.dumps(ADD) + "\n{")
     with pytest.raises(ValueError, match="line 2 is not JSON"):
-        load(path)
+        rows.load(path, programming.cases)
     path.write_text("")
     with pytest.raises(ValueError, match="holds no questions"):
-        load(path)
+        rows.load(path, programming.cases)
 
 
 def test_unknown_split_and_options_are_refused(make):

@@ -1,0 +1,54 @@
+"""An environment of one act per question, made of a function that grades."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from sdpo_jax.envs.base import Question, Verdict
+
+# (question, response, truncated) -> verdict.
+Grade = Callable[[Question, str, bool], Verdict]
+
+
+class Graded:
+    """Questions and one function that grades every response to them.
+
+    Args:
+      questions: split -> its questions.
+      grade: called from several threads at once.
+      close: called at the end of a run.
+    """
+
+    def __init__(
+        self,
+        questions: Mapping[str, Sequence[Question]],
+        grade: Grade,
+        close: Callable[[], None] = lambda: None,
+    ):
+        self._questions = questions
+        self._grade = grade
+        self.close = close
+
+    def questions(self, split: str) -> Sequence[Question]:
+        """The questions of `split`, in the order of its file."""
+        if split not in self._questions:
+            raise ValueError(
+                f"no questions for split {split!r}; there are files for "
+                f"{sorted(self._questions)}"
+            )
+        return self._questions[split]
+
+    def start(self, question: Question) -> "Attempt":
+        """Begin one attempt, which is a single act."""
+        return Attempt(self._grade, question)
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """One response to one question."""
+
+    grade: Grade
+    question: Question
+
+    def act(self, response: str, truncated: bool) -> Verdict:
+        """Grade `response`."""
+        return self.grade(self.question, response, truncated)

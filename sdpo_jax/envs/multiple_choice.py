@@ -1,0 +1,134 @@
+r"""Multiple choice: a response ends in the letter of one option.
+
+A row is like those of the official SDPO repository:
+
+  {"idx": 7, "prompt": "...", "system": "...", "answer": "B"}
+
+`grader="fixed"` reads the last answer that the response marks as one: an
+`<answer>` tag, a `\boxed{}`, or "answer is" and "Answer:" before the letter. What is
+marked must be one letter, perhaps in brackets or bold, or before the option's text.
+`grader="official"` scores as the official code does, by the row's "dataset":
+
+- gpqa: the last A, B, C or D that stands alone, in whatever case, the article too;
+- mmlu_pro: the first "answer is", else the first "Answer:", else the last lone letter;
+- all others: what stands in the last `<answer>` tag, or without one the whole
+  response, must equal the letter.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sdpo_jax.envs import rows, wording
+from sdpo_jax.envs.base import Question, Verdict
+from sdpo_jax.envs.graded import Graded
+
+LETTERS = "ABCDEFGHIJ"
+INCORRECT_FORMAT = (
+    "Incorrect Format: Give the letter of one option, and nothing else, where the "
+    "question asks for the answer."
+)
+
+_TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL | re.IGNORECASE)
+_BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
+_SAID = re.compile(r"\banswer(?:\s+is\b|\s*:)\W*?:?([^\n]*)", re.IGNORECASE)
+_MARKS = " \t\r\n*_`\"'$"
+_STYLED = re.compile(r"\\(?:boxed|text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
+_INTRODUCED = re.compile(
+    r"(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)(?:\s+is)?\s*:?\s*",
+    re.IGNORECASE,
+)
+_CHOICE = re.compile(
+    r"[(\[]?(?P<letter>[A-Ja-j])[)\]]?[*_`\"'$]*"
+    r"(?:[.:,)\-\u2013\u2014]\s*(?P<rest>.*))?",
+    re.DOTALL,
+)
+_MORE_CHOICES = re.compile(r"(?:\W*\b(?:or|and|[A-J])\b)+\W*", re.IGNORECASE)
+_LONE = re.compile(r"\b([A-J])\b")
+
+
+def environment(files: Mapping[str, str | Path], grader: str = "fixed") -> Graded:
+    """An environment of multiple-choice questions.
+
+    Args:
+      files: split ("train", "validation" or "heldout") -> file of questions.
+      grader: "fixed" or "official".
+
+    Raises:
+      ValueError: if a row is malformed; names file, row and field.
+    """
+    grade = {"fixed": fixed, "official": official}[grader]
+    return Graded(rows.load_splits(files, data), grade)
+
+
+def data(row: rows.Row, where: str) -> dict[str, Any]:
+    """The right letter, and which of the official rules is this row's."""
+    answer = rows.field(row, "answer", str, where).strip()
+    if len(answer) != 1 or answer not in LETTERS:
+        raise ValueError(
+            f"{where}, field answer: expected one letter of {LETTERS}, got {answer!r}"
+        )
+    return {"answer": answer, "dataset": row.get("dataset") or ""}
+
+
+def fixed(question: Question, response: str, truncated: bool) -> Verdict:
+    """Grade by the answer that the response marks last."""
+    choice = chosen(response)
+    if choice is None:
+        outcome = "Truncated" if truncated else "Incorrect Format"
+        told = wording.TRUNCATED if truncated else INCORRECT_FORMAT
+        return Verdict(0.0, outcome, told, {"format": 0.0})
+    if choice == question.data["answer"]:
+        return Verdict(1.0, "Accepted", measurements={"format": 1.0})
+    told = f"Wrong Answer: {choice} is not the right option."
+    return Verdict(0.0, "Wrong Answer", told, {"format": 1.0})
+
+
+def chosen(response: str) -> str | None:
+    """The letter that a response marks as its answer, or None if there is none."""
+    for marked in (_TAG, _BOXED):
+        if found := marked.findall(response):
+            return _letter(found[-1])
+    said = [_letter(text) for text in _SAID.findall(response)]
+    letters = [letter for letter in said if letter]
+    if letters:
+        return letters[-1]
+    return _letter(response) if len(response.strip(_MARKS + ".()[]")) == 1 else None
+
+
+def _letter(marked: str) -> str | None:
+    """The one letter that a marked answer names."""
+    text = _STYLED.sub(r"\1", marked).strip(_MARKS)
+    choice = _CHOICE.fullmatch(_INTRODUCED.sub("", text, count=1).strip(_MARKS))
+    if choice is None or _MORE_CHOICES.fullmatch(choice["rest"] or ""):
+        return None
+    return choice["letter"].upper()
+
+
+def official(question: Question, response: str, truncated: bool) -> Verdict:
+    """Score as the official code: no feedback, and no regard to truncation."""
+    read = _OFFICIAL.get(question.data["dataset"], _official_tag)
+    right = read(response) == question.data["answer"]
+    return Verdict(float(right), "Accepted" if right else "Wrong Answer")
+
+
+def _official_tag(response: str) -> str:
+    return response.rpartition("<answer>")[2].partition("</answer>")[0].strip()
+
+
+def _official_gpqa(response: str) -> str:
+    lone = re.findall(r"\b[A-D]\b", response.upper())
+    # Without one the whole response is compared, up to dots and slashes around it.
+    return lone[-1] if lone else response.strip().strip(".").rstrip(".").rstrip("/")
+
+
+def _official_mmlu_pro(response: str) -> str:
+    for said in (r"answer is \(?([A-J])\)?", r"Answer:\s*([A-J])"):
+        if found := re.search(said, response, re.IGNORECASE):
+            return found[1]
+    lone = _LONE.findall(response)
+    return lone[-1] if lone else ""
+
+
+_OFFICIAL = {"gpqa": _official_gpqa, "mmlu_pro": _official_mmlu_pro}

@@ -1,0 +1,177 @@
+"""Files of questions: JSON, JSON lines or Parquet, one row per question.
+
+Every row has a name ("uid", or the "idx" of the official SDPO files), a "prompt" and
+perhaps a "system" turn; what else it holds is its environment's business.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sdpo_jax.envs.base import Question
+
+_SHARE = "share:"
+_log = logging.getLogger(__name__)
+
+Row = Mapping[str, Any]
+
+
+def load_splits(
+    files: Mapping[str, str | Path], data_of: Callable[[Row, str], Mapping[str, Any]]
+) -> dict[str, list[Question]]:
+    """The questions of every split; repeated and shared prompts are logged.
+
+    Args:
+      files: split -> file, or "share:0.1" for a tenth of the questions of "train".
+        Which ones depends on their uids only.
+      data_of: a row, and where it stands, to what the environment grades with.
+
+    Raises:
+      ValueError: see `load`; or if shares leave a split empty.
+    """
+    shares = {
+        split: _share(split, str(source))
+        for split, source in files.items()
+        if str(source).startswith(_SHARE)
+    }
+    splits = {s: load(path, data_of) for s, path in files.items() if s not in shares}
+    splits = _cut(splits, shares)
+    seen: dict[str, str] = {}
+    for split, questions in splits.items():
+        prompts = {question.prompt for question in questions}
+        if repeated := len(questions) - len(prompts):
+            _log.warning("env.%s repeats %d of its prompts", split, repeated)
+        for other in set(seen.values()):
+            shared = sum(seen.get(prompt) == other for prompt in prompts)
+            if shared:
+                _log.warning(
+                    "env.%s shares %d prompts with env.%s", split, shared, other
+                )
+        seen = dict.fromkeys(prompts, split) | seen
+    return splits
+
+
+def _share(split: str, source: str) -> float:
+    try:
+        share = float(source.removeprefix(_SHARE))
+    except ValueError:
+        share = 0.0
+    if not 0 < share < 1 or split == "train":
+        raise ValueError(
+            f"env.{split}={source}: expected a file, or {_SHARE} and a number between "
+            "0 and 1 for a part of env.train"
+        )
+    return share
+
+
+def _cut(
+    splits: Mapping[str, list[Question]], shares: Mapping[str, float]
+) -> dict[str, list[Question]]:
+    """`splits`, of whose "train" other splits take their shares."""
+    left, cut = splits.get("train", []), {}
+    start = 0.0
+    for split, share in shares.items():
+        inside = lambda q, low=start, high=start + share: low <= _place(q) < high
+        cut[split] = [question for question in left if inside(question)]
+        start += share
+    taken = {question.uid for found in cut.values() for question in found}
+    if shares:
+        cut["train"] = [question for question in left if question.uid not in taken]
+    if empty := [split for split, found in cut.items() if not found]:
+        raise ValueError(
+            f"env.{empty[0]} is left without a question: {len(left)} in env.train are "
+            f"too few for shares of {', '.join(map(str, shares.values()))}"
+        )
+    return {**splits, **cut}
+
+
+def _place(question: Question) -> float:
+    """A number in [0, 1) that only the uid decides."""
+    digest = hashlib.sha256(question.uid.encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def load(
+    path: str | Path, data_of: Callable[[Row, str], Mapping[str, Any]]
+) -> list[Question]:
+    """Read a file of questions.
+
+    Args:
+      path: a file that ends in .parquet, or holds one JSON list, or JSON lines.
+      data_of: see `load_splits`.
+
+    Raises:
+      ValueError: if a row is malformed; names file, row (from 1) and field.
+    """
+    path = Path(path)
+    questions, seen = [], {}
+    for number, row in enumerate(_read(path), start=1):
+        where = f"{path}, row {number}"
+        question = _question(row, where, data_of)
+        if question.uid in seen:
+            raise ValueError(
+                f"{where}: uid {question.uid!r} is that of row {seen[question.uid]} "
+                "too; make it unique"
+            )
+        seen[question.uid] = number
+        questions.append(question)
+    if not questions:
+        raise ValueError(f"{path} holds no questions")
+    return questions
+
+
+def field(row: Row, name: str, kind: type, where: str) -> Any:
+    """`row[name]`, of type `kind`.
+
+    Raises:
+      ValueError: if it is missing, or of another type.
+    """
+    if not isinstance(row.get(name), kind):
+        got = f"{row.get(name)!r:.80}"
+        raise ValueError(f"{where}, field {name}: expected {kind.__name__}, got {got}")
+    return row[name]
+
+
+def _read(path: Path) -> Sequence[Any]:
+    if path.suffix == ".parquet":
+        import pyarrow.parquet  # Slow to import, and most files do without.
+
+        try:
+            return pyarrow.parquet.read_table(path).to_pylist()
+        except pyarrow.ArrowException as error:
+            raise ValueError(f"{path} is not Parquet: {error}") from error
+    text = path.read_text(encoding="utf-8")
+    if text.lstrip().startswith("["):
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: {error}") from error
+    rows = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
+    return rows
+
+
+def _question(
+    row: Any, where: str, data_of: Callable[[Row, str], Mapping[str, Any]]
+) -> Question:
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: expected an object, got {type(row).__name__}")
+    uid = row.get("uid", row.get("idx"))
+    if not isinstance(uid, str | int) or isinstance(uid, bool):
+        raise ValueError(f"{where}, field uid (or idx): expected a name, got {uid!r}")
+    prompt = field(row, "prompt", str, where)
+    system = row.get("system") or ""
+    if not isinstance(system, str):
+        raise ValueError(f"{where}, field system: expected text, got {system!r}")
+    if not prompt.strip():
+        raise ValueError(f"{where}, field prompt: is empty")
+    return Question(str(uid), prompt, system, data_of(row, where))

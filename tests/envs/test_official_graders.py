@@ -1,0 +1,88 @@
+"""Official modes beside the code they follow, where a checkout of it is at hand.
+
+OFFICIAL_SDPO=path/to/lasgroup/SDPO python -m pytest tests/envs/test_official_graders.py
+"""
+
+import dataclasses
+import importlib.util
+import json
+import os
+import pathlib
+import random
+
+import pytest
+
+from sdpo_jax.envs import multiple_choice, tool_use
+from sdpo_jax.envs.base import Question
+
+CHECKOUT = os.environ.get("OFFICIAL_SDPO")
+pytestmark = pytest.mark.skipif(
+    not CHECKOUT, reason="OFFICIAL_SDPO names no checkout of lasgroup/SDPO"
+)
+COUNT = 20_000
+
+
+def official(name):
+    folder = pathlib.Path(CHECKOUT) / "verl" / "utils" / "reward_score" / "feedback"
+    spec = importlib.util.spec_from_file_location(name, folder / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda response, answer: module.compute_score(response, answer)["score"]
+
+
+CHOICE_PIECES = (
+    *("<answer>", "</answer>", "<reasoning>", "</reasoning>", "\\boxed{", "}", "x"),
+    *("A", "B", "C", "D", "E", "I", "J", "a", "b", "k", "(", ")", ".", "/", "\n", " "),
+    *(" is ", "Answer: ", "answer is ", "The ANSWER IS ", "**", ", "),
+)
+
+
+@pytest.mark.parametrize(
+    "dataset, name",
+    [("sciknoweval", "mcq"), ("gpqa", "gpqa"), ("mmlu_pro", "mmlu_pro")],
+)
+def test_choices_score_as_in_the_official_code(dataset, name):
+    theirs, rng, right = official(name), random.Random(0), 0
+    for _ in range(COUNT):
+        response = "".join(rng.choices(CHOICE_PIECES, k=rng.randint(0, 12)))
+        letter = rng.choice("ABCD")
+        asked = Question("1", "?", data={"answer": letter, "dataset": dataset})
+
+        score = multiple_choice.official(asked, response, False).score
+
+        assert score == theirs(response, letter), response
+        right += score
+    assert 50 < right < COUNT / 2
+
+
+ARGUMENTS = ("{}", '{"x": 1}', '{"x": 2}', '{"x": {"y": 1}}', '{"z": [1, "a"]}')
+
+
+def test_calls_score_as_in_the_official_code():
+    theirs, rng, right = official("tooluse"), random.Random(0), 0
+    asked = Question("1", "?")
+
+    def calls():
+        names = rng.choices(("search", "get", "[Optional]get"), k=rng.randint(1, 2))
+        return [{"Action": n, "Action_Input": rng.choice(ARGUMENTS)} for n in names]
+
+    for _ in range(COUNT):
+        expected = calls()
+        made = expected if rng.random() < 0.7 else calls()
+        response = "\n".join(
+            f"Action: {call['Action']}\nAction Input: {call['Action_Input']}"
+            for call in made
+        )
+        written = list(response)
+        for _ in range(rng.randint(0, 2)):
+            written[rng.randrange(len(written))] = rng.choice('{}":, 1aA\n')
+        response, answer = "".join(written), json.dumps(expected)
+        data = tool_use.data({"answer": answer}, "here")
+
+        score = tool_use.official(
+            dataclasses.replace(asked, data=data), response, False
+        ).score
+
+        assert score == theirs(response, answer), response
+        right += score
+    assert 50 < right < COUNT / 2
