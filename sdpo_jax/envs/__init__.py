@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from sdpo_jax.config import SPLITS
-from sdpo_jax.envs import multiple_choice, tool_use
+from sdpo_jax.envs import mathematics, multiple_choice, tool_use
 from sdpo_jax.envs.base import Environment
 from sdpo_jax.envs.programming import Programming
 from sdpo_jax.envs.sandbox import Limits, Sandbox
@@ -28,6 +28,8 @@ def from_config(c: ConfigDict) -> Environment:
     if c.env.name == "tool_use":
         return tool_use.environment(files, c.env.grader)
     limits = Limits(cpu_s=c.env.time_limit_s, memory_mb=c.env.memory_limit_mb)
+    if c.env.name == "mathematics":
+        return mathematics.environment(files, c.env.grader, limits, c.env.sandbox_tier)
     return Programming(
         files,
         Sandbox(limits, c.env.sandbox_tier, process_per=c.env.process_per),

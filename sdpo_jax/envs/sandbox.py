@@ -151,6 +151,20 @@ class Limits:
 
 
 @dataclasses.dataclass(frozen=True)
+class Packages:
+    """Modules beyond the standard library, for programs of our own.
+
+    Args:
+      folders: where they lie; every program can read and import all in them.
+      prepare: source, trusted, that each worker runs before it confines itself, so
+        that its forks find modules imported.
+    """
+
+    folders: Sequence[str] = ()
+    prepare: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Call:
     """A test that calls a function of the program.
 
@@ -216,6 +230,7 @@ class Sandbox:
         calls of a cheap, silent program share one, each with freshly run top level:
         two to three times as fast, but what a program does to other modules lasts
         from one of its calls to the next.
+      packages: what programs can import beside the standard library.
 
     Raises:
       SandboxUnavailable: if no allowed tier works here; it says what to change.
@@ -227,6 +242,7 @@ class Sandbox:
         tier: str = "auto",
         workers: int | None = None,
         process_per: str = "test",
+        packages: Packages = Packages(),  # noqa: B008
     ):
         if process_per not in ("test", "program"):
             raise ValueError(
@@ -241,10 +257,11 @@ class Sandbox:
         self._wall_retries = 0
         self._closed = False
         self._free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
-        self._tier, first = _first_that_holds(tier)
+        self._packages = packages
+        self._tier, first = _first_that_holds(tier, packages)
         self._free.put(first)
         for slot in range(1, self._count):
-            self._free.put(_Worker(self._tier, slot))
+            self._free.put(_Worker(self._tier, slot, packages))
 
     @property
     def tier(self) -> str:
@@ -328,12 +345,12 @@ class Sandbox:
             except GraderFailure as failure:
                 logger.warning("sandbox worker failed (%s); trying once more", failure)
             worker.close()
-            worker = _Worker(self._tier, worker.slot)
+            worker = _Worker(self._tier, worker.slot, self._packages)
             return worker.exchange(request)
         except BaseException:
             # Whatever it was (also Ctrl-C), the pipe may be in mid-message.
             worker.close()
-            worker = _Worker(self._tier, worker.slot)
+            worker = _Worker(self._tier, worker.slot, self._packages)
             raise
         finally:
             if self._closed:
@@ -344,7 +361,7 @@ class Sandbox:
 class _Worker:
     """One worker process and the two pipes to it."""
 
-    def __init__(self, tier: str, slot: int):
+    def __init__(self, tier: str, slot: int, packages: Packages):
         self.slot = slot
         self._ready = False
         source = _worker_source()
@@ -354,7 +371,7 @@ class _Worker:
             user = {"user": uid, "group": uid, "extra_groups": []}
         try:
             self._process = subprocess.Popen(
-                _command(tier, len(source)),
+                _command(tier, len(source), packages),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -453,7 +470,7 @@ def _worker_source() -> bytes:
     return _WORKER.read_bytes()
 
 
-def _first_that_holds(tier: str) -> tuple[str, _Worker]:
+def _first_that_holds(tier: str, packages: Packages) -> tuple[str, _Worker]:
     """The best allowed tier that stops the canary, and its first worker."""
     if tier not in ("auto", "B", "C", "D"):
         raise ValueError(f'tier must be "auto", "B", "C" or "D", got {tier!r}')
@@ -463,7 +480,7 @@ def _first_that_holds(tier: str) -> tuple[str, _Worker]:
         )
     if tier == "D":
         _refuse_unsafe_limits_only()
-        return "D", _Worker("D", 0)
+        return "D", _Worker("D", 0, packages)
     reasons = []
     for candidate in ("B", "C") if tier == "auto" else (tier,):
         if candidate == "B" and shutil.which("bwrap") is None:
@@ -471,7 +488,7 @@ def _first_that_holds(tier: str) -> tuple[str, _Worker]:
             continue
         worker = None
         try:
-            worker = _Worker(candidate, 0)
+            worker = _Worker(candidate, 0, packages)
             found = _probe(worker)
         except (GraderFailure, SandboxUnavailable) as failure:
             found = [str(failure)]
@@ -537,19 +554,21 @@ def _probe(worker: _Worker) -> list[str]:
     return [f"can {name}" for name in execution.result] + ["wrote a file"] * written
 
 
-def _command(tier: str, source_size: int) -> list[str]:
+def _command(tier: str, source_size: int, packages: Packages) -> list[str]:
     """The command line of a worker."""
     setup = {
         "landlock": {"B": "if_present", "C": "required", "D": "off"}[tier],
         "seccomp": tier != "D",
         "drops_uid": os.geteuid() == 0,
+        "packages": list(packages.folders),
+        "prepare": packages.prepare,
     }
     command = [_interpreter(), *_FLAGS, "-c", _BOOTSTRAP, str(source_size)]
     command.append(json.dumps(setup))
-    return _bubblewrap() + command if tier == "B" else command
+    return _bubblewrap(packages) + command if tier == "B" else command
 
 
-def _bubblewrap() -> list[str]:
+def _bubblewrap(packages: Packages) -> list[str]:
     """Bubblewrap's part of a worker's command line; there is no /proc inside."""
     words = [shutil.which("bwrap"), "--unshare-all", "--new-session", "--clearenv"]
     for name, value in _ENVIRONMENT.items():
@@ -559,8 +578,9 @@ def _bubblewrap() -> list[str]:
     for path in ("/lib", "/lib64", "/etc/ld.so.cache"):
         words += ["--ro-bind-try", path, path]
     prefix = str(Path(_interpreter()).parent.parent)
-    if not prefix.startswith("/usr"):
-        words += ["--ro-bind", prefix, prefix]
+    for path in (prefix, *packages.folders):
+        if not path.startswith("/usr"):
+            words += ["--ro-bind", path, path]
     for path in ("/dev/null", "/dev/zero", "/dev/urandom"):
         words += ["--dev-bind", path, path]
     return [*words, "--remount-ro", "/", "--"]

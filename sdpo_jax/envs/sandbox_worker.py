@@ -207,8 +207,14 @@ class Filter:
         checked(libc.prctl(*self._arguments))
 
 
-def readable_paths():
-    """Pairs of path and landlock rights: the standard library and what it loads."""
+def readable_paths(packages):
+    """Pairs of path and landlock rights: the standard library and what it loads.
+
+    Args:
+      packages: further folders of modules.
+    """
+    for path in packages:
+        yield path, READ_FILE | READ_DIR
     library = os.path.dirname(os.__file__)
     yield library, READ_DIR
     for entry in os.scandir(library):
@@ -233,8 +239,8 @@ def landlock_version():
     return max(0, libc.syscall(LANDLOCK_CREATE, None, ctypes.c_size_t(0), 1))
 
 
-def create_ruleset(abi):
-    """A landlock ruleset: read the standard library, touch nothing else."""
+def create_ruleset(abi, packages):
+    """A landlock ruleset: read these packages and the standard library, no more."""
     handled = (1 << 13) - 1
     handled |= sum(
         1 << bit for bit, since in ((13, 2), (14, 3), (15, 5)) if abi >= since
@@ -247,7 +253,7 @@ def create_ruleset(abi):
     attributes = struct.pack(f"={len(words)}Q", *words)
     size = ctypes.c_size_t(len(attributes))
     ruleset = checked(libc.syscall(LANDLOCK_CREATE, attributes, size, 0))
-    for path, rights in readable_paths():
+    for path, rights in readable_paths(packages):
         try:
             fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -262,8 +268,9 @@ class Confinement:
     """What a test may not do: entered by the worker in part, by its forks in full.
 
     Args:
-      setup: `landlock` ("required", "if_present" or "off"), `seccomp` (bool) and
-        `drops_uid` (bool: this worker has a user of its own).
+      setup: `landlock` ("required", "if_present" or "off"), `seccomp` (bool),
+        `drops_uid` (bool: this worker has a user of its own) and `packages` (folders
+        of modules that tests may import).
     """
 
     def __init__(self, setup):
@@ -273,7 +280,9 @@ class Confinement:
         if setup["seccomp"] and platform.machine() not in MACHINES:
             raise OSError(errno.ENOSYS, f"no filter for {platform.machine()}")
         self.counts_processes = setup["drops_uid"]
-        self.ruleset = create_ruleset(self.landlock_abi) if self.landlock_abi else None
+        self.ruleset = None
+        if self.landlock_abi:
+            self.ruleset = create_ruleset(self.landlock_abi, setup["packages"])
         self.worker_filter = self.fork_filter = None
         if setup["seccomp"]:
             column = list(MACHINES).index(platform.machine())
@@ -646,9 +655,12 @@ def main():
     try:
         if sys.version_info < (3, 10):  # noqa: UP036 - not the Python of the trainer.
             raise OSError(errno.ENOSYS, f"needs Python 3.10, this is {sys.version}")
-        confinement = Confinement(json.loads(sys.argv[2]))
+        setup = json.loads(sys.argv[2])
+        sys.path += setup["packages"]
+        exec(setup["prepare"], {})
+        confinement = Confinement(setup)
         confinement.enter_worker()
-    except OSError as error:
+    except (OSError, ImportError) as error:
         send({"refused": str(error)})
         return
     open_streams()

@@ -14,6 +14,7 @@ import pytest
 
 from sdpo_jax.envs import multiple_choice, tool_use
 from sdpo_jax.envs.base import Question
+from tests.envs.test_mathematics import CASES
 
 CHECKOUT = os.environ.get("OFFICIAL_SDPO")
 pytestmark = pytest.mark.skipif(
@@ -28,6 +29,21 @@ def official(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return lambda response, answer: module.compute_score(response, answer)["score"]
+
+
+@pytest.mark.parametrize("answer, given, official_score, _", CASES)
+def test_mathematics_is_expected_to_score_as_the_official_code(
+    answer, given, official_score, _
+):
+    folder = pathlib.Path(CHECKOUT) / "verl" / "utils" / "reward_score" / "feedback"
+    spec = importlib.util.spec_from_file_location("math_", folder / "math.py")
+    theirs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(theirs)
+    response = "\\boxed{" + given + "}"
+
+    found = theirs.compute_score(response, answer, {"split": "train"})
+
+    assert found["score"] == official_score
 
 
 CHOICE_PIECES = (

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -17,7 +18,14 @@ import pytest
 from sdpo_jax.envs import sandbox as sandbox_module
 from sdpo_jax.envs import sandbox_worker as worker_module
 from sdpo_jax.envs.base import GraderFailure
-from sdpo_jax.envs.sandbox import Call, Limits, Sandbox, SandboxUnavailable, Stdin
+from sdpo_jax.envs.sandbox import (
+    Call,
+    Limits,
+    Packages,
+    Sandbox,
+    SandboxUnavailable,
+    Stdin,
+)
 
 ROOT = Path(__file__).parents[2]
 LIMITS = Limits(cpu_s=1.0, wall_s=4.0, memory_mb=512, output_kb=64)
@@ -356,6 +364,49 @@ def test_program_cannot_read_host_files(sandbox, tmp_path):
             return found
         """
     assert call(sandbox, program, paths).result == []
+
+
+@pytest.fixture
+def folder_for_all():
+    """A folder that the workers' users may read, which tmp_path is not."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+@pytest.mark.parametrize("tier", TIERS)
+def test_packages_can_be_imported_and_nothing_else(tier, folder_for_all):
+    (folder_for_all / "mine").mkdir()
+    (folder_for_all / "mine" / "given.py").write_text("import late\nvalue = 40")
+    (folder_for_all / "mine" / "late.py").write_text("value = 2")
+    (folder_for_all / "secret.py").write_text("value = 1")
+    packages = Packages([str(folder_for_all / "mine")], "import given")
+    program = """
+        import os, sys
+        def f(secret):
+            seen = ["given" in sys.modules, "late" in sys.modules]
+            import given, late
+            for attempt in (
+                lambda: open(secret),
+                lambda: open(os.path.join(os.path.dirname(given.__file__), "x"), "w"),
+            ):
+                try:
+                    attempt()
+                except OSError:
+                    seen.append("refused")
+            return [*seen, given.value + late.value]
+        """
+    with Sandbox(LIMITS, tier=tier, workers=1, packages=packages) as box:
+        execution = call(box, program, str(folder_for_all / "secret.py"))
+
+    assert execution.result == [True, True, "refused", "refused", 42]
+
+
+def test_packages_that_are_not_there_are_told(folder_for_all):
+    packages = Packages([str(folder_for_all)], "import not_there")
+
+    with pytest.raises(SandboxUnavailable, match="No module named 'not_there'"):
+        Sandbox(LIMITS, tier="C", packages=packages)
 
 
 def test_program_sees_no_environment_and_no_spare_descriptors(sandbox):
@@ -914,7 +965,7 @@ def test_tier_that_does_not_hold_is_refused_with_what_to_do(monkeypatch):
 
 
 def test_probe_finds_the_holes_of_limits_only():
-    with_limits_only = sandbox_module._Worker("D", 0)
+    with_limits_only = sandbox_module._Worker("D", 0, Packages())
     try:
         found = sandbox_module._probe(with_limits_only)
     finally:
