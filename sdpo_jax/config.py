@@ -49,14 +49,15 @@ def default() -> ConfigDict:  # noqa: PLR0915, one line per field
     c.model.enable_thinking = False  # handed to the chat template
 
     c.env = ConfigDict()
-    # programming | multiple_choice | tool_use | mathematics; "" for an object handed to
-    # train.run
+    # programming | multiple_choice | tool_use | mathematics | function; "" for an
+    # object handed to train.run
     c.env.name = "programming"
     c.env.train = ""  # file of questions
     # The best checkpoint is chosen on these; "share:0.1" takes a tenth of env.train.
     c.env.validation = ""
     c.env.heldout = ""  # reported, never chosen on; a file or a share
     c.env.grader = "fixed"  # fixed | official: as the official code scores
+    c.env.function = ""  # module:name of the grader of env.name=function
     c.env.sandbox_tier = "auto"  # auto | B | C | D: isolation of untrusted programs
     c.env.process_per = "test"  # test | program: what has a process of its own
     c.env.time_limit_s = 6.0  # CPU seconds per test or comparison of answers
@@ -166,7 +167,10 @@ _CHOICES = {
     "model.dtype": ("auto", "float32", "bfloat16"),
     "model.attention": ("auto", "xla", "splash", "cudnn"),
     "model.remat": ("none", "layer"),
-    "env.name": ("programming", "multiple_choice", "tool_use", "mathematics", ""),
+    "env.name": (
+        *("programming", "multiple_choice", "tool_use", "mathematics", "function"),
+        "",
+    ),
     "env.grader": ("fixed", "official"),
     "env.sandbox_tier": ("auto", "B", "C", "D"),
     "env.process_per": ("test", "program"),

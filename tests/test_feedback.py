@@ -99,6 +99,25 @@ def walk(tokenizer, c=None, update=0, environment=None):
     return feedback.make_batch(c or settings(), tokenizer, attempts, graded, update)
 
 
+@pytest.mark.parametrize(
+    "attempts, failing, stops",
+    [(8, 1, False), (8, 2, True), (1, 1, True), (40, 2, False), (40, 3, True)],
+)
+def test_grader_that_fails_on_many_attempts_stops(tokenizer, attempts, failing, stops):
+    broken, fine = "broken grader<|im_end|>", "right<|im_end|>"
+    texts = [broken] * failing + [fine] * (attempts - failing)
+    questions = QUESTIONS[:1] * attempts
+    grade = lambda: feedback.grade(
+        Judges(), tokenizer, questions, written(tokenizer, texts)
+    )
+
+    if stops:
+        with pytest.raises(ValueError, match=f"failed on {failing} of {attempts}"):
+            grade()
+    else:
+        assert sum(graded.verdict is None for graded in grade()) == failing
+
+
 def test_prompts_are_chats_and_too_long_ones_are_rejected(tokenizer):
     expected = [tokenizer.encode_chat("Be brief.", "Add 1 and 2.")]
     expected.append(tokenizer.encode_chat("", "Two?"))

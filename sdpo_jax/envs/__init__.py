@@ -3,7 +3,7 @@
 from ml_collections import ConfigDict
 
 from sdpo_jax.config import SPLITS
-from sdpo_jax.envs import mathematics, multiple_choice, tool_use
+from sdpo_jax.envs import function, mathematics, multiple_choice, tool_use
 from sdpo_jax.envs.base import Environment
 from sdpo_jax.envs.programming import Programming
 from sdpo_jax.envs.sandbox import Limits, Sandbox
@@ -27,6 +27,8 @@ def from_config(c: ConfigDict) -> Environment:
         return multiple_choice.environment(files, c.env.grader)
     if c.env.name == "tool_use":
         return tool_use.environment(files, c.env.grader)
+    if c.env.name == "function":
+        return function.environment(files, c.env.function)
     limits = Limits(cpu_s=c.env.time_limit_s, memory_mb=c.env.memory_limit_mb)
     if c.env.name == "mathematics":
         return mathematics.environment(files, c.env.grader, limits, c.env.sandbox_tier)

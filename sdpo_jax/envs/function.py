@@ -1,0 +1,66 @@
+"""A task of one's own: rows of questions, and a Python function that scores responses.
+
+  # my_task.py
+  def grade(row, response):
+      if row["answer"] in response:
+          return 1.0
+      return 0.0, "The answer is a city."
+
+and `env.name=function`, `env.function=my_task:grade`. The function gets the whole row,
+as it stands in the file, and returns a score in [0, 1], or a score and a feedback, or a
+`base.Verdict`. It runs in the trainer, from several threads at once: what a model wrote
+must not be run in it.
+"""
+
+import functools
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sdpo_jax.envs import rows, wording
+from sdpo_jax.envs.base import GraderFailure, Question, Verdict
+from sdpo_jax.envs.graded import Graded
+
+
+def environment(files: Mapping[str, str | Path], name: str) -> Graded:
+    """An environment graded by the function `name`, "module:function".
+
+    Raises:
+      ValueError: if there is no such function, or a row is malformed.
+    """
+    grade = functools.partial(_grade, _named(name))
+    return Graded(rows.load_splits(files, lambda row, where: {"row": row}), grade)
+
+
+def _named(name: str) -> Callable[[rows.Row, str], Any]:
+    module, colon, function = name.partition(":")
+    if not (module and colon and function):
+        raise ValueError(f"env.function={name!r}: expected module:function")
+    try:
+        found = getattr(importlib.import_module(module), function, None)
+    except ImportError as error:
+        raise ValueError(
+            f"env.function={name}: cannot import {module} ({error}); is its folder on "
+            "PYTHONPATH?"
+        ) from error
+    if not callable(found):
+        raise ValueError(f"env.function={name}: {module} has no function {function}")
+    return found
+
+
+def _grade(
+    grade: Callable[[rows.Row, str], Any],
+    question: Question,
+    response: str,
+    truncated: bool,
+) -> Verdict:
+    try:
+        said = grade(question.data["row"], response)
+    except Exception as error:
+        raise GraderFailure(f"env.function raised {type(error).__name__}") from error
+    if isinstance(said, Verdict):
+        return said
+    score, feedback = said if isinstance(said, tuple) else (said, "")
+    outcome = "Accepted" if score == 1 else "Wrong Answer"
+    return Verdict(float(score), outcome, wording.feedback([feedback]))
