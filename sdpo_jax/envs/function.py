@@ -22,6 +22,9 @@ from sdpo_jax.envs import rows, wording
 from sdpo_jax.envs.base import GraderFailure, Question, Verdict
 from sdpo_jax.envs.graded import Graded
 
+# A score, and a feedback.
+_RETURNED = ((bool, int, float), (str,))
+
 
 def environment(files: Mapping[str, str | Path], name: str) -> Graded:
     """An environment graded by the function `name`, "module:function".
@@ -61,6 +64,12 @@ def _grade(
         raise GraderFailure(f"env.function raised {type(error).__name__}") from error
     if isinstance(said, Verdict):
         return said
-    score, feedback = said if isinstance(said, tuple) else (said, "")
+    pair = said if isinstance(said, tuple) else (said, "")
+    if len(pair) != 2 or not all(map(isinstance, pair, _RETURNED)):
+        raise GraderFailure(
+            "env.function must return a number, a number and a text, or a Verdict; it "
+            f"returned {said!r:.80}"
+        )
+    score, feedback = pair
     outcome = "Accepted" if score == 1 else "Wrong Answer"
     return Verdict(float(score), outcome, wording.feedback([feedback]))

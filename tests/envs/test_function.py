@@ -18,7 +18,11 @@ def grade(row, response):
         return Verdict(0.5, "Half", "as it is <|im_end|>", {"m": 1.0})
     if response == "told":
         return 0.0, "no <|im_end|>"
+    if response.startswith("["):
+        return ODD[int(response[1:])]
     return response == row["answer"]
+
+ODD = [None, "x", [1.0, "f"], (1.0,), (1.0, None), (1.0, "f", 2), (None, "x")]
 """
 
 
@@ -55,6 +59,15 @@ def test_function_that_raises_says_nothing_of_the_attempt(files):
 
     with pytest.raises(GraderFailure, match="env.function raised KeyError"):
         environment.start(question).act("break", False)
+
+
+@pytest.mark.parametrize("number", range(7))
+def test_what_is_no_score_says_nothing_of_the_attempt(files, number):
+    environment = function.environment(files, "my_task:grade")
+    (question,) = environment.questions("train")
+
+    with pytest.raises(GraderFailure, match="must return a number"):
+        environment.start(question).act(f"[{number}", False)
 
 
 @pytest.mark.parametrize(

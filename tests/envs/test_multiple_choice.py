@@ -1,4 +1,5 @@
 import json
+import re
 
 import pytest
 
@@ -7,6 +8,8 @@ from sdpo_jax.envs.base import Question
 
 # Response, in which @ is the letter that is asked for and # another one -> whether the
 # official rule for tagged answers, and the fixed one, take it for the letter asked for.
+# The prompt's options are PROMPT.
+PROMPT = "Which?\n\nA: 2270.700\nB: -3.01\nC: O=C1c2ccccc2C(=O)N1\nD: I\n"
 TAGGED = [
     ("<reasoning>\nx\n</reasoning>\n<answer>\n@\n</answer>", 1, 1),
     ("<answer>@</answer>", 1, 1),
@@ -36,11 +39,13 @@ TAGGED = [
     ("<answer>`@`</answer>", 0, 1),
     ('<answer>"@"</answer>', 0, 1),
     ("<answer>$@$</answer>", 0, 1),
-    ("<answer>@: 2270.700</answer>", 0, 1),
-    ("<answer>@. O=C1c2ccccc2C(=O)N1</answer>", 0, 1),
-    ("<answer>@) the # cell</answer>", 0, 1),
-    ("<answer>(@) -3.01</answer>", 0, 1),
-    ("<answer>#: 2270.700</answer>", 0, 0),
+    ("<answer>@: %@%</answer>", 0, 1),
+    ("<answer>@. %@%.</answer>", 0, 1),
+    ("<answer>@) the # cell</answer>", 0, 0),
+    ("<answer>(@)  %@%</answer>", 0, 1),
+    ("<answer>#: %#%</answer>", 0, 0),
+    ("<answer>@: %#%</answer>", 0, 0),
+    ("<answer>@ %@%</answer>", 0, 1),
     ("<answer>Option @</answer>", 0, 1),
     ("<answer>The correct answer is @</answer>", 0, 1),
     ("<answer>Answer: @</answer>", 0, 1),
@@ -68,29 +73,57 @@ TAGGED = [
     ("the final answer is: **@**", 0, 1),
     ("Answer: @", 0, 1),
     ("**Answer:** @", 0, 1),
-    ("ANSWER: @) 12", 0, 1),
+    ("ANSWER: @) %@%", 0, 1),
     ("Answer: #", 0, 0),
     ("Answer: #\nWait.\nAnswer: @", 0, 1),
-    ("Answer: @. I hope the answer is clear.", 0, 1),
+    ("Answer: @.\nI hope the answer is clear.", 0, 1),
     ("The answer is unclear.", 0, 0),
     ("The answer is not #", 0, 0),
     ("Answer: @ or #", 0, 0),
-    ("The answer is @, since # is too large.", 0, 1),
+    ("The answer is @, since # is too large.", 0, 0),
     ("", 0, 0),
     ("<reasoning>Option @ looks right</reasoning>", 0, 0),
     ("<answer>@</answer>" * 3, 1, 1),
+    ("<answer>@: incorrect. #: correct</answer>", 0, 0),
+    ("<answer>@) is wrong, #) is right</answer>", 0, 0),
+    ("<answer>@, # are both right</answer>", 0, 0),
+    ("<answer>@. 12\n#. 13</answer>", 0, 0),
+    ("\\boxed{@: false, #: true}", 0, 0),
+    ("Answer: @, wait no, #.", 0, 0),
+    ("Answer: @. Actually no, the correct one is #", 0, 0),
+    ("<answer>@-glucose</answer>", 0, 0),
+    ("The answer is @. coli.", 0, 0),
+    ("Answer: @\n\n# is wrong because the answer is #. coli", 0, 1),
+    ("I will put it in <answer> tags.\n<answer>\n@\n</answer>", 1, 1),
+    ("<answer>@</answer> as the <answer> tag asks", 0, 1),
+    ("The answer is:\n\n@", 0, 1),
+    ("**Answer:**\n@", 0, 1),
+    ("**Final Answer**: @", 0, 1),
+    ("the correct option is @", 0, 1),
+    ("Final answer: \\(@\\)", 0, 1),
+    ("<answer>\\boxed{\\text{@}}</answer>", 0, 1),
+    ("<answer>\\(@\\)</answer>", 0, 1),
+    ("<answer>{@}</answer>", 0, 1),
+    ("\\boxed{\\textit{@}}", 0, 1),
+    ("<answer>The answer is option @</answer>", 0, 1),
+    ("Option @", 0, 1),
+    ("@" + " " * 32_000 + "#", 0, 0),
     ("The answer is #.\n<answer>@</answer>", 1, 1),
 ]
+OPTIONS = dict(line.split(": ") for line in PROMPT.splitlines() if ": " in line)
 LETTERS = [("A", "B"), ("C", "A"), ("D", "C")]
 
 
 def question(letter, dataset="sciknoweval"):
-    return Question("1", "?", data={"answer": letter, "dataset": dataset})
+    return Question("1", PROMPT, data={"answer": letter, "dataset": dataset})
 
 
 @pytest.mark.parametrize("letter, other", LETTERS)
 @pytest.mark.parametrize("response, official, fixed", TAGGED)
 def test_tagged_answers(response, official, fixed, letter, other):
+    response = re.sub(
+        "%(.)%", lambda m: OPTIONS[{"@": letter, "#": other}[m[1]]], response
+    )
     response = response.replace("@", letter).replace("#", other)
 
     scores = [

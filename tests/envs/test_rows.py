@@ -67,6 +67,24 @@ def test_shares_cut_the_training_questions_by_their_names(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "shares",
+    [
+        {"heldout": "share:0.25"},
+        {"heldout": "share:0.25", "validation": "share:0.1"},
+        {"validation": "share:0.3", "heldout": "share:0.25"},
+    ],
+)
+def test_held_out_questions_do_not_depend_on_other_shares(tmp_path, shares):
+    file = write(tmp_path / "train.jsonl", *map(row, range(1000)))
+    alone = {"validation": "share:0.1", "heldout": "share:0.25"}
+
+    found = rows.load_splits({"train": file} | shares, nothing)["heldout"]
+
+    assert found == rows.load_splits({"train": file} | alone, nothing)["heldout"]
+    assert 200 < len(found) < 300
+
+
+@pytest.mark.parametrize(
     "files, message",
     [
         ({"validation": "share:0"}, "env.validation=share:0: expected a file, or"),
@@ -109,3 +127,12 @@ def test_only_splits_that_share_prompts_are_told(tmp_path, caplog):
     rows.load_splits({"train": train, "validation": other, "heldout": other}, nothing)
 
     assert caplog.messages == ["env.heldout shares 2 prompts with env.validation"]
+    caplog.clear()
+
+    rows.load_splits({"train": train, "validation": train, "heldout": train}, nothing)
+
+    assert caplog.messages == [
+        "env.validation shares 2 prompts with env.train",
+        "env.heldout shares 2 prompts with env.train",
+        "env.heldout shares 2 prompts with env.validation",
+    ]

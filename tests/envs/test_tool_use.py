@@ -85,6 +85,12 @@ ARGUMENTS = [
     ('{"a": "x"}', '{a: "x"}', 0, 0),
     ('{"a": "x"}', '{"a": "x",}', 0, 0),
     ('{"a": "x"}', '{"a": "x"', 0, 0),
+    ('{"a": "aB3"}', '{"a": "Ab3"}', 0, 0),
+    ('{"a": "http://x/A"}', '{"a": "http://x/a"}', 0, 0),
+    ('{"a": "1.10"}', '{"a": "1.1"}', 0, 0),
+    ('{"a": "1e5"}', '{"a": 100000}', 0, 0),
+    ('{"a": "12e4"}', '{"a": "120000"}', 0, 0),
+    ('{"a": "Action: b"}', '{"a": "Action: b"}', 0, 1),
     # Absent and empty.
     ('{"a": "x", "b": ""}', '{"a": "x", "b": ""}', 1, 1),
     ('{"a": "x", "b": ""}', '{"a": "x"}', 0, 1),
@@ -129,6 +135,12 @@ def test_nothing_but_its_own_arguments_makes_a_call_right(given):
     found = scores(gold(("search", '{"zz": "other"}')), said(("search", given)))
 
     assert found == [0, 0]
+
+
+@pytest.mark.parametrize("given", ["None", "null", "", "N/A", "none"])
+def test_calls_without_arguments_may_say_so(given):
+    assert scores(gold(("a", "{}")), said(("a", given))) == [1, 1]
+    assert scores(gold(("a", '{"x": 1}')), said(("a", given))) == [0, 0]
 
 
 A, B = ("a", '{"x": 1}'), ("b", '{"y": 2}')
@@ -218,8 +230,27 @@ WRITTEN = [
     ('Action: a\nObservation: no\nAction Input: {"x": 1}', 1, 0),
     ('Action: a\nAction: b\nAction Input: {"x": 1}', 0, 0),
     ('Action: b\nAction Input: {}\nAction: a\nAction Input: {"x": 1}', 0, 0),
-    ('Action: a\nAction Input: {"x": 1}\nAction Input: {"x": 2}', 0, 1),
-    ('I might say Action: b here.\nAction: a\nAction Input: {"x": 1}', 0, 1),
+    ('Action: a\nAction Input: {"x": 1}\nAction Input: {"x": 2}', 0, 0),
+    ('I might say Action: b here.\nAction: a\nAction Input: {"x": 1}', 0, 0),
+    ('Action: b\nAction Input: {"y": 2} Action: a\nAction Input: {"x": 1}', 0, 0),
+    ('First Action: b\nAction Input: {}\nAction: a\nAction Input: {"x": 1}', 0, 0),
+    ('action: b\naction input: {}\nAction: a\nAction Input: {"x": 1}', 1, 0),
+    ('1. Action: b\nAction Input: {}\n2. Action: a\nAction Input: {"x": 1}', 0, 0),
+    ('1. Action: a\nAction Input: {"x": 1}', 1, 1),
+    ('\u2022 Action: a\n\u2022 Action Input: {"x": 1}', 1, 1),
+    ('Action:\na\nAction Input:\n{"x": 1}', 1, 1),
+    ('Action: a\r\nAction Input: {"x": 1}\r\n', 1, 1),
+    ('Action: a Action Input: {"x": 1}', 1, 1),
+    ('Action: a\nAction Input: `{"x": 1}`', 0, 1),
+    ('Action: a\nAction Input: ```JSON\n{"x": 1}```', 0, 1),
+    ('Action: a\nActionInput: {"x": 1}', 0, 1),
+    ('Action: a\nAction Input: {"x": "Action: b"}', 0, 0),
+    ('Action: a\nAction Input: {"x": 1e9999999999999999999}', 0, 0),
+    ('Action: a\nAction Input: {"x": ' + "[" * 500 + "]" * 500 + "}", 0, 0),
+    ("Action: a\nAction Input: " + '{"x": ' * 330 + "1" + "}" * 330, 0, 0),
+    ("\n" * 32_000, 0, 0),
+    ("*\n" * 16_000, 0, 0),
+    ("- \n" * 10_000, 0, 0),
     ('Action: a\nAction Input: {"x": ' + "[" * 5000, 0, 0),
     ("Action: a\nAction Input: " + '{"x": ' * 5000, 0, 0),
     ('Action: a\nAction Input: {"x": 1' + "0" * 9000 + "}", 0, 0),
