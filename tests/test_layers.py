@@ -48,6 +48,8 @@ ONLY_IN = {
     "wandb": ["sdpo_jax/metrics.py"],
     "matplotlib": ["sdpo_jax/report.py"],
     "pyarrow": ["sdpo_jax/envs/rows.py"],
+    "sympy": ["sdpo_jax/envs/mathematics_equality.py"],
+    "latex2sympy2_extended": ["sdpo_jax/envs/mathematics_equality.py"],
 }
 # Packages and files whose import pulls in no jax, directly or not.
 WITHOUT_JAX = [

@@ -5,18 +5,19 @@ A row holds the answer as LaTeX or plain text:
   {"idx": 7, "prompt": "...", "answer": "\\frac{1}{2}"}
 
 `grader="fixed"` takes the last `\boxed{}` of the response, or its last `<answer>` tag
-where nothing is boxed, and accepts what math-verify finds equal to the answer: numbers,
-fractions and percentages, expressions, equations, intervals, sets and tuples, with or
-without units; and equal text up to case, spaces, a percent sign and LaTeX's dress. Two
-names of capital letters are compared as text only.
+where nothing is boxed, and accepts what is the same mathematics, exactly: numbers,
+fractions and percentages, expressions, equations, inequalities, intervals, sets, tuples
+and matrices, with the answer's unit or without; and what is the same text. What is not
+understood as a whole is compared as text only; see `mathematics_equality`.
 `grader="official"` scores as the official code does: the box must begin within the last
 100 characters, and hold the answer's very text or what math-verify finds equal to it
 without being told that it is LaTeX.
 
-math-verify evaluates what it reads, so it runs in the sandbox, where what takes longer
-than the time limit is not equal.
+Answers are evaluated, so both run in the sandbox, where what takes longer than the time
+limit is not equal.
 """
 
+import decimal
 import functools
 import importlib.util
 import pathlib
@@ -36,33 +37,30 @@ INCORRECT_FORMAT = (
 _OFFICIAL_TAIL = 100
 _MOST_CHARS = 1000
 _TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL | re.IGNORECASE)
-_DRESS = re.compile(r"\\(?:text|textbf|mathrm|mathbf|mbox)\s*\{([^{}]*)\}")
-_SPACES = re.compile(r"\\[,;:! ]|\\(?:left|right|quad|qquad)(?![a-zA-Z])|[\s$]|\\?%")
-_NAME = re.compile(r"[A-Z]{2,}")
+_BOX = re.compile(r"\\boxed\s*\{")
+_OFFICIAL_BOX = re.compile(r"\\boxed\{")
 _NEEDED = ("math_verify", "latex2sympy2_extended", "sympy", "mpmath", "antlr4")
 
-# What runs in the sandbox; its warnings about missing time limits go nowhere.
-_PROGRAM = """
+# What runs in the sandbox, for each mode: `equal(answer, given)`.
+_FIXED = Path(__file__).with_name("mathematics_equality.py").read_text()
+_OFFICIAL = """
 from math_verify import parse, verify
 
 def equal(answer, given):
     read = lambda text: parse(text, parsing_timeout=None)
     return verify(read(answer), read(given), timeout_seconds=None)
 """
-# Modules are imported late, and grammars built at first use.
-_PREPARE = (
-    _PROGRAM
-    + """
-import logging
+# Modules are imported late, and grammars built at first use. The warnings about missing
+# time limits go nowhere.
+_PREPARE = """
+import logging, sys, types
 logging.disable(logging.CRITICAL)
 for pair in [
-    ("$\\\\frac{1}{2}$", "$0.5$"), ("$(1,2]$", "$(1, 2]$"), ("$a$", "5 cm"),
-    ("$\\\\{1,2\\\\}$", "$x^2+1$"), ("$x=1$", "$x \\\\le 2$"), ("7", "7%"),
+    ("\\\\frac{1}{2}", "0.5"), ("(1,2]", "(1, 2]"), ("a", "5 cm"), ("7", "7%"),
+    ("\\\\{1,2\\\\}", "x^2+1"), ("x=1", "x \\\\le 2"), ("x+1", "\\\\sqrt{x}"),
 ]:
     equal(*pair)
-    equal(pair[1], pair[1])
 """
-)
 
 
 def environment(
@@ -84,13 +82,13 @@ def environment(
       SandboxUnavailable: if no sandbox holds here, or math-verify is missing.
     """
     questions = rows.load_splits(files, data)
-    sandbox = Sandbox(limits, tier, packages=_packages())
+    sandbox = Sandbox(limits, tier, packages=packages(grader))
     grade = {"fixed": fixed, "official": official}[grader]
     return Graded(questions, functools.partial(grade, sandbox), sandbox.close)
 
 
-def _packages() -> Packages:
-    """math-verify and what it needs, wherever they are installed."""
+def packages(grader: str) -> Packages:
+    """What a mode's comparison needs, wherever it is installed."""
     specs = {name: importlib.util.find_spec(name) for name in _NEEDED}
     if missing := [name for name, spec in specs.items() if spec is None]:
         raise ValueError(
@@ -98,14 +96,16 @@ def _packages() -> Packages:
             '"math-verify>=0.9,<0.10"'
         )
     folders = {str(pathlib.Path(s.origin).parents[1]) for s in specs.values()}
-    return Packages(sorted(folders), _PREPARE)
+    program = {"fixed": _FIXED, "official": _OFFICIAL}[grader]
+    return Packages(sorted(folders), program + _PREPARE)
 
 
 def data(row: rows.Row, where: str) -> dict[str, Any]:
     """The right answer."""
     answer = row.get("answer")
     if isinstance(answer, int | float) and not isinstance(answer, bool):
-        answer = str(answer)
+        # Never with an exponent.
+        answer = f"{decimal.Decimal(str(answer)):f}"
     if not isinstance(answer, str) or not answer.strip():
         raise ValueError(
             f"{where}, field answer: expected text or a number, got {answer!r:.80}"
@@ -127,7 +127,7 @@ def fixed(
         told = wording.TRUNCATED if truncated else INCORRECT_FORMAT
         return Verdict(0.0, outcome, told, {"format": 0.0})
     answer = question.data["answer"]
-    if _bare(given) == _bare(answer) or _equal(sandbox, _latex(answer), _latex(given)):
+    if len(given) <= _MOST_CHARS and _equal(sandbox, _FIXED, answer, given):
         return Verdict(1.0, "Accepted", measurements={"format": 1.0})
     told = f"Wrong Answer: {wording.cut(given)} is not the right answer."
     return Verdict(0.0, "Wrong Answer", wording.feedback([told]), {"format": 1.0})
@@ -142,34 +142,21 @@ def marked(response: str) -> str | None:
     return found[-1] if found else None
 
 
-def last_box(text: str) -> str | None:
+def last_box(text: str, box: re.Pattern = _BOX) -> str | None:
     r"""What the last `\boxed{}` holds; None if there is none, or it never closes."""
-    start = text.rfind("\\boxed{")
-    if start < 0:
+    boxes = list(box.finditer(text))
+    if not boxes:
         return None
-    depth = 0
+    depth, start = 0, boxes[-1].end()
     for place in range(start, len(text)):
         depth += {"{": 1, "}": -1}.get(text[place], 0)
-        if depth == 0 and text[place] == "}":
-            return text[start + len("\\boxed{") : place]
+        if depth < 0:
+            return text[start:place]
     return None
 
 
-def _bare(text: str) -> str:
-    """Text without case, spaces, percent signs and what only changes its look."""
-    text = _SPACES.sub("", _DRESS.sub(r"\1", text)).casefold().rstrip(".")
-    return text.replace("\\varnothing", "\\emptyset")
-
-
-def _latex(text: str) -> str:
-    return "$" + text.strip().strip("$") + "$"
-
-
-def _equal(sandbox: Sandbox, answer: str, given: str) -> bool:
-    # Capitals in a row, such as points of a triangle, are no product.
-    if len(given) > _MOST_CHARS or (_NAME.search(answer) and _NAME.search(given)):
-        return False
-    (execution,) = sandbox.run(_PROGRAM, [Call("equal", [answer, given])])
+def _equal(sandbox: Sandbox, program: str, answer: str, given: str) -> bool:
+    (execution,) = sandbox.run(program, [Call("equal", [answer, given])])
     return execution.status == "ok" and execution.result is True
 
 
@@ -182,8 +169,8 @@ def official(
       GraderFailure: if the sandbox failed twice; nothing is known of the answer.
     """
     answer = question.data["answer"]
-    given = last_box(response[-_OFFICIAL_TAIL:]) or ""
-    if given == answer or (given and _equal(sandbox, answer, given)):
+    given = last_box(response[-_OFFICIAL_TAIL:], _OFFICIAL_BOX) or ""
+    if given == answer or (given and _equal(sandbox, _OFFICIAL, answer, given)):
         return Verdict(1.0, "Accepted")
     if truncated:
         told = "Your response was truncated because it exceeded the maximum length."
