@@ -15,23 +15,52 @@ from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 
 # LaTeX that changes the look only.
 _SPACING = re.compile(
-    r"(?<!\\)\\(?:[,;:! ]|quad\b|qquad\b|left\b|right\b|displaystyle\b)|~"
+    r"(?<!\\)\\(?:[,;: ]|quad\b|qquad\b|left\b|right\b|displaystyle\b)|~"
 )
+_SAME = {
+    "\\dfrac": "\\frac",
+    "\\tfrac": "\\frac",
+    "\\cfrac": "\\frac",
+    "\\dbinom": "\\binom",
+    "\\varnothing": "\\emptyset",
+    "\\!": "",
+    "\u2212": "-",
+    "\u00b0": "^\\circ",
+    "\u03c0": "\\pi ",
+}
 _STYLE = re.compile(r"\\(?:mathbf|mathrm|text|textbf|textit|textrm|mbox|boxed)\s*")
 _DRESSED = re.compile(_STYLE.pattern + r"\{([^{}]*)\}")
 _UNIT = re.compile(
-    r"(?P<value>.*[\d})])(?:\s*\\(?:text|mathrm|textrm|mbox)\s*\{(?P<told>[^{}]*)\}"
-    r"|\s+(?P<bare>[a-zA-Z]{2,}(?:\s[a-zA-Z]+)?))(?P<power>\^\{?[23]\}?)?\s*",
+    r"(?P<value>.*\S)(?:\s*\\(?:text|mathrm|textrm|mbox)\s*\{(?P<told>[^{}]*)\}"
+    r"|(?<=\d)\s+(?P<bare>[a-zA-Z]{2,}(?:[\s/][a-zA-Z]+){0,2}))(?P<power>\^\{?[23]\}?)?",
     re.DOTALL,
 )
-_UNIT_WORDS = re.compile(r"[A-Za-z]+\.?(?:[\s/][A-Za-z]+\.?){0,2}")
-_NO_UNITS = re.compile(
-    r"\b(?:hundred|thousand|[mbtr]+illion|dozens?|percent|and|or|nor|not|no|is|are|if|"
-    r"in|than|to|less|more|about|wrong|right|mod|pi|east|west|north|south)\b",
-    re.IGNORECASE,
+_UNITS = frozenset(
+    "m cm mm km nm in inch inches ft foot feet yd yard mile mi meter metre centimeter"
+    " millimeter kilometer g kg mg gram kilogram lb pound oz ounce ton s sec second min"
+    " minute h hr hour day week month year degree dollar cent euro usd unit mph kph"
+    " km/h m/s cm/s ft/s liter litre l ml milliliter n j w v k newton joule watt volt"
+    " square cubic per sq student people person apple marble coin ball book card page"
+    " point way integer digit time step move bit byte hz mol".split()
 )
 _GROUPED = re.compile(r"-?\d{1,3}(?:\{?,\}?\d{3})+(?:\.\d+)?")
 _DECIMAL = re.compile(r"(\d*)\.(\d+)")
+_MIXED = re.compile(r"(?<![\d.)}\]])(\d+)\s*\\frac\s*(?:\{(\d+)\}\{(\d+)\}|(\d)(\d))")
+# A function's argument must be told apart from what follows it.
+_FUNCTION = (
+    r"\\(?:ln|log(?:_\d|_\{\d+\})?|exp|(?:arc)?(?:sin|cos|tan)|cot|sec|csc)(?![a-zA-Z])"
+)
+_UNCLEAR = re.compile(
+    # Two points in a number, or one at its end; a point after a letter or bracket.
+    r"\.\d*\.|[^\d\s+\-*/(^{=,]\.\d|\d\s+\.|\.(?!\d)"
+    # 1/2x, \frac123, factorials of factorials.
+    r"|/\s*\d+\s*[a-zA-Z(\\]|\\frac\s*\d{3}|!\s*!"
+)
+_ARGUMENT = re.compile(
+    _FUNCTION
+    + r"(?:\^\{?-?\d+\}?)?\s*(?:\(|\\frac\{[^{}]*\}\{[^{}]*\}\s*(?=$|[+\-)\]},])"
+    r"|(?:\d+|\d*\s*(?:[a-zA-Z]|\\(?:pi|theta|alpha|beta|phi)))\s*(?=$|[+\-)\]},]))"
+)
 _COMMANDS = re.compile(
     r"\\(?:frac|sqrt|cdot|times|div|pi|infty|binom|theta|alpha|beta|gamma|lambda|mu|phi"
     r"|omega|Delta|delta|Phi|Omega|sigma|ln|exp|(?:arc)?(?:sin|cos|tan)|cot|sec|csc"
@@ -43,6 +72,10 @@ _SIGNS = {"\\leq": "<=", "\\le": "<=", "\u2264": "<=", "\\geq": ">=", "\\ge": ">
 _SIGNS |= {"\u2265": ">=", "\\lt": "<", "\\gt": ">", "\\neq": "!=", "\\ne": "!="}
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
 _MATRIX = re.compile(r"\\begin\{([pb]?)matrix\}(.*)\\end\{\1matrix\}", re.DOTALL)
+# x=1 or x=-2
+_SOLUTIONS = re.compile(
+    r"\s*([a-zA-Z])\s*=[^=<>]*?(?:(?:\\text\s*\{\s*or\s*\}|\sor\s)\s*\1\s*=[^=<>]*?)+"
+)
 _CONNECTED = re.compile(r"\\text\s*\{\s*(?:and|or)\s*\}|\s(?:and|or)\s")
 
 
@@ -51,45 +84,55 @@ def equal(answer: str, given: str) -> bool:
     (a, of_a), (b, of_b) = _measured(answer), _measured(given)
     if of_a and of_b and of_a != of_b:
         return False
-    if _as_text(a) == _as_text(b):
-        return True
     if "%" in (of_a, of_b) and of_a != of_b:
         # 50 % is 0.5, and the answer to "what percentage".
         whole, part = (a, b) if of_a else (b, a)
-        return _same(_read(part), _read(f"\\frac{{{whole}}}{{100}}"))
-    return _same(_read(a), _read(b))
+        if _same(_read(part), _read(f"\\frac{{{whole}}}{{100}}")):
+            return True
+        if not re.fullmatch(r"\d{2,}(\.\d+)?|[2-9](\.\d+)?|1\.\d+", part):
+            return False
+    return _as_text(a) == _as_text(b) or _same(_read(a), _read(b))
 
 
 def _measured(text: str) -> tuple[str, str]:
     """An answer without its unit, and the unit; empty if it has none."""
-    text = _SPACING.sub(" ", text).strip(" $\n\t").rstrip(".,").strip()
-    text = text.replace("\\dfrac", "\\frac").replace("\\tfrac", "\\frac")
-    text = text.replace("\\varnothing", "\\emptyset")
-    if text.endswith("%"):
+    for spelling, same in _SAME.items():
+        text = text.replace(spelling, same)
+    text = re.sub(r"(?<=\d)\\,(?=\d{3}(?!\d))", "", text)
+    text = _SPACING.sub(" ", text).strip(" $\n\t")
+    if not text.endswith(".."):
+        text = text.rstrip(".,").strip()
+    if re.fullmatch(r".*\d\s*\\?%", text, re.DOTALL):
         return text.rstrip("%").rstrip("\\").strip(), "%"
     if text.startswith("\\$"):
-        return text[2:].strip(), "$"
-    for degrees in ("^\\circ", "^{\\circ}"):
-        if text.endswith(degrees):
-            return text.removesuffix(degrees).strip(), "degrees"
+        return text[2:].strip(), "dollar"
+    if degrees := re.fullmatch(r"(-?\d+(?:\.\d+)?)\s*\^\{?\\circ\}?", text):
+        return degrees[1], "degree"
     unit = _UNIT.fullmatch(text)
     if unit and not _DRESSED.search(unit["value"]):
-        words = (unit["told"] or unit["bare"] or "").strip()
-        if _UNIT_WORDS.fullmatch(words) and not _NO_UNITS.search(words):
+        words = (unit["told"] or unit["bare"] or "").strip().rstrip(".").casefold()
+        singular = [_singular(word) for word in words.split()]
+        if singular and all(_UNITS.issuperset([word]) for word in singular):
             power = (unit["power"] or "").strip("^{}")
-            return unit["value"].strip(), f"{words.rstrip('.')}{power}".casefold()
+            return unit["value"].strip(), " ".join(singular) + power
     return text, ""
+
+
+def _singular(word: str) -> str:
+    return word if word in _UNITS else word.removesuffix("s")
 
 
 def _as_text(text: str) -> str:
     """Text without what only changes its look; words also without case."""
     before = None
     while text != before:
-        before, text = text, _DRESSED.sub(r"\1", text)
+        before, text = text, _DRESSED.sub(r" \1 ", text)
     text = " ".join(text.split())
     text = re.sub(r"(?<![0-9A-Za-z])\s|\s(?![0-9A-Za-z])", "", text)
-    text = re.sub(r"([_^])\{(\w)\}", r"\1\2", text)
-    is_words = re.fullmatch(r"[A-Za-z]{2,}(?:\s+[A-Za-z]+)*", text)
+    text = re.sub(r"([_^])\{(\w)\}(?!\w)", r"\1\2", text)
+    is_words = re.fullmatch(
+        r"[A-Za-z]{3,}(?:\s[A-Za-z]+)*|[A-Za-z]+\s[A-Za-z\s]+", text
+    )
     return text.casefold() if is_words else text
 
 
@@ -103,17 +146,18 @@ def _read(text: str) -> tuple:
             row.split("&") for row in matrix[2].strip().split("\\\\") if row.strip()
         ]
         return ("matrix", [[_read(cell) for cell in row] for row in rows])
-    if _RELATION.search(text):
-        if _CONNECTED.search(text):
+    if _CONNECTED.search(text):
+        if _RELATION.search(text) and not re.fullmatch(_SOLUTIONS, text):
             return ("text", text)
-    else:
         text = _CONNECTED.sub(",", text)
+    pieces = _split(text, ",")
+    if len(pieces) > 1:
+        members = [_read(piece) for piece in pieces]
+        flat = lambda member: member[1] if member[0] == "list" else [member]
+        return ("list", [x for member in members for x in flat(member)])
     if text.count("\\pm") == 1:
         plus, minus = text.replace("\\pm", "+"), text.replace("\\pm", "-")
         return ("list", [_read(plus.strip().lstrip("+")), _read(minus)])
-    pieces = _split(text, ",")
-    if len(pieces) > 1:
-        return ("list", [_read(piece) for piece in pieces])
     sides = _RELATION.split(text)
     if len(sides) in (3, 5):
         signs = [_SIGNS.get(sign, sign) for sign in sides[1::2]]
@@ -193,11 +237,17 @@ def _same(a: tuple, b: tuple) -> bool:
 
 
 def _members(of: tuple) -> list[tuple]:
-    """Members of a list or set; "x=1,2" are 1 and 2."""
+    """Members of a list or set; "x=1,2" and "x=1,x=2" are 1 and 2."""
     first, *others = of[1] or [()]
-    if first and first[0] == "relation" and _is_assignment(first):
-        if others and all(other[0] == "expression" for other in others):
-            return [first[2][1], *others]
+    if not others or first[0] != "relation" or not _is_assignment(first):
+        return of[1]
+    same_name = lambda x: (
+        x[0] == "relation" and _is_assignment(x) and x[2][0] == first[2][0]
+    )
+    if all(map(same_name, others)):
+        return [member[2][1] for member in of[1]]
+    if all(other[0] == "expression" for other in others):
+        return [first[2][1], *others]
     return of[1]
 
 
@@ -223,7 +273,8 @@ def _identical(a: tuple, b: tuple) -> bool:
 def _is_assignment(relation: tuple) -> bool:
     _, signs, sides = relation
     name = sides[0][1] if sides[0][0] == "expression" else ""
-    return signs == ["="] and re.fullmatch(r"[A-Za-z](\([a-z]\))?", name) is not None
+    is_name = re.fullmatch(r"[A-Za-z]{1,2}(_\{?\w\}?)?(\([A-Za-z0-9]\))?", name.strip())
+    return signs == ["="] and is_name is not None
 
 
 def _same_relations(a: tuple, b: tuple) -> bool:
@@ -252,11 +303,16 @@ def _expression(text: str) -> Any:
     """A sympy expression of all of `text`; None if some of it is not understood."""
     left = _COMMANDS.sub("+", text)
     words = re.search(r"[A-Za-z]{3,}|[A-Z][A-Za-z]|[a-z][A-Z]|\d\s+\d|\^\{?[A-Z]", left)
-    if not text or words or not _PLAIN.fullmatch(left):
+    if not text or words or not _PLAIN.fullmatch(left) or _UNCLEAR.search(text):
         return None
+    if len(re.findall(_FUNCTION, text)) != len(_ARGUMENT.findall(text)):
+        return None
+    exact = _MIXED.sub(_sum_of_mixed, text.replace("**", "^"))
+    # latex2sympy takes 2(3) for a mixed number.
+    exact = re.sub(r"\\log_(\d)", r"\\log_{\1}", exact)
+    exact = re.sub(r"(?<=[\d)\]])\s*(?=\(|\\frac)", r"\\cdot ", exact)
     exact = _DECIMAL.sub(
-        lambda m: f"(\\frac{{{m[1]}{m[2]}}}{{{10 ** len(m[2])}}})",
-        text.replace("**", "^"),
+        lambda m: f"(\\frac{{{m[1]}{m[2]}}}{{{10 ** len(m[2])}}})", exact
     )
     try:
         found = latex2sympy(
@@ -264,10 +320,24 @@ def _expression(text: str) -> Any:
             normalization_config=NormalizationConfig(
                 malformed_operators=True, boxed="none"
             ),
-            conversion_config=ConversionConfig(lowercase_symbols=False),
+            conversion_config=ConversionConfig(
+                lowercase_symbols=False, interpret_as_mixed_fractions=False
+            ),
         )
     # Whatever goes wrong in reading, the text is not understood.
     except Exception:
         return None
-    is_whole = isinstance(found, sympy.Expr) and not found.has(sympy.Float)
-    return found if is_whole and found.is_commutative else None
+    if not isinstance(found, sympy.Expr) or found.has(*_NOT_UNDERSTOOD):
+        return None
+    return found.subs(sympy.Symbol("i"), sympy.I) if found.is_commutative else None
+
+
+_NOT_UNDERSTOOD = (sympy.Float, sympy.Derivative, sympy.Integral, sympy.zoo, sympy.nan)
+
+
+def _sum_of_mixed(match: re.Match) -> str:
+    """A whole number and a proper fraction of digits, as their sum."""
+    whole, above, below = match[1], match[2] or match[4], match[3] or match[5]
+    if int(above) >= int(below):
+        return match[0]
+    return f"({whole}+\\frac{{{above}}}{{{below}}})"

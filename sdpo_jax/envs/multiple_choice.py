@@ -32,6 +32,10 @@ INCORRECT_FORMAT = (
 )
 
 _BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
+_DENIED = re.compile(
+    r"\b(?:wrong|incorrect|not|n't|least|unlikely|eliminated?|if|false|cannot)\b",
+    re.IGNORECASE,
+)
 _SAID = re.compile(
     r"\b(?:answer|option|choice)[*_]*(?:\s+is\b[*_]*\s*:?|\s*:)[*_]*\s*([^\n]*)",
     re.IGNORECASE,
@@ -49,6 +53,7 @@ _CHOICE = re.compile(
     re.DOTALL,
 )
 _OPTION = re.compile(r"^\s*[(\[]?([A-J])[).:\]]\s*(.*\S)\s*$", re.MULTILINE)
+_MOST_CHARS = 2000  # Of a letter with its option's text.
 _ALONE = 40  # Characters of a response that may be nothing but its answer.
 _LONE = re.compile(r"\b([A-J])\b")
 
@@ -103,11 +108,21 @@ def chosen(response: str, options: Mapping[str, str]) -> str | None:
         return _letter(tagged, options)
     if boxed := _BOXED.findall(response):
         return _letter(boxed[-1], options)
-    said = [_letter(text, options) for text in _SAID.findall(response)]
+    said = [
+        _letter(text[1], options)
+        for text in _SAID.finditer(response)
+        if _affirms(response[max(text.start() - 60, 0) : text.start()], text[1])
+    ]
     letters = [letter for letter in said if letter]
     if letters:
         return letters[-1]
     return _letter(response, {}) if len(response) < _ALONE else None
+
+
+def _affirms(before: str, said: str) -> bool:
+    """Whether what stands before lets the answer be one; "is a large" names none."""
+    line = re.split(r"[\n.]", before)[-1]
+    return not _DENIED.search(line) and not re.match(r"\W*[a-j]\b", said)
 
 
 def _last_tag(response: str) -> str | None:
@@ -122,6 +137,8 @@ def _last_tag(response: str) -> str | None:
 
 def _letter(marked: str, options: Mapping[str, str]) -> str | None:
     """The one letter that a marked answer names."""
+    if len(marked) > _MOST_CHARS:
+        return None
     text, before = re.sub(r"\\[()\[\]]", "", marked), ""
     while text != before:
         before, text = text, _STYLED.sub(r"\1", text).strip(_MARKS)

@@ -54,9 +54,10 @@ _INPUT = re.compile(
     re.IGNORECASE,
 )
 _NO_ARGUMENTS = re.compile(r"(?:none|null|n/a)?[ \t\r]*(?=\n|$)", re.IGNORECASE)
-_MENTION = re.compile(r"\bAction(?:[ _]?Input)?[*_`]*\s*:", re.IGNORECASE)
+_MENTION = re.compile(
+    r"Action(?:[ _]?Input)?[\s\d]*[*_`\"']*\s*[:\uff1a]", re.IGNORECASE
+)
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?")
-_WORDS = re.compile(r"[^\W\d_]+(?:[\s,.'-]+[^\W\d_]+)*[.!?]?")
 
 
 class Call(NamedTuple):
@@ -261,12 +262,19 @@ def _same(a: Any, b: Any) -> bool:
         return len(a) == len(b) and all(map(_same, a, b))
     if isinstance(a, str) and isinstance(b, str):
         a, b = a.strip(), b.strip()
-        words = _WORDS.fullmatch(a) and _WORDS.fullmatch(b)
-        return a == b or bool(words and a.casefold() == b.casefold())
+        return a == b or (_are_words(a, b) and a.casefold() == b.casefold())
     if any(isinstance(x, bool | dict | list) or x is None for x in (a, b)):
         return a is b
     a, b = _number(a), _number(b)
     return a is not None and a == b
+
+
+def _are_words(*texts: str) -> bool:
+    """Whether these are words as in sentences, not names in which case may tell."""
+    words = [word.rstrip(",.!?") for text in texts for word in text.split()]
+    cased = lambda w: w.islower() or w.isupper() or w.istitle()
+    are_long = all(len(text) > 1 for text in texts)
+    return are_long and all(word.isalpha() and cased(word) for word in words)
 
 
 def _number(value: Any) -> decimal.Decimal | None:

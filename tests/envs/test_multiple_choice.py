@@ -107,6 +107,11 @@ TAGGED = [
     ("\\boxed{\\textit{@}}", 0, 1),
     ("<answer>The answer is option @</answer>", 0, 1),
     ("Option @", 0, 1),
+    ("The wrong answer is @", 0, 0),
+    ("The least likely answer is @.", 0, 0),
+    ("If the answer is @\nthen no.", 0, 0),
+    ("Eliminated option: @", 0, 0),
+    ("<answer>" + "\\text{" * 5000 + "@" + "}" * 5000 + "</answer>", 0, 0),
     ("@" + " " * 32_000 + "#", 0, 0),
     ("The answer is #.\n<answer>@</answer>", 1, 1),
 ]
