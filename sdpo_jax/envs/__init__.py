@@ -3,10 +3,14 @@
 from ml_collections import ConfigDict
 
 from sdpo_jax.config import SPLITS
-from sdpo_jax.envs import function, mathematics, multiple_choice, tool_use
+from sdpo_jax.envs import function, mathematics, multiple_choice, rows, tool_use
 from sdpo_jax.envs.base import Environment
+from sdpo_jax.envs.graded import Graded
 from sdpo_jax.envs.programming import Programming
 from sdpo_jax.envs.sandbox import Limits, Sandbox
+
+# Their answers are read from the response alone.
+_ANSWERS = {"multiple_choice": multiple_choice, "tool_use": tool_use}
 
 
 def from_config(c: ConfigDict) -> Environment:
@@ -23,10 +27,9 @@ def from_config(c: ConfigDict) -> Environment:
         if not c.env[split]:
             raise ValueError(f"env.{split} is empty: give a file of questions")
     files = {split: c.env[split] for split in SPLITS}
-    if c.env.name == "multiple_choice":
-        return multiple_choice.environment(files, c.env.grader)
-    if c.env.name == "tool_use":
-        return tool_use.environment(files, c.env.grader)
+    if task := _ANSWERS.get(c.env.name):
+        grade = {"fixed": task.fixed, "official": task.official}[c.env.grader]
+        return Graded(rows.load_splits(files, task.data), grade)
     if c.env.name == "function":
         return function.environment(files, c.env.function)
     limits = Limits(cpu_s=c.env.time_limit_s, memory_mb=c.env.memory_limit_mb)

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
+from sdpo_jax.envs import wording
 from sdpo_jax.envs.base import Question, Verdict
 
 # (question, response, truncated) -> verdict.
@@ -40,6 +41,19 @@ class Graded:
     def start(self, question: Question) -> "Attempt":
         """Begin one attempt, which is a single act."""
         return Attempt(self._grade, question)
+
+
+def unreadable(told: str, truncated: bool, measurement: str = "format") -> Verdict:
+    """The verdict on a response that holds no answer, or no whole one.
+
+    Args:
+      told: the feedback, unless the response was cut off.
+      truncated: whether it was.
+      measurement: what is 0 with it.
+    """
+    outcome = "Truncated" if truncated else "Incorrect Format"
+    told = wording.TRUNCATED if truncated else told
+    return Verdict(0.0, outcome, told, {measurement: 0.0})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,15 +20,14 @@ limit is not equal.
 import decimal
 import functools
 import importlib.util
-import pathlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdpo_jax.envs import rows, wording
+from sdpo_jax.envs import marked, rows, wording
 from sdpo_jax.envs.base import Question, Verdict
-from sdpo_jax.envs.graded import Graded
+from sdpo_jax.envs.graded import Graded, unreadable
 from sdpo_jax.envs.sandbox import Call, Limits, Packages, Sandbox
 
 INCORRECT_FORMAT = (
@@ -36,8 +35,6 @@ INCORRECT_FORMAT = (
 )
 _OFFICIAL_TAIL = 100
 _MOST_CHARS = 1000
-_TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL | re.IGNORECASE)
-_BOX = re.compile(r"\\boxed\s*\{")
 _OFFICIAL_BOX = re.compile(r"\\boxed\{")
 _NEEDED = ("math_verify", "latex2sympy2_extended", "sympy", "mpmath", "antlr4")
 
@@ -53,7 +50,7 @@ def equal(answer, given):
 # Modules are imported late, and grammars built at first use. The warnings about missing
 # time limits go nowhere.
 _PREPARE = """
-import logging, sys, types
+import logging
 logging.disable(logging.CRITICAL)
 for pair in [
     ("\\\\frac{1}{2}", "0.5"), ("(1,2]", "(1, 2]"), ("a", "5 cm"), ("7", "7%"),
@@ -78,8 +75,9 @@ def environment(
       tier: of the sandbox.
 
     Raises:
-      ValueError: if a row is malformed; names file, row and field.
-      SandboxUnavailable: if no sandbox holds here, or math-verify is missing.
+      ValueError: if a row is malformed (names file, row and field), or math-verify is
+        missing.
+      SandboxUnavailable: if no sandbox holds here.
     """
     questions = rows.load_splits(files, data)
     sandbox = Sandbox(limits, tier, packages=packages(grader))
@@ -95,7 +93,7 @@ def packages(grader: str) -> Packages:
             f"env.name=mathematics needs the module {missing[0]}: pip install "
             '"math-verify>=0.9,<0.10"'
         )
-    folders = {str(pathlib.Path(s.origin).parents[1]) for s in specs.values()}
+    folders = {str(Path(s.origin).parents[1]) for s in specs.values()}
     program = {"fixed": _FIXED, "official": _OFFICIAL}[grader]
     return Packages(sorted(folders), program + _PREPARE)
 
@@ -121,38 +119,16 @@ def fixed(
     Raises:
       GraderFailure: if the sandbox failed twice; nothing is known of the answer.
     """
-    given = marked(response)
+    given = marked.last_box(response)
+    if given is None:
+        given = marked.last_tag(response)
     if given is None or not given.strip():
-        outcome = "Truncated" if truncated else "Incorrect Format"
-        told = wording.TRUNCATED if truncated else INCORRECT_FORMAT
-        return Verdict(0.0, outcome, told, {"format": 0.0})
+        return unreadable(INCORRECT_FORMAT, truncated)
     answer = question.data["answer"]
     if len(given) <= _MOST_CHARS and _equal(sandbox, _FIXED, answer, given):
         return Verdict(1.0, "Accepted", measurements={"format": 1.0})
     told = f"Wrong Answer: {wording.cut(given)} is not the right answer."
     return Verdict(0.0, "Wrong Answer", wording.feedback([told]), {"format": 1.0})
-
-
-def marked(response: str) -> str | None:
-    """What the last box of a response holds, or its last answer tag."""
-    boxed = last_box(response)
-    if boxed is not None:
-        return boxed
-    found = _TAG.findall(response)
-    return found[-1] if found else None
-
-
-def last_box(text: str, box: re.Pattern = _BOX) -> str | None:
-    r"""What the last `\boxed{}` holds; None if there is none, or it never closes."""
-    boxes = list(box.finditer(text))
-    if not boxes:
-        return None
-    depth, start = 0, boxes[-1].end()
-    for place in range(start, len(text)):
-        depth += {"{": 1, "}": -1}.get(text[place], 0)
-        if depth < 0:
-            return text[start:place]
-    return None
 
 
 def _equal(sandbox: Sandbox, program: str, answer: str, given: str) -> bool:
@@ -169,7 +145,7 @@ def official(
       GraderFailure: if the sandbox failed twice; nothing is known of the answer.
     """
     answer = question.data["answer"]
-    given = last_box(response[-_OFFICIAL_TAIL:], _OFFICIAL_BOX) or ""
+    given = marked.last_box(response[-_OFFICIAL_TAIL:], _OFFICIAL_BOX) or ""
     if given == answer or (given and _equal(sandbox, _OFFICIAL, answer, given)):
         return Verdict(1.0, "Accepted")
     if truncated:

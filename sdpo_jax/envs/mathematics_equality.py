@@ -39,7 +39,7 @@ _UNITS = frozenset(
     "m cm mm km nm in inch inches ft foot feet yd yard mile mi meter metre centimeter"
     " millimeter kilometer g kg mg gram kilogram lb pound oz ounce ton s sec second min"
     " minute h hr hour day week month year degree dollar cent euro usd unit mph kph"
-    " km/h m/s cm/s ft/s liter litre l ml milliliter n j w v k newton joule watt volt"
+    " km/h m/s cm/s ft/s liter litre ml milliliter newton joule watt volt"
     " square cubic per sq student people person apple marble coin ball book card page"
     " point way integer digit time step move bit byte hz mol".split()
 )
@@ -112,7 +112,7 @@ def _measured(text: str) -> tuple[str, str]:
     if unit and not _DRESSED.search(unit["value"]):
         words = (unit["told"] or unit["bare"] or "").strip().rstrip(".").casefold()
         singular = [_singular(word) for word in words.split()]
-        if singular and all(_UNITS.issuperset([word]) for word in singular):
+        if singular and all(word in _UNITS for word in singular):
             power = (unit["power"] or "").strip("^{}")
             return unit["value"].strip(), " ".join(singular) + power
     return text, ""

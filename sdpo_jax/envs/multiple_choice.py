@@ -18,12 +18,11 @@ option's text as the prompt has it; a letter with other words is no answer.
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from sdpo_jax.envs import rows, wording
+from sdpo_jax.envs import marked, rows
 from sdpo_jax.envs.base import Question, Verdict
-from sdpo_jax.envs.graded import Graded
+from sdpo_jax.envs.graded import unreadable
 
 LETTERS = "ABCDEFGHIJ"
 INCORRECT_FORMAT = (
@@ -31,9 +30,8 @@ INCORRECT_FORMAT = (
     "question asks for the answer."
 )
 
-_BOXED = re.compile(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}")
 _DENIED = re.compile(
-    r"\b(?:wrong|incorrect|not|n't|least|unlikely|eliminated?|if|false|cannot)\b",
+    r"\b(?:wrong|incorrect|not|least|unlikely|eliminated?|if|false|cannot)\b|n['\u2019]t\b",
     re.IGNORECASE,
 )
 _SAID = re.compile(
@@ -58,20 +56,6 @@ _ALONE = 40  # Characters of a response that may be nothing but its answer.
 _LONE = re.compile(r"\b([A-J])\b")
 
 
-def environment(files: Mapping[str, str | Path], grader: str = "fixed") -> Graded:
-    """An environment of multiple-choice questions.
-
-    Args:
-      files: split ("train", "validation" or "heldout") -> file of questions.
-      grader: "fixed" or "official".
-
-    Raises:
-      ValueError: if a row is malformed; names file, row and field.
-    """
-    grade = {"fixed": fixed, "official": official}[grader]
-    return Graded(rows.load_splits(files, data), grade)
-
-
 def data(row: rows.Row, where: str) -> dict[str, Any]:
     """The right letter, and which of the official rules is this row's."""
     answer = rows.field(row, "answer", str, where).strip()
@@ -87,9 +71,7 @@ def fixed(question: Question, response: str, truncated: bool) -> Verdict:
     options = dict(_OPTION.findall(question.prompt))
     choice = chosen(response, options)
     if choice is None:
-        outcome = "Truncated" if truncated else "Incorrect Format"
-        told = wording.TRUNCATED if truncated else INCORRECT_FORMAT
-        return Verdict(0.0, outcome, told, {"format": 0.0})
+        return unreadable(INCORRECT_FORMAT, truncated)
     if choice == question.data["answer"]:
         return Verdict(1.0, "Accepted", measurements={"format": 1.0})
     told = f"Wrong Answer: {choice} is not the right option."
@@ -103,11 +85,9 @@ def chosen(response: str, options: Mapping[str, str]) -> str | None:
       response: what the policy wrote.
       options: letter -> the text of that option, where the prompt has it.
     """
-    tagged = _last_tag(response)
-    if tagged is not None:
-        return _letter(tagged, options)
-    if boxed := _BOXED.findall(response):
-        return _letter(boxed[-1], options)
+    for read in (marked.last_tag, marked.last_box):
+        if (found := read(response)) is not None:
+            return _letter(found, options)
     said = [
         _letter(text[1], options)
         for text in _SAID.finditer(response)
@@ -125,21 +105,11 @@ def _affirms(before: str, said: str) -> bool:
     return not _DENIED.search(line) and not re.match(r"\W*[a-j]\b", said)
 
 
-def _last_tag(response: str) -> str | None:
-    """What the last answer tag holds; one that is opened only counts without others."""
-    lower = response.lower()
-    end = lower.rfind("</answer>")
-    start = lower.rfind("<answer>", 0, end) if end >= 0 else -1
-    if start < 0:
-        start, end = lower.rfind("<answer>"), len(response)
-    return response[start + len("<answer>") : end] if start >= 0 else None
-
-
-def _letter(marked: str, options: Mapping[str, str]) -> str | None:
+def _letter(text: str, options: Mapping[str, str]) -> str | None:
     """The one letter that a marked answer names."""
-    if len(marked) > _MOST_CHARS:
+    if len(text) > _MOST_CHARS:
         return None
-    text, before = re.sub(r"\\[()\[\]]", "", marked), ""
+    text, before = re.sub(r"\\[()\[\]]", "", text), ""
     while text != before:
         before, text = text, _STYLED.sub(r"\1", text).strip(_MARKS)
     text = _INTRODUCED.sub("", text, count=1).strip(_MARKS) if len(text) > 1 else text

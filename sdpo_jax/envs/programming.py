@@ -27,6 +27,7 @@ from typing import Any
 
 from sdpo_jax.envs import rows, wording
 from sdpo_jax.envs.base import Question, Verdict
+from sdpo_jax.envs.graded import Graded, unreadable
 from sdpo_jax.envs.sandbox import Call, Execution, Sandbox, Stdin
 
 INCORRECT_FORMAT = {
@@ -59,7 +60,7 @@ class Cases:
     time_limit: float | None = None
 
 
-class Programming:
+class Programming(Graded):
     """An environment whose responses are Python programs.
 
     Args:
@@ -90,49 +91,20 @@ class Programming:
         self.sandbox = sandbox
         self.extract = extract
         self.wrong_answers_shown = wrong_answers_shown
-        self._questions = rows.load_splits(files, cases)
+        super().__init__(rows.load_splits(files, cases), self._grade, sandbox.close)
 
-    def questions(self, split: str) -> Sequence[Question]:
-        """The questions of `split`, in the order of its file."""
-        if split not in self._questions:
-            raise ValueError(
-                f"no questions for split {split!r}; there are files for "
-                f"{sorted(self._questions)}"
-            )
-        return self._questions[split]
-
-    def start(self, question: Question) -> "Attempt":
-        """Begin one attempt, which is a single act."""
-        return Attempt(self, question)
-
-    def close(self) -> None:
-        """End the sandbox's processes."""
-        self.sandbox.close()
-
-
-@dataclasses.dataclass(frozen=True)
-class Attempt:
-    """One program for one question."""
-
-    environment: Programming
-    question: Question
-
-    def act(self, response: str, truncated: bool) -> Verdict:
-        """Grade the program in `response`: score 1 if every test passes, else 0.
+    def _grade(self, question: Question, response: str, truncated: bool) -> Verdict:
+        """Score 1 if the program in `response` passes every test, else 0.
 
         Raises:
           GraderFailure: if the sandbox failed twice; nothing is known of the program.
         """
         program = self._program(response, truncated)
         if program is None:
-            outcome = "Truncated" if truncated else "Incorrect Format"
-            feedback = INCORRECT_FORMAT[self.environment.extract]
-            feedback = wording.TRUNCATED if truncated else feedback
-            return Verdict(0.0, outcome, feedback, {"tests_passed": 0.0})
-        tests = self.question.data["tests"]
-        executions = self.environment.sandbox.run(
-            program, tests.inputs, cpu_s=tests.time_limit
-        )
+            told = INCORRECT_FORMAT[self.extract]
+            return unreadable(told, truncated, "tests_passed")
+        tests = question.data["tests"]
+        executions = self.sandbox.run(program, tests.inputs, cpu_s=tests.time_limit)
         passed = [
             is_right(execution, test, expected)
             for execution, test, expected in zip(
@@ -144,13 +116,13 @@ class Attempt:
         if all(passed):
             return Verdict(1.0, "Accepted", measurements=measurements)
         outcome, feedback = _explain(
-            tests, executions, passed, self.environment.wrong_answers_shown
+            tests, executions, passed, self.wrong_answers_shown
         )
         return Verdict(0.0, outcome, feedback, measurements)
 
     def _program(self, response: str, truncated: bool) -> str | None:
         """The code to run; None when there is none, or not all of it."""
-        if self.environment.extract == "whole":
+        if self.extract == "whole":
             return None if truncated or not response.strip() else response
         blocks = _FENCED.findall(response)
         return max(blocks, key=len) if blocks else None

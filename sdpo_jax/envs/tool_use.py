@@ -28,12 +28,11 @@ import decimal
 import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from sdpo_jax.envs import rows, wording
 from sdpo_jax.envs.base import Question, Verdict
-from sdpo_jax.envs.graded import Graded
+from sdpo_jax.envs.graded import unreadable
 
 INCORRECT_FORMAT = (
     "Incorrect Format: Write every call as two lines, 'Action: ' with the name of one "
@@ -45,7 +44,7 @@ _MOST_CALLS, _MOST_CHARS, _MOST_DEPTH = 100, 100_000, 50
 
 _ACTION = re.compile(
     r"^(?:[ \t*_>#\u2022-]|\d+[.)])*Action[*_]*[ \t]*:[*_]*[ \t]*(?:\r?\n[ \t]*)?"
-    r"(?P<name>[^\n]*?)[ \t\r]*(?=\n|$|Action[ _]Input)",
+    r"(?P<name>[^\n]*?)(?=\n|\Z|Action[ _]Input)",
     re.MULTILINE,
 )
 _INPUT = re.compile(
@@ -54,9 +53,7 @@ _INPUT = re.compile(
     re.IGNORECASE,
 )
 _NO_ARGUMENTS = re.compile(r"(?:none|null|n/a)?[ \t\r]*(?=\n|$)", re.IGNORECASE)
-_MENTION = re.compile(
-    r"Action(?:[ _]?Input)?[\s\d]*[*_`\"']*\s*[:\uff1a]", re.IGNORECASE
-)
+_MENTION = re.compile(r"Action(?:[ _]?Input)?[\s\d*_`\"']*[:\uff1a]", re.IGNORECASE)
 _NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?")
 
 
@@ -65,20 +62,6 @@ class Call(NamedTuple):
 
     name: str
     arguments: Mapping[str, Any]
-
-
-def environment(files: Mapping[str, str | Path], grader: str = "fixed") -> Graded:
-    """An environment of requests that calls of tools must meet.
-
-    Args:
-      files: split ("train", "validation" or "heldout") -> file of questions.
-      grader: "fixed" or "official".
-
-    Raises:
-      ValueError: if a row is malformed; names file, row and field.
-    """
-    grade = {"fixed": fixed, "official": official}[grader]
-    return Graded(rows.load_splits(files, data), grade)
 
 
 def data(row: rows.Row, where: str) -> dict[str, Any]:
@@ -117,9 +100,7 @@ def fixed(question: Question, response: str, truncated: bool) -> Verdict:
     expected = question.data["calls"]
     calls = made(response)
     if not calls:
-        outcome = "Truncated" if truncated else "Incorrect Format"
-        told = wording.TRUNCATED if truncated else INCORRECT_FORMAT
-        return Verdict(0.0, outcome, told, {"format": 0.0})
+        return unreadable(INCORRECT_FORMAT, truncated)
     problems = _problems(calls, expected)
     if not problems:
         return Verdict(1.0, "Accepted", measurements={"format": 1.0})

@@ -3,8 +3,9 @@ import re
 
 import pytest
 
-from sdpo_jax.envs import multiple_choice
+from sdpo_jax.envs import multiple_choice, rows
 from sdpo_jax.envs.base import Question
+from sdpo_jax.envs.graded import Graded
 
 # Response, in which @ is the letter that is asked for and # another one -> whether the
 # official rule for tagged answers, and the fixed one, take it for the letter asked for.
@@ -114,6 +115,8 @@ TAGGED = [
     ("<answer>" + "\\text{" * 5000 + "@" + "}" * 5000 + "</answer>", 0, 0),
     ("@" + " " * 32_000 + "#", 0, 0),
     ("The answer is #.\n<answer>@</answer>", 1, 1),
+    ("The answer is @.\nIt isn't true that the answer is #", 0, 1),
+    ("The answer is @.\nI don\u2019t say that the answer is #", 0, 1),
 ]
 OPTIONS = dict(line.split(": ") for line in PROMPT.splitlines() if ": " in line)
 LETTERS = [("A", "B"), ("C", "A"), ("D", "C")]
@@ -214,7 +217,8 @@ def write(path, *rows):
 def test_environment_grades_rows_of_its_files(tmp_path):
     file = write(tmp_path / "train.json", ROW | {"dataset": "sciknoweval"})
 
-    environment = multiple_choice.environment({"train": file}, "official")
+    questions = rows.load_splits({"train": file}, multiple_choice.data)
+    environment = Graded(questions, multiple_choice.official)
 
     (asked,) = environment.questions("train")
     assert (asked.uid, asked.system) == ("3", "Choose.")
@@ -230,4 +234,4 @@ def test_row_with_a_wrong_answer_is_rejected_by_name(tmp_path, answer):
     file = write(tmp_path / "rows.jsonl", ROW, ROW | {"idx": 4, "answer": answer})
 
     with pytest.raises(ValueError, match=r"rows.jsonl, row 2, field answer: expected"):
-        multiple_choice.environment({"train": file})
+        rows.load_splits({"train": file}, multiple_choice.data)

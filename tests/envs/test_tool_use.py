@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-from sdpo_jax.envs import tool_use
+from sdpo_jax.envs import rows, tool_use
 from sdpo_jax.envs.base import Question
+from sdpo_jax.envs.graded import Graded
 
 
 def gold(*calls):
@@ -258,6 +259,8 @@ WRITTEN = [
     ("\n" * 32_000, 0, 0),
     ("*\n" * 16_000, 0, 0),
     ("- \n" * 10_000, 0, 0),
+    ("Action" + " " * 200_000, 0, 0),
+    ("Action: a" + " " * 200_000, 0, 0),
     ('Action: a\nAction Input: {"x": ' + "[" * 5000, 0, 0),
     ("Action: a\nAction Input: " + '{"x": ' * 5000, 0, 0),
     ('Action: a\nAction Input: {"x": 1' + "0" * 9000 + "}", 0, 0),
@@ -311,7 +314,8 @@ def test_environment_grades_rows_of_its_files(tmp_path):
     row = {"idx": 3, "prompt": "Search.", "system": None, "tests": None}
     file.write_text(json.dumps(row | {"answer": json.dumps(gold(C))}))
 
-    environment = tool_use.environment({"heldout": file})
+    questions = rows.load_splits({"heldout": file}, tool_use.data)
+    environment = Graded(questions, tool_use.fixed)
 
     (question,) = environment.questions("heldout")
     assert environment.start(question).act(said(C), False).score == 1
@@ -337,4 +341,4 @@ def test_row_with_a_wrong_answer_is_rejected_by_name(tmp_path, answer, message):
     file.write_text(json.dumps({"idx": 3, "prompt": "Search.", "answer": answer}))
 
     with pytest.raises(ValueError, match=f"rows.jsonl, row 1, field answer.*{message}"):
-        tool_use.environment({"train": file})
+        rows.load_splits({"train": file}, tool_use.data)
