@@ -58,7 +58,7 @@ def default() -> ConfigDict:  # noqa: PLR0915, one line per field
     c.env.heldout = ""  # reported, never chosen on; a file or a share
     c.env.grader = "fixed"  # fixed | official: as the official code scores
     c.env.function = ""  # module:name of the grader of env.name=function
-    c.env.sandbox_tier = "auto"  # auto | B | C | D: isolation of untrusted programs
+    c.env.sandbox_tier = "auto"  # auto | A | B | C | D: isolation
     c.env.process_per = "test"  # test | program: what has a process of its own
     c.env.time_limit_s = 6.0  # CPU seconds per test or comparison of answers
     c.env.memory_limit_mb = 1024  # per program
@@ -172,7 +172,7 @@ _CHOICES = {
         "",
     ),
     "env.grader": ("fixed", "official"),
-    "env.sandbox_tier": ("auto", "B", "C", "D"),
+    "env.sandbox_tier": ("auto", "A", "B", "C", "D"),
     "env.process_per": ("test", "program"),
     "rollout.long_prompts": ("refuse", "drop"),
     "reprompt.demonstration_from": ("peers", "own_if_solved", "any_attempt", "nobody"),

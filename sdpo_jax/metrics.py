@@ -248,6 +248,7 @@ def write_once(
     folder: str | os.PathLike,
     config: Mapping[str, Any],
     mesh_shape: Mapping[str, int] | None = None,
+    versions: Mapping[str, str] | None = None,
 ) -> None:
     """Writes config.json and versions.json into a run folder, unless they are there.
 
@@ -258,6 +259,7 @@ def write_once(
       folder: the run folder; made if missing.
       config: the whole config as a plain dictionary.
       mesh_shape: devices per mesh axis, like `mesh.shape`.
+      versions: what else the numbers may depend on, such as the tier of a sandbox.
     """
     if not _is_first_process():
         return
@@ -265,7 +267,7 @@ def write_once(
     folder.mkdir(parents=True, exist_ok=True)
     if not (folder / "config.json").exists():
         write_json_atomically(folder / "config.json", config)
-    versions = _plain(_versions(mesh_shape))
+    versions = _plain({**_versions(mesh_shape), **(versions or {})})
     if not (folder / "versions.json").exists():
         write_json_atomically(folder / "versions.json", versions)
     started = json.loads((folder / "versions.json").read_text())

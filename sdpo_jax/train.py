@@ -115,7 +115,8 @@ class Trainer:
     def __init__(self, parts: Parts, folder: pathlib.Path):
         """Begin, or restore the newest sound checkpoint of `folder`."""
         self.parts, self.folder, c = parts, folder, parts.config
-        metrics.write_once(folder, config.flat(c), parts.mesh.shape)
+        versions = getattr(parts.environment, "versions", None)
+        metrics.write_once(folder, config.flat(c), parts.mesh.shape, versions)
         self._train_step = step.make_train_step(c, parts.arch, parts.mesh)
         self._score = step.make_scorer(c, parts.arch, parts.mesh)
         questions = parts.environment.questions("train")

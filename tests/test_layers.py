@@ -37,11 +37,10 @@ ONLY_IN = {
     "huggingface_hub": ["sdpo_jax/model/huggingface.py", "sdpo_jax/data/tokenizer.py"],
     "orbax": ["sdpo_jax/checkpoint.py"],
     "subprocess": [
-        "sdpo_jax/envs/sandbox.py",
-        "sdpo_jax/envs/sandbox_worker.py",
+        "sdpo_jax/envs/isolation/process.py",
         "sdpo_jax/sweep.py",
     ],
-    "socket": ["sdpo_jax/envs/sandbox.py", "sdpo_jax/envs/sandbox_worker.py"],
+    "socket": [],
     "multiprocessing": [],
     "torch": [],
     "tensorflow": [],

@@ -379,6 +379,16 @@ def test_resuming_on_other_devices_is_said_aloud(folder, caplog):
     )
 
 
+def test_resuming_in_another_sandbox_is_said_aloud(folder, caplog):
+    metrics.write_once(folder, {}, versions={"sandbox_tier": "A"})
+
+    with caplog.at_level(logging.WARNING):
+        metrics.write_once(folder, {}, versions={"sandbox_tier": "C"})
+
+    (record,) = caplog.records
+    assert "sandbox_tier A and goes on with C" in record.getMessage()
+
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 

@@ -14,8 +14,9 @@ import numpy as np
 from experiments.quickstart import task
 from sdpo_jax import config, reprompt
 from sdpo_jax.batch import PAD
-from sdpo_jax.envs import programming, sandbox, sandbox_worker
+from sdpo_jax.envs import programming, sandbox
 from sdpo_jax.envs.base import Question
+from sdpo_jax.envs.isolation.worker import programs
 
 # Kind of example -> its share.
 KINDS = {"bare": 0.30, "feedback": 0.42, "solution": 0.18, "both": 0.10}
@@ -210,6 +211,8 @@ def _break(rng: random.Random, program: str) -> str:
 class InProcess:
     """A sandbox for programs that this folder wrote itself: it runs them right here."""
 
+    tier = "none"
+
     def run(self, program: str, inputs: Sequence[sandbox.Call], cpu_s) -> list:
         """What each call of the program does."""
         return [self._run_one(program, call) for call in inputs]
@@ -217,10 +220,10 @@ class InProcess:
     def _run_one(self, program: str, call: sandbox.Call) -> sandbox.Execution:
         names = {}
         try:
-            exec(compile(program, sandbox_worker.FILENAME, "exec"), names)
+            exec(compile(program, programs.FILENAME, "exec"), names)
             result = names[call.function](*call.arguments)
         except (SyntaxError, NameError) as error:
-            said = sandbox_worker.describe(error, program)
+            said = programs.describe(error, program)
             fields = {f"error_{name}": value for name, value in said.items()}
             return sandbox.Execution("error", **fields)
         return sandbox.Execution("ok", result=result)

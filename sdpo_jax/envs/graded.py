@@ -17,6 +17,7 @@ class Graded:
       questions: split -> its questions.
       grade: called from several threads at once.
       close: called at the end of a run.
+      versions: what verdicts depend on beside the config; kept in the run folder.
     """
 
     def __init__(
@@ -24,10 +25,12 @@ class Graded:
         questions: Mapping[str, Sequence[Question]],
         grade: Grade,
         close: Callable[[], None] = lambda: None,
+        versions: Mapping[str, str] | None = None,
     ):
         self._questions = questions
         self._grade = grade
         self.close = close
+        self.versions = versions or {}
 
     def questions(self, split: str) -> Sequence[Question]:
         """The questions of `split`, in the order of its file."""

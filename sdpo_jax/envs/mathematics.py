@@ -19,7 +19,6 @@ limit is not equal.
 
 import decimal
 import functools
-import importlib.util
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,27 +74,24 @@ def environment(
       tier: of the sandbox.
 
     Raises:
-      ValueError: if a row is malformed (names file, row and field), or math-verify is
-        missing.
-      SandboxUnavailable: if no sandbox holds here.
+      ValueError: if a row is malformed; names file, row and field.
+      SandboxUnavailable: if no sandbox holds here, or math-verify is missing.
     """
     questions = rows.load_splits(files, data)
     sandbox = Sandbox(limits, tier, packages=packages(grader))
     grade = {"fixed": fixed, "official": official}[grader]
-    return Graded(questions, functools.partial(grade, sandbox), sandbox.close)
+    return Graded(
+        questions,
+        functools.partial(grade, sandbox),
+        sandbox.close,
+        {"sandbox_tier": sandbox.tier},
+    )
 
 
 def packages(grader: str) -> Packages:
-    """What a mode's comparison needs, wherever it is installed."""
-    specs = {name: importlib.util.find_spec(name) for name in _NEEDED}
-    if missing := [name for name, spec in specs.items() if spec is None]:
-        raise ValueError(
-            f"env.name=mathematics needs the module {missing[0]}: pip install "
-            '"math-verify>=0.9,<0.10"'
-        )
-    folders = {str(Path(s.origin).parents[1]) for s in specs.values()}
+    """What a mode's comparison needs."""
     program = {"fixed": _FIXED, "official": _OFFICIAL}[grader]
-    return Packages(sorted(folders), program + _PREPARE)
+    return Packages(_NEEDED, program + _PREPARE)
 
 
 def data(row: rows.Row, where: str) -> dict[str, Any]:

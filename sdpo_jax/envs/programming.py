@@ -91,7 +91,12 @@ class Programming(Graded):
         self.sandbox = sandbox
         self.extract = extract
         self.wrong_answers_shown = wrong_answers_shown
-        super().__init__(rows.load_splits(files, cases), self._grade, sandbox.close)
+        super().__init__(
+            rows.load_splits(files, cases),
+            self._grade,
+            sandbox.close,
+            {"sandbox_tier": sandbox.tier},
+        )
 
     def _grade(self, question: Question, response: str, truncated: bool) -> Verdict:
         """Score 1 if the program in `response` passes every test, else 0.

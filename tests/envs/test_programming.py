@@ -413,6 +413,7 @@ def test_unknown_split_and_options_are_refused(make):
 def test_close_closes_the_sandbox(tmp_path):
     box = Sandbox(workers=1)
     environment = Programming({"train": write(tmp_path, ADD)}, box)
+    assert environment.versions == {"sandbox_tier": box.tier}
     environment.close()
     with pytest.raises(ValueError, match="closed"):
         grade(environment, fenced("def add(a, b): return a + b"))

@@ -1,0 +1,1 @@
+"""What the sandbox needs: tiers, worker processes, control groups, a remote grader."""

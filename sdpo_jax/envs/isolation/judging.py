@@ -1,0 +1,68 @@
+"""From what a worker saw to an execution; what a test says of itself is untrusted."""
+
+import json
+import re
+
+from sdpo_jax.envs.isolation.values import Call, Execution, Stdin
+
+MAX_DEPTH = 100  # Nesting of a returned value.
+
+
+def judge(record: dict, test: Call | Stdin, cpu_limit_s: float) -> Execution:
+    """Turn what a worker saw into an execution."""
+    seen = {"stdout": record["stdout"], "cpu_s": record["cpu_s"]}
+    if record["ended"] == "output":
+        return Execution("output_limit", **seen)
+    if record["ended"] in ("cpu", "wall") or record["cpu_s"] >= cpu_limit_s:
+        return Execution("time_limit", **seen)
+    if record["signal"] == 9:  # No program can send this; the kernel is out of memory.
+        return Execution("memory_limit", **seen)
+    if record["signal"]:
+        message = f"the interpreter crashed with signal {record['signal']}"
+        return _error(seen, "Crash", message)
+    if record["report"]:
+        return _read_report(record["report"], seen)
+    if isinstance(test, Call):
+        return _error(seen, "SystemExit", f"the program ended inside {test.function}")
+    return Execution("ok", **seen)
+
+
+def _error(seen: dict, kind: str, message: str) -> Execution:
+    return Execution("error", error_type=kind, error_message=message, **seen)
+
+
+def _read_report(report: str, seen: dict) -> Execution:
+    """Read what a test says of itself; a test may have written anything here."""
+    try:
+        if _depth(report) > MAX_DEPTH:
+            return _error(seen, "ValueError", f"nested deeper than {MAX_DEPTH} levels")
+        said = json.loads(report)
+    except (ValueError, RecursionError) as error:
+        return _error(seen, "ValueError", f"the result is not JSON: {error}")
+    if isinstance(said, dict) and "result" in said:
+        return Execution("ok", result=said["result"], **seen)
+    error = said.get("error") if isinstance(said, dict) else None
+    if not isinstance(error, dict):
+        return _error(seen, "ValueError", "the result is not JSON")
+    line = error.get("line")
+    kind = str(error.get("type", ""))
+    return Execution(
+        status="memory_limit" if kind == "MemoryError" else "error",
+        error_type=kind,
+        error_message=str(error.get("message", "")),
+        error_line=line if type(line) is int and 0 < line < 1 << 31 else None,
+        error_function=str(error.get("function", "")),
+        error_source=str(error.get("source", "")),
+        **seen,
+    )
+
+
+def _depth(text: str) -> int:
+    """Nesting of brackets in JSON text, strings left out."""
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return 0
+    depth = deepest = 0
+    for bracket in re.findall(r"[\[\]{}]", re.sub(r'"(?:[^"\\]|\\.)*"', "", text)):
+        depth += 1 if bracket in "[{" else -1
+        deepest = max(deepest, depth)
+    return deepest

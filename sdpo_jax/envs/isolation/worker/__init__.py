@@ -1,0 +1,1 @@
+"""The process that runs untrusted programs; its files are sent to it as text."""

@@ -1,0 +1,99 @@
+"""Runs the text of a program in this process, and says what came of it."""
+
+import atexit
+import functools
+import json
+import sys
+import traceback
+import types
+
+FILENAME = "Solution.py"
+MESSAGE_CHARS = 2_000
+
+
+@functools.lru_cache(maxsize=1)
+def compiled(program):
+    """The code of a program; called in forks only."""
+    return compile(program, FILENAME, "exec", dont_inherit=True)
+
+
+def load_program(program, name):
+    """Run the program's top level in a new module called `name`."""
+    module = types.ModuleType(name)
+    sys.modules[name] = module
+    exec(compiled(program), module.__dict__)
+    return module
+
+
+def run_script(program):
+    """Run a program that reads standard input, to the end of its threads."""
+    try:
+        load_program(program, "__main__")
+    except SystemExit:
+        pass
+    if "threading" in sys.modules:
+        sys.modules["threading"]._shutdown()
+    atexit._run_exitfuncs()
+
+
+def run_call(program, call):
+    """The JSON text of what the called function returns."""
+    dumps = json.dumps
+    try:
+        module = load_program(program, "solution")
+    except SystemExit:
+        module = sys.modules["solution"]
+    name, arguments = call["function"], call["arguments"]
+    function = getattr(module, name, None)
+    if function is None and hasattr(module, "Solution"):
+        function = getattr(module.Solution(), name, None)
+    if function is None:
+        raise NameError(f"name {name!r} is not defined")
+    if isinstance(arguments, dict):
+        return dumps(function(**arguments))
+    return dumps(function(*arguments))
+
+
+def describe(error, program):
+    """What is said of an exception: type, message, and where in the program."""
+    line, function = None, ""
+    for frame, number in traceback.walk_tb(error.__traceback__):
+        if frame.f_code.co_filename == FILENAME:
+            line, function = number, frame.f_code.co_name
+    if isinstance(error, SyntaxError) and error.filename == FILENAME:
+        line, function = error.lineno, ""
+    try:
+        message = error.msg if isinstance(error, SyntaxError) else str(error)
+    except Exception:  # The program wrote this __str__.
+        message = ""
+    lines = program.split("\n")
+    known = isinstance(line, int) and 0 < line <= len(lines)
+    return {
+        "type": type(error).__name__,
+        "message": str(message)[:MESSAGE_CHARS],
+        "line": line,
+        "function": function,
+        "source": lines[line - 1].strip()[:MESSAGE_CHARS] if known else "",
+    }
+
+
+def solve(program, test):
+    """The report of one test: JSON text, empty for a script that ended."""
+    out = sys.stdout
+    try:
+        if "stdin" in test:
+            run_script(program)
+            return ""
+        return '{"result": ' + run_call(program, test) + "}"
+    except MemoryError as error:
+        # Its traceback keeps alive what filled the memory.
+        traceback.clear_frames(error.__traceback__)
+        return json.dumps({"error": describe(error, program)})
+    except BaseException as error:
+        return json.dumps({"error": describe(error, program)})
+    finally:
+        for stream in (out, sys.stdout):
+            try:
+                stream.flush()
+            except Exception:  # The program may have put anything there.
+                pass
