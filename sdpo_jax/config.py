@@ -58,7 +58,9 @@ def default() -> ConfigDict:  # noqa: PLR0915, one line per field
     c.env.heldout = ""  # reported, never chosen on; a file or a share
     c.env.grader = "fixed"  # fixed | official: as the official code scores
     c.env.function = ""  # module:name of the grader of env.name=function
-    c.env.sandbox_tier = "auto"  # auto | A | B | C | D: isolation
+    c.env.sandbox_tier = "auto"  # auto | A | B | C | D | R: isolation of programs
+    c.env.sandbox_url = ""  # of the grader of tier R, http://host:port
+    c.env.packages = ("numpy",)  # installed modules that programs can import
     c.env.process_per = "test"  # test | program: what has a process of its own
     c.env.time_limit_s = 6.0  # CPU seconds per test or comparison of answers
     c.env.memory_limit_mb = 1024  # per program
@@ -172,7 +174,7 @@ _CHOICES = {
         "",
     ),
     "env.grader": ("fixed", "official"),
-    "env.sandbox_tier": ("auto", "A", "B", "C", "D"),
+    "env.sandbox_tier": ("auto", "A", "B", "C", "D", "R"),
     "env.process_per": ("test", "program"),
     "rollout.long_prompts": ("refuse", "drop"),
     "reprompt.demonstration_from": ("peers", "own_if_solved", "any_attempt", "nobody"),
@@ -252,6 +254,7 @@ def validate(c: ConfigDict) -> None:
             "set sdpo.divergence to forward_kl or reverse_kl"
         )
     _check_combinations(c)
+    _check_environment(c)
     _check_lora(c)
 
 
@@ -286,10 +289,6 @@ def _check_combinations(c: ConfigDict) -> None:
     """What is wrong only together."""
     if not c.model.path:
         raise ValueError("model.path is empty: give a Hugging Face folder or hub id")
-    if c.env.name == "programming" and c.env.grader == "official":
-        raise ValueError(
-            "env.grader=official: programs have the fixed grader only, so far"
-        )
     if c.rollout.questions % c.step.questions:
         raise ValueError(
             f"rollout.questions={c.rollout.questions} is not a multiple of "
@@ -322,6 +321,19 @@ def _check_combinations(c: ConfigDict) -> None:
         raise ValueError(
             f"eval.pass_at={tuple(c.eval.pass_at)}: pass@k needs 1 <= k <= "
             f"eval.attempts={c.eval.attempts}"
+        )
+
+
+def _check_environment(c: ConfigDict) -> None:
+    """Refuse graders that there are not, here or on another machine."""
+    if c.env.name == "programming" and c.env.grader == "official":
+        raise ValueError(
+            "env.grader=official: programs have the fixed grader only, so far"
+        )
+    if (c.env.sandbox_tier == "R") != bool(c.env.sandbox_url):
+        raise ValueError(
+            f"env.sandbox_tier={c.env.sandbox_tier} and env.sandbox_url="
+            f"{c.env.sandbox_url!r}: tier R needs the url of a grader, no other does"
         )
 
 

@@ -7,7 +7,7 @@ from sdpo_jax.envs import function, mathematics, multiple_choice, rows, tool_use
 from sdpo_jax.envs.base import Environment
 from sdpo_jax.envs.graded import Graded
 from sdpo_jax.envs.programming import Programming
-from sdpo_jax.envs.sandbox import Limits, Sandbox
+from sdpo_jax.envs.sandbox import Limits, Packages, Sandbox
 
 # Their answers are read from the response alone.
 _ANSWERS = {"multiple_choice": multiple_choice, "tool_use": tool_use}
@@ -33,10 +33,12 @@ def from_config(c: ConfigDict) -> Environment:
     if c.env.name == "function":
         return function.environment(files, c.env.function)
     limits = Limits(cpu_s=c.env.time_limit_s, memory_mb=c.env.memory_limit_mb)
+    where = {"limits": limits, "tier": c.env.sandbox_tier, "url": c.env.sandbox_url}
     if c.env.name == "mathematics":
-        return mathematics.environment(files, c.env.grader, limits, c.env.sandbox_tier)
+        return mathematics.environment(files, c.env.grader, **where)
+    packages = Packages(c.env.packages)
     return Programming(
         files,
-        Sandbox(limits, c.env.sandbox_tier, process_per=c.env.process_per),
+        Sandbox(**where, process_per=c.env.process_per, packages=packages),
         wrong_answers_shown=c.env.wrong_answers_shown,
     )

@@ -64,6 +64,7 @@ def environment(
     grader: str = "fixed",
     limits: Limits = Limits(),  # noqa: B008
     tier: str = "auto",
+    url: str = "",
 ) -> Graded:
     """An environment of questions with one mathematical answer.
 
@@ -72,13 +73,14 @@ def environment(
       grader: "fixed" or "official".
       limits: what one comparison may spend.
       tier: of the sandbox.
+      url: of its server, in tier R.
 
     Raises:
       ValueError: if a row is malformed; names file, row and field.
       SandboxUnavailable: if no sandbox holds here, or math-verify is missing.
     """
     questions = rows.load_splits(files, data)
-    sandbox = Sandbox(limits, tier, packages=packages(grader))
+    sandbox = Sandbox(limits, tier, packages=packages(grader), url=url)
     grade = {"fixed": fixed, "official": official}[grader]
     return Graded(
         questions,

@@ -10,6 +10,7 @@ Tiers, best first; "auto" takes the first whose workers stop an escaping program
   B  bubblewrap namespaces around everything that C does (landlock where present)
   C  landlock, seccomp, resource limits and, for root, a user of its own
   D  resource limits only: no sandbox, must be asked for by name
+  R  one of these on another machine, by name: see `isolation/server.py`
 
 Programs can read the standard library and nothing else, write no file, start threads
 but no process, and have no network. Linux only.
@@ -25,11 +26,13 @@ from collections.abc import Sequence
 from sdpo_jax.envs.base import GraderFailure
 from sdpo_jax.envs.isolation import judging, tiers
 from sdpo_jax.envs.isolation.process import Worker
+from sdpo_jax.envs.isolation.remote import RemoteWorker
 from sdpo_jax.envs.isolation.values import (
     Call,
     Execution,
     Limits,
     Packages,
+    SandboxUnavailable,
     Stdin,
     as_message,
 )
@@ -42,13 +45,14 @@ class Sandbox:
 
     Args:
       limits: what each test may spend.
-      tier: "auto", "A", "B", "C" or "D"; see the head of this file.
+      tier: "auto", "A", "B", "C", "D" or "R"; see the head of this file.
       workers: programs run at the same time; None for one per processor.
       process_per: "test" gives every test a process of its own. "program" lets the
         calls of a cheap, silent program share one, each with freshly run top level:
         two to three times as fast, but what a program does to other modules lasts
         from one of its calls to the next.
       packages: what programs can import beside the standard library.
+      url: of the server of tier R.
 
     Raises:
       SandboxUnavailable: if no allowed tier works here; it says what to change.
@@ -61,29 +65,40 @@ class Sandbox:
         workers: int | None = None,
         process_per: str = "test",
         packages: Packages = Packages(),  # noqa: B008
+        url: str = "",
     ):
         if process_per not in ("test", "program"):
             raise ValueError(
                 f'process_per must be "test" or "program", got {process_per!r}'
             )
+        if bool(url) != (tier == "R"):
+            raise ValueError(f'tier "R" needs a url and no other does; got {url!r}')
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
         self.limits = limits
         self.process_per = process_per
-        self._count = workers or len(os.sched_getaffinity(0))
         self._lock = threading.Lock()
         self._wall_retries = 0
         self._closed = False
-        self._free: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-        self._packages = packages
-        self._tier, first = tiers.first_that_holds(tier, limits, packages)
+        # None stands for a worker that is to be started when it is needed.
+        self._free: queue.SimpleQueue[Worker | RemoteWorker | None]
+        self._free = queue.SimpleQueue()
+        self._packages, self._url = packages, url
+        if tier == "R":
+            first = RemoteWorker(url, limits, packages)
+            there, processors = first.about["tier"], first.about["workers"]
+            self._tier = f"R/{there}"
+        else:
+            self._tier, first = tiers.first_that_holds(tier, limits, packages)
+            processors = len(os.sched_getaffinity(0))
+        self.workers = workers or processors
         self._free.put(first)
-        for _ in range(1, self._count):
+        for _ in range(1, self.workers):
             self._free.put(self._worker())
 
     @property
     def tier(self) -> str:
-        """The tier in use: "A", "B", "C" or "D"."""
+        """The tier in use: "A", "B", "C", "D", or "R/A" for A on another machine."""
         return self._tier
 
     @property
@@ -121,11 +136,11 @@ class Sandbox:
             "stop_at_limit": stop_at_limit,
             "process_per": self.process_per,
         }
-        records = self._exchange(request)
+        records = self.exchange(request)
         if any(record["ended"] == "wall" for record in records):
             with self._lock:
                 self._wall_retries += 1
-            records = self._exchange(request)
+            records = self.exchange(request)
         executions = [
             judging.judge(record, test, limits["cpu_s"])
             for record, test in zip(records, tests, strict=False)
@@ -141,7 +156,8 @@ class Sandbox:
             while True:
                 idle.append(self._free.get_nowait())
         for worker in idle:
-            worker.close()
+            if worker is not None:
+                worker.close()
             # A call that waits for a worker must wake up and see that it is over.
             self._free.put(worker)
 
@@ -151,29 +167,43 @@ class Sandbox:
     def __exit__(self, *_) -> None:
         self.close()
 
-    def _worker(self) -> Worker:
+    def _worker(self) -> Worker | RemoteWorker:
+        if self._url:
+            return RemoteWorker(self._url, self.limits, self._packages)
         return Worker(self._tier, self.limits, self._packages)
 
-    def _exchange(self, request: dict) -> list[dict]:
-        """Have some worker answer; a fresh one if it dies at the first attempt."""
+    def exchange(self, request: dict) -> list[dict]:
+        """Have some worker answer; a fresh one if it dies at the first attempt.
+
+        Args:
+          request: what `run` makes of a program and its tests.
+
+        Returns:
+          What a worker saw of each test; `judging.judge` reads it.
+        """
         worker = self._free.get()
         if self._closed:
             self._free.put(worker)
             raise ValueError("the sandbox is closed; make a new one")
         try:
             try:
+                worker = worker or self._worker()
                 return worker.exchange(request)
-            except GraderFailure as failure:
+            except (GraderFailure, SandboxUnavailable) as failure:
                 logger.warning("sandbox worker failed (%s); trying once more", failure)
-            worker.close()
+            if worker is not None:
+                worker.close()
             worker = self._worker()
             return worker.exchange(request)
-        except BaseException:
+        except BaseException as error:
             # Whatever it was (also Ctrl-C), the pipe may be in mid-message.
-            worker.close()
-            worker = self._worker()
+            if worker is not None:
+                worker.close()
+            worker = None
+            if isinstance(error, SandboxUnavailable):
+                raise GraderFailure(str(error)) from error
             raise
         finally:
-            if self._closed:
+            if self._closed and worker is not None:
                 worker.close()
             self._free.put(worker)

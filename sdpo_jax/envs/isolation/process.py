@@ -18,9 +18,15 @@ from pathlib import Path
 
 from sdpo_jax.envs.base import GraderFailure
 from sdpo_jax.envs.isolation import cgroup
-from sdpo_jax.envs.isolation.values import Limits, Packages, SandboxUnavailable
+from sdpo_jax.envs.isolation.values import (
+    START_S,
+    Limits,
+    Packages,
+    SandboxUnavailable,
+    most_bytes,
+    most_seconds,
+)
 
-START_S = 30.0
 # One user per worker, so that their process limits are apart; and those of trainers.
 FIRST_UID, NUM_UIDS = 60_000, 5_000
 
@@ -91,13 +97,9 @@ class Worker:
     def exchange(self, request: dict) -> list[dict]:
         """Send one request and wait for its answer."""
         self.wait_until_ready()
-        limits = request["limits"]
         text = json.dumps(request).encode()
         self._write(struct.pack(">I", len(text)) + text)
-        # Escaped as JSON, a byte of output is at most six long.
-        most = len(request["tests"]) * (12 * limits["output_kb"] * 1024 + 4096) + 4096
-        wait_s = START_S + len(request["tests"]) * (limits["wall_s"] + 1.0)
-        records = self._read(most, wait_s)["executions"]
+        records = self._read(most_bytes(request), most_seconds(request))["executions"]
         if any(r["ended"] == "exit" and not r["confined"] for r in records):
             raise GraderFailure("a sandbox worker could not confine a test")
         return records

@@ -19,7 +19,7 @@ from sdpo_jax.envs.isolation.values import (
     as_message,
 )
 
-TIERS = ("A", "B", "C", "D")  # Best first.
+LOCAL = ("A", "B", "C", "D")  # Best first.
 CREDENTIALS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "GOOGLE_APPLICATION_CREDENTIALS")
 
 # Tries what no program may do and returns the names of what worked.
@@ -81,9 +81,9 @@ def first_that_holds(
     Raises:
       SandboxUnavailable: if there is none; it says why, and what to change.
     """
-    if tier not in ("auto", *TIERS):
+    if tier not in ("auto", *LOCAL):
         raise ValueError(
-            f"tier must be auto or one of {', '.join(TIERS)}, got {tier!r}"
+            f"tier must be auto, R or one of {', '.join(LOCAL)}, got {tier!r}"
         )
     if sys.platform != "linux":
         raise SandboxUnavailable(

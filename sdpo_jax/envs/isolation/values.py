@@ -13,6 +13,7 @@ STATUSES = (
     "skipped",  # A test before it spent a limit.
 )
 WALL_PER_CPU = 5.0
+START_S = 30.0  # Of a worker.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,3 +133,15 @@ def as_message(test: Call | Stdin) -> dict:
     if not isinstance(arguments, Mapping):
         arguments = list(arguments)
     return {"function": test.function, "arguments": arguments}
+
+
+def most_bytes(request: Mapping[str, Any]) -> int:
+    """The size that no honest answer to a request exceeds."""
+    # Escaped as JSON, a byte of output is at most six long.
+    per_test = 12 * request["limits"]["output_kb"] * 1024 + 4096
+    return len(request["tests"]) * per_test + 4096
+
+
+def most_seconds(request: Mapping[str, Any]) -> float:
+    """The time after which an answer will not come any more."""
+    return START_S + len(request["tests"]) * (request["limits"]["wall_s"] + 1.0)
