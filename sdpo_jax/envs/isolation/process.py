@@ -210,7 +210,7 @@ def _command(tier: str, source_size: int, packages: Packages) -> list[str]:
         "search": sorted({str(Path(path).parent) for path in readable}),
         "prepare": packages.prepare,
     }
-    command = [_interpreter(), *_FLAGS, "-c", _BOOTSTRAP, str(source_size)]
+    command = [interpreter(), *_FLAGS, "-c", _BOOTSTRAP, str(source_size)]
     command.append(json.dumps(setup))
     return _bubblewrap(readable) + command if tier in ("A", "B") else command
 
@@ -253,7 +253,7 @@ def _bubblewrap(readable: Sequence[str]) -> list[str]:
     words += ["--ro-bind", "/usr", "/usr"]
     for path in ("/lib", "/lib64", "/etc/ld.so.cache"):
         words += ["--ro-bind-try", path, path]
-    prefix = str(Path(_interpreter()).parent.parent)
+    prefix = str(Path(interpreter()).parent.parent)
     for path in (prefix, *readable):
         if not path.startswith("/usr"):
             words += ["--ro-bind", path, path]
@@ -263,7 +263,7 @@ def _bubblewrap(readable: Sequence[str]) -> list[str]:
 
 
 @functools.cache
-def _interpreter() -> str:
+def interpreter() -> str:
     """A Python whose standard library the worker's user can read."""
     base = os.path.realpath(sys._base_executable)
     candidates = [base, "/usr/bin/python3", "/usr/local/bin/python3"]

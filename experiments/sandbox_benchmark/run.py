@@ -1,0 +1,183 @@
+"""Time the sandbox, tier by tier, and see whether it keeps what it should give back.
+
+  python -m experiments.sandbox_benchmark.run --results=runs/sandbox.json
+
+The same command again repeats no finished measurement. See README.md here for what is
+measured and what came out.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import shutil
+import statistics
+import subprocess
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from sdpo_jax import metrics
+from sdpo_jax.envs.base import GraderFailure
+from sdpo_jax.envs.isolation import cgroup, process
+from sdpo_jax.envs.isolation.values import SandboxUnavailable
+from sdpo_jax.envs.sandbox import Call, Sandbox
+
+PROGRAM = """
+def total(numbers):
+    found = {number}
+    for number in numbers:
+        found += number * number
+    return found
+"""
+NUMBERS = list(range(20))
+TURNS = 3
+GRADINGS = 20_000
+TESTS = 30
+
+
+def program(number: int) -> str:
+    """A program like no other: nothing of it is compiled yet."""
+    return PROGRAM.replace("{number}", str(number))
+
+
+def grade(box: Sandbox, number: int, tests: int) -> None:
+    """Run one program on so many tests, and look at what comes back."""
+    executions = box.run(program(number), [Call("total", [NUMBERS])] * tests)
+    expected = number + sum(n * n for n in NUMBERS)
+    if [e.result for e in executions] != [expected] * tests:
+        raise GraderFailure(f"expected {expected}, got {executions[0]}")
+
+
+def per_second(box: Sandbox, programs: int, tests: int) -> float:
+    """Programs graded in a second, by as many threads as there are workers."""
+    with ThreadPoolExecutor(box.workers) as pool:
+        start_s = time.perf_counter()
+        list(pool.map(lambda n: grade(box, n, tests), range(programs)))
+        return programs / (time.perf_counter() - start_s)
+
+
+def latency_s(box: Sandbox, programs: int, tests: int) -> float:
+    """The median time of one program when no other runs."""
+    took = []
+    for number in range(programs):
+        start_s = time.perf_counter()
+        grade(box, number, tests)
+        took.append(time.perf_counter() - start_s)
+    return statistics.median(took)
+
+
+def speed(tier: str) -> dict[str, list[float]]:
+    """All timings of one tier, one number per turn."""
+    rows = []
+    with Sandbox(tier=tier) as box:
+        per_second(box, 50, 1)
+        for _ in range(TURNS):
+            one, many = latency_s(box, 100, 1), latency_s(box, 20, TESTS)
+            rows.append(
+                {
+                    "programs_per_s": per_second(box, 400, 1),
+                    "tests_per_s": TESTS * per_second(box, 60, TESTS),
+                    "ms_one_test": 1000 * one,
+                    "ms_per_further_test": 1000 * (many - one) / (TESTS - 1),
+                }
+            )
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def bare_per_second(command: list[str], programs: int = 200) -> float:
+    """Interpreters started and ended in a second, two at a time."""
+    run = lambda _: subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        start_s = time.perf_counter()
+        list(pool.map(run, range(programs)))
+        return programs / (time.perf_counter() - start_s)
+
+
+def bare() -> dict[str, list[float]]:
+    """What the same machine does without this sandbox: a Python per program."""
+    python = [process.interpreter(), "-I", "-S", "-c", program(1)]
+    wrapped = ["bwrap", "--unshare-all", "--ro-bind", "/", "/", *python]
+    found = {"python": [bare_per_second(python) for _ in range(TURNS)]}
+    if shutil.which("bwrap"):
+        found["bwrap"] = [bare_per_second(wrapped) for _ in range(TURNS)]
+    return found
+
+
+def kept(tier: str) -> dict[str, list[float]]:
+    """What is held after the first gradings and after very many, and at the end."""
+    with Sandbox(tier=tier) as box:
+        per_second(box, 1000, 1)
+        before = _held()
+        for _ in range(GRADINGS // 1000):
+            per_second(box, 1000, 1)
+        after = _held()
+    after_close = _held()
+    return {name: [before[name], after[name], after_close[name]] for name in before}
+
+
+def _held() -> dict[str, float]:
+    """Memory in MB, and how many processes, files and control groups there are."""
+    family = _descendants(os.getpid())
+    try:
+        folders = set(cgroup.folders().values())
+    except OSError:
+        folders = set()
+    groups = [g for f in folders for g in f.glob(f"sdpo_jax-{os.getpid()}-*")]
+    return {
+        "trainer_mb": _resident_mb(os.getpid()),
+        "workers_mb": sum(map(_resident_mb, family)),
+        "processes": len(family),
+        "zombies": sum(_state(pid) == "Z" for pid in family),
+        "trainer_files": len(os.listdir("/proc/self/fd")),
+        "groups": len(groups),
+    }
+
+
+def _descendants(pid: int) -> list[int]:
+    found = []
+    for child in cgroup.children(pid):
+        found += [child, *_descendants(child)]
+    return found
+
+
+def _state(pid: int) -> str:
+    return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+def _resident_mb(pid: int) -> float:
+    status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    lines = [line for line in status.split("\n") if line.startswith("VmRSS")]
+    return int(lines[0].split()[1]) / 1024 if lines else 0.0
+
+
+def measure(file: pathlib.Path, name: str, work: Callable[[], dict]) -> None:
+    """Do what `file` does not hold yet, and write it there."""
+    results = json.loads(file.read_text()) if file.exists() else {}
+    if name in results:
+        return
+    print(f"{name} ...", flush=True)
+    try:
+        results[name] = work()
+    except SandboxUnavailable as error:
+        print(f"{name}: {error}")
+        return
+    print(json.dumps(results[name]), flush=True)
+    metrics.write_json_atomically(file, results)
+
+
+def main() -> None:
+    """Measure everything that this machine can."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--results", type=pathlib.Path, required=True)
+    flags = parser.parse_args()
+    flags.results.parent.mkdir(parents=True, exist_ok=True)
+    measure(flags.results, "bare", bare)
+    for tier in ("A", "B", "C"):
+        measure(flags.results, f"{tier} speed", lambda tier=tier: speed(tier))
+    for tier in ("A", "C"):
+        measure(flags.results, f"{tier} kept", lambda tier=tier: kept(tier))
+
+
+if __name__ == "__main__":
+    main()
