@@ -24,7 +24,7 @@ import threading
 from collections.abc import Sequence
 
 from sdpo_jax.envs.base import GraderFailure
-from sdpo_jax.envs.isolation import judging, tiers
+from sdpo_jax.envs.isolation import records, tiers
 from sdpo_jax.envs.isolation.process import Worker
 from sdpo_jax.envs.isolation.remote import RemoteWorker
 from sdpo_jax.envs.isolation.values import (
@@ -136,14 +136,14 @@ class Sandbox:
             "stop_at_limit": stop_at_limit,
             "process_per": self.process_per,
         }
-        records = self.exchange(request)
-        if any(record["ended"] == "wall" for record in records):
+        seen = self.exchange(request)
+        if any(record["ended"] == "wall" for record in seen):
             with self._lock:
                 self._wall_retries += 1
-            records = self.exchange(request)
+            seen = self.exchange(request)
         executions = [
-            judging.judge(record, test, limits["cpu_s"])
-            for record, test in zip(records, tests, strict=False)
+            records.execution(record, test, limits["cpu_s"])
+            for record, test in zip(seen, tests, strict=False)
         ]
         skipped = len(tests) - len(executions)
         return executions + [Execution("skipped")] * skipped
@@ -179,7 +179,7 @@ class Sandbox:
           request: what `run` makes of a program and its tests.
 
         Returns:
-          What a worker saw of each test; `judging.judge` reads it.
+          What a worker saw of each test; `records.execution` reads it.
         """
         worker = self._free.get()
         if self._closed:

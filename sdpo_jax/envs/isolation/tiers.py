@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 
 from sdpo_jax.envs.base import GraderFailure
-from sdpo_jax.envs.isolation import judging
+from sdpo_jax.envs.isolation import records
 from sdpo_jax.envs.isolation.process import Worker
 from sdpo_jax.envs.isolation.values import (
     Call,
@@ -160,7 +160,7 @@ def probe(worker: Worker) -> list[str]:
             "process_per": "test",
         }
         (record,) = worker.exchange(request)
-        execution = judging.judge(record, call, limits["cpu_s"])
+        execution = records.execution(record, call, limits["cpu_s"])
         written = os.listdir(folder) != ["secret"]
     if execution.status != "ok":
         return [f"{execution.error_type}: {execution.error_message}"]

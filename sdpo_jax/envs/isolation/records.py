@@ -8,7 +8,7 @@ from sdpo_jax.envs.isolation.values import Call, Execution, Stdin
 MAX_DEPTH = 100  # Nesting of a returned value.
 
 
-def judge(record: dict, test: Call | Stdin, cpu_limit_s: float) -> Execution:
+def execution(record: dict, test: Call | Stdin, cpu_limit_s: float) -> Execution:
     """Turn what a worker saw into an execution."""
     seen = {"stdout": record["stdout"], "cpu_s": record["cpu_s"]}
     if record["ended"] == "output":
