@@ -49,15 +49,16 @@ def default() -> ConfigDict:  # noqa: PLR0915, one line per field
     c.model.enable_thinking = False  # handed to the chat template
 
     c.env = ConfigDict()
-    # programming | multiple_choice | tool_use | mathematics | function; "" for an
-    # object handed to train.run
+    # programming | multiple_choice | tool_use | mathematics | frozen_lake | sokoban |
+    # function; "" for an object handed to train.run
     c.env.name = "programming"
-    c.env.train = ""  # file of questions
+    c.env.train = ""  # file of questions; of games "seeds:0-9999"
     # The best checkpoint is chosen on these; "share:0.1" takes a tenth of env.train.
     c.env.validation = ""
     c.env.heldout = ""  # reported, never chosen on; a file or a share
     c.env.grader = "fixed"  # fixed | official: as the official code scores
     c.env.function = ""  # module:name of the grader of env.name=function
+    c.env.acts = "one"  # one | many: responses in a game; one holds all its moves
     c.env.sandbox_tier = "auto"  # auto | B | C | D: isolation of untrusted programs
     c.env.process_per = "test"  # test | program: what has a process of its own
     c.env.time_limit_s = 6.0  # CPU seconds per test or comparison of answers
@@ -169,9 +170,10 @@ _CHOICES = {
     "model.remat": ("none", "layer"),
     "env.name": (
         *("programming", "multiple_choice", "tool_use", "mathematics", "function"),
-        "",
+        *("frozen_lake", "sokoban", ""),
     ),
     "env.grader": ("fixed", "official"),
+    "env.acts": ("one", "many"),
     "env.sandbox_tier": ("auto", "B", "C", "D"),
     "env.process_per": ("test", "program"),
     "rollout.long_prompts": ("refuse", "drop"),
@@ -286,10 +288,7 @@ def _check_combinations(c: ConfigDict) -> None:
     """What is wrong only together."""
     if not c.model.path:
         raise ValueError("model.path is empty: give a Hugging Face folder or hub id")
-    if c.env.name == "programming" and c.env.grader == "official":
-        raise ValueError(
-            "env.grader=official: programs have the fixed grader only, so far"
-        )
+    _check_env(c)
     if c.rollout.questions % c.step.questions:
         raise ValueError(
             f"rollout.questions={c.rollout.questions} is not a multiple of "
@@ -322,6 +321,18 @@ def _check_combinations(c: ConfigDict) -> None:
         raise ValueError(
             f"eval.pass_at={tuple(c.eval.pass_at)}: pass@k needs 1 <= k <= "
             f"eval.attempts={c.eval.attempts}"
+        )
+
+
+def _check_env(c: ConfigDict) -> None:
+    if c.env.name == "programming" and c.env.grader == "official":
+        raise ValueError(
+            "env.grader=official: programs have the fixed grader only, so far"
+        )
+    if c.env.acts == "many":
+        raise ValueError(
+            "env.acts=many: only episodes of one act can be trained on or evaluated so "
+            "far; set env.acts=one, or play them by envs.dialogue"
         )
 
 
