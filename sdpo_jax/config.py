@@ -59,6 +59,8 @@ def default() -> ConfigDict:  # noqa: PLR0915, one line per field
     c.env.grader = "fixed"  # fixed | official: as the official code scores
     c.env.function = ""  # module:name of the grader of env.name=function
     c.env.acts = "one"  # one | many: responses in a game; one holds all its moves
+    # Per attempt, waiting for a sandbox included; one that takes longer is masked.
+    c.env.grading_limit_s = 1800.0
     c.env.sandbox_tier = "auto"  # auto | B | C | D: isolation of untrusted programs
     c.env.process_per = "test"  # test | program: what has a process of its own
     c.env.time_limit_s = 6.0  # CPU seconds per test or comparison of answers
@@ -194,6 +196,7 @@ _CHOICES = {
 # Field -> (lowest, highest, whether the lowest itself is allowed).
 _RANGES = {
     "seed": (0, 2**31 - 1, True),
+    "env.grading_limit_s": (0, 1e6, False),
     "env.time_limit_s": (0, 3600, False),
     "env.memory_limit_mb": (16, 2**20, True),
     "env.wrong_answers_shown": (1, 100, True),
