@@ -49,15 +49,18 @@ def default() -> ConfigDict:  # noqa: PLR0915, one line per field
     c.model.enable_thinking = False  # handed to the chat template
 
     c.env = ConfigDict()
-    # programming | multiple_choice | tool_use | mathematics | function; "" for an
-    # object handed to train.run
+    # programming | multiple_choice | tool_use | mathematics | frozen_lake | sokoban |
+    # function; "" for an object handed to train.run
     c.env.name = "programming"
-    c.env.train = ""  # file of questions
+    c.env.train = ""  # file of questions; of games "seeds:0-9999"
     # The best checkpoint is chosen on these; "share:0.1" takes a tenth of env.train.
     c.env.validation = ""
     c.env.heldout = ""  # reported, never chosen on; a file or a share
     c.env.grader = "fixed"  # fixed | official: as the official code scores
     c.env.function = ""  # module:name of the grader of env.name=function
+    c.env.acts = "one"  # one | many: responses in a game; one holds all its moves
+    # Per attempt, waiting for a sandbox included; one that takes longer is masked.
+    c.env.grading_limit_s = 1800.0
     c.env.sandbox_tier = "auto"  # auto | A | B | C | D | R: isolation of programs
     c.env.sandbox_url = ""  # of the grader of tier R, http://host:port
     c.env.packages = ("numpy",)  # installed modules that programs can import
@@ -171,9 +174,10 @@ _CHOICES = {
     "model.remat": ("none", "layer"),
     "env.name": (
         *("programming", "multiple_choice", "tool_use", "mathematics", "function"),
-        "",
+        *("frozen_lake", "sokoban", ""),
     ),
     "env.grader": ("fixed", "official"),
+    "env.acts": ("one", "many"),
     "env.sandbox_tier": ("auto", "A", "B", "C", "D", "R"),
     "env.process_per": ("test", "program"),
     "rollout.long_prompts": ("refuse", "drop"),
@@ -194,6 +198,7 @@ _CHOICES = {
 # Field -> (lowest, highest, whether the lowest itself is allowed).
 _RANGES = {
     "seed": (0, 2**31 - 1, True),
+    "env.grading_limit_s": (0, 1e6, False),
     "env.time_limit_s": (0, 3600, False),
     "env.memory_limit_mb": (16, 2**20, True),
     "env.wrong_answers_shown": (1, 100, True),
@@ -334,6 +339,11 @@ def _check_environment(c: ConfigDict) -> None:
         raise ValueError(
             f"env.sandbox_tier={c.env.sandbox_tier} and env.sandbox_url="
             f"{c.env.sandbox_url!r}: tier R needs the url of a grader, no other does"
+        )
+    if c.env.acts == "many":
+        raise ValueError(
+            "env.acts=many: only episodes of one act can be trained on or evaluated so "
+            "far; set env.acts=one, or play them by envs.dialogue"
         )
 
 

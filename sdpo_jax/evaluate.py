@@ -86,7 +86,7 @@ def on_split(
         policy, prompts, range(len(questions)), sampling, key
     )
     repeated = [q for q in questions for _ in range(c.eval.attempts)]
-    graded = feedback.grade(parts.environment, parts.tokenizer, repeated, attempts)
+    graded = feedback.grade(c, parts.environment, parts.tokenizer, repeated, attempts)
     counted = {"dropped_questions": float(dropped)} if dropped else {}
     return summarise(c, graded) | counted, graded
 

@@ -7,11 +7,9 @@ make_batch  verdicts -> what each attempt's teacher is shown -> token ids -> Bat
 
 import collections
 import dataclasses
-import functools
 import logging
 import random
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -20,13 +18,12 @@ from sdpo_jax import distributed, reprompt
 from sdpo_jax.batch import Attempts, Batch
 from sdpo_jax.data import padding
 from sdpo_jax.data.tokenizer import Tokenizer
-from sdpo_jax.envs.base import Environment, GraderFailure, Question, Verdict
+from sdpo_jax.envs import judging
+from sdpo_jax.envs.base import Environment, Question, Verdict
 from sdpo_jax.losses import READS_TEACHER
 
 _log = logging.getLogger(__name__)
 _CUT = "\n[...]\n"
-# Gradings wait for a sandbox, not for this process.
-_GRADERS = 32
 # Share of attempts; above it the rest is no fair sample.
 _MOST_FAILURES = 0.05
 
@@ -100,6 +97,7 @@ def fitting(
 
 
 def grade(
+    c: ConfigDict,
     environment: Environment,
     tokenizer: Tokenizer,
     questions: Sequence[Question],
@@ -111,7 +109,8 @@ def grade(
     host to host, and then so would their batches.
 
     Args:
-      environment: the judge.
+      c: the run's config; `env.grading_limit_s` is the longest that one attempt takes.
+      environment: the judge; see `judging.judge` for how it may fail.
       tokenizer: of the model that wrote them.
       questions: one per attempt, in the same order.
       attempts: host arrays.
@@ -120,7 +119,7 @@ def grade(
       One Graded per attempt, in the same order, whatever order they finish in.
 
     Raises:
-      ValueError: if a verdict makes no sense, or the grader failed on more than one
+      ValueError: if an episode wants another act, or the grader failed on more than one
         attempt of twenty (a single failure is never too many, unless it is all).
     """
     written = zip(attempts.response_BR, attempts.response_mask_BR, strict=True)
@@ -129,45 +128,31 @@ def grade(
     truncated = [not row or row[-1] not in tokenizer.stop_ids for row in ids]
     verdicts = None
     if distributed.is_first():
-        judge = functools.partial(_judge, environment)
-        with ThreadPoolExecutor(_GRADERS) as pool:
-            verdicts = list(pool.map(judge, questions, responses, truncated))
-    verdicts = distributed.from_first(verdicts)
-    failures = verdicts.count(None)
-    if failures > max(_MOST_FAILURES * len(verdicts), 1) or failures == len(verdicts):
-        raise ValueError(
-            f"the grader failed on {failures} of {len(verdicts)} attempts, which says "
-            "too little of the others. See its messages above"
+        verdicts = judging.judge(
+            environment, questions, responses, truncated, c.env.grading_limit_s
         )
+    verdicts = distributed.from_first(verdicts)
+    _check_verdicts(questions, verdicts)
     verdicts = [verdict and Verdict(**verdict) for verdict in verdicts]
     lengths = map(len, ids)
     return list(map(Graded, questions, responses, lengths, truncated, verdicts))
 
 
-def _judge(
-    environment: Environment, question: Question, response: str, truncated: bool
-) -> dict | None:
-    """The verdict in plain types; None when the grader itself failed."""
-    try:
-        verdict = environment.start(question).act(response, truncated)
-    except GraderFailure:
-        _log.exception("question %s: the grader failed", question.uid)
-        return None
-    _check_verdict(question, verdict)
-    return {**dataclasses.asdict(verdict), "score": float(verdict.score)}
-
-
-def _check_verdict(question: Question, verdict: Verdict | str) -> None:
-    """Refuse what an environment of one's own may return by mistake."""
-    if isinstance(verdict, str):
+def _check_verdicts(
+    questions: Sequence[Question], verdicts: Sequence[dict | str | None]
+) -> None:
+    """Stop where no batch can be made of what the graders said."""
+    for question, verdict in zip(questions, verdicts, strict=True):
+        if isinstance(verdict, str):
+            raise ValueError(
+                f"question {question.uid}: the episode wants another act; only "
+                "episodes of one act can be trained on so far"
+            )
+    failures = verdicts.count(None)
+    if failures > max(_MOST_FAILURES * len(verdicts), 1) or failures == len(verdicts):
         raise ValueError(
-            f"question {question.uid}: the episode wants another act; only episodes of "
-            "one act can be trained on so far"
-        )
-    if not 0 <= verdict.score <= 1:
-        raise ValueError(
-            f"question {question.uid}: the environment gave the score {verdict.score}, "
-            "expected one in [0, 1]"
+            f"the grader failed on {failures} of {len(verdicts)} attempts, which says "
+            "too little of the others. See its messages above"
         )
 
 

@@ -217,7 +217,7 @@ class Trainer:
         with self.timer("grade"):
             repeated = [q for q in questions for _ in range(c.rollout.attempts)]
             graded = feedback.grade(
-                parts.environment, parts.tokenizer, repeated, attempts
+                c, parts.environment, parts.tokenizer, repeated, attempts
             )
             batch, records, values = feedback.make_batch(
                 c, parts.tokenizer, attempts, graded, self.update

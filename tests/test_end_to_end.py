@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import os
@@ -709,6 +710,40 @@ def test_summary_follows_from_the_metrics_and_validation_chooses_the_best(
     # Held-out questions were never asked between the first and the last evaluation.
     assert [n for n in lines if of(n, "heldout")] == [0, 6]
     assert best["heldout"] == heldout_of(c, tmp_path, 4)
+
+
+class Failing(Words):
+    """One grading of every training batch fails, each time in another way."""
+
+    def __init__(self, batch):
+        faults = [ZeroDivisionError, SystemExit, time.sleep]
+        batches = ([fault] + [None] * (batch - 1) for fault in faults)
+        self._fates = itertools.chain(*batches)
+        self._lock = threading.Lock()
+        super().__init__(self._fail)
+
+    def _fail(self, split):
+        with self._lock:
+            fault = next(self._fates) if split == "train" else None
+        if fault is time.sleep:
+            time.sleep(60)
+        elif fault:
+            raise fault
+
+
+def test_grader_that_fails_now_and_then_is_trained_past(base, tmp_path, one_device):
+    c = tiny(base, train__updates=3, env__grading_limit_s=5.0)
+
+    summary = train.run(c, tmp_path, environment=Failing(8))
+
+    assert summary["updates"] == 3
+    lines = lines_of(tmp_path, metrics.METRICS)[1:]
+    assert [line["rollout/grader_failures"] for line in lines] == [1, 1, 1]
+    assert all(math.isfinite(line["loss"]) for line in lines)
+    records = lines_of(tmp_path, metrics.ATTEMPTS)
+    unknown = [r for r in records if r["outcome"] == "Grader Failure"]
+    assert sorted(r["step"] for r in unknown) == [1, 2, 3]
+    assert not any(r["has_target"] or r["advantage"] for r in unknown)
 
 
 def heldout_of(c, folder, update):

@@ -1,5 +1,6 @@
 import dataclasses
 import functools
+import itertools
 import json
 import random
 import re
@@ -95,8 +96,9 @@ def repeated(questions=QUESTIONS):
 def walk(tokenizer, c=None, update=0, environment=None):
     """From attempts to a batch, its records and metrics."""
     attempts = written(tokenizer)
-    graded = feedback.grade(environment or Judges(), tokenizer, repeated(), attempts)
-    return feedback.make_batch(c or settings(), tokenizer, attempts, graded, update)
+    c, environment = c or settings(), environment or Judges()
+    graded = feedback.grade(c, environment, tokenizer, repeated(), attempts)
+    return feedback.make_batch(c, tokenizer, attempts, graded, update)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +110,7 @@ def test_grader_that_fails_on_many_attempts_stops(tokenizer, attempts, failing, 
     texts = [broken] * failing + [fine] * (attempts - failing)
     questions = QUESTIONS[:1] * attempts
     grade = lambda: feedback.grade(
-        Judges(), tokenizer, questions, written(tokenizer, texts)
+        settings(), Judges(), tokenizer, questions, written(tokenizer, texts)
     )
 
     if stops:
@@ -161,7 +163,9 @@ def test_graders_see_what_the_policy_wrote_and_whether_it_was_cut_off(tokenizer)
     texts = ["good<|im_end|>", "good", "<|im_start|>é\n<|im_end|>", ""]
     attempts = written(tokenizer, texts)
 
-    graded = feedback.grade(Judges(record), tokenizer, QUESTIONS * 2, attempts)
+    graded = feedback.grade(
+        settings(), Judges(record), tokenizer, QUESTIONS * 2, attempts
+    )
 
     responses = ["good", "good", "é\n", ""]
     truncated = [False, True, False, True]
@@ -179,7 +183,11 @@ def test_words_of_the_environment_are_not_the_policys(tokenizer):
     mask_BR[0, 3:8] = False
 
     graded = feedback.grade(
-        Judges(), tokenizer, QUESTIONS[:1], attempts.replace(response_mask_BR=mask_BR)
+        settings(),
+        Judges(),
+        tokenizer,
+        QUESTIONS[:1],
+        attempts.replace(response_mask_BR=mask_BR),
     )
 
     assert (graded[0].response, graded[0].num_tokens) == ("onetwo", 7)
@@ -196,31 +204,93 @@ def test_gradings_run_at_once_and_keep_their_order(tokenizer):
         return Verdict(int(response) / 8, response)
 
     graded = feedback.grade(
-        Judges(last_first), tokenizer, repeated(), written(tokenizer, texts)
+        settings(), Judges(last_first), tokenizer, repeated(), written(tokenizer, texts)
     )
 
     assert [g.verdict.outcome for g in graded] == list("01234567")
     assert [g.question.uid for g in graded] == ["add"] * 4 + ["b"] * 4
 
 
-def test_only_failures_of_the_grader_are_forgiven(tokenizer):
-    def crash(*_):
-        raise ZeroDivisionError("a bug")
+def test_episode_that_wants_another_act_is_refused(tokenizer):
+    replies = Judges(lambda *args: "Go on." if args[1] == "go" else judge(*args))
+    attempts = written(tokenizer, [*["right<|im_end|>"] * 3, "go<|im_end|>"])
 
-    attempts = written(tokenizer, ["x"])
-    with pytest.raises(ZeroDivisionError):
-        feedback.grade(Judges(crash), tokenizer, QUESTIONS[:1], attempts)
     with pytest.raises(ValueError, match="add: the episode wants another act"):
-        reply = Judges(lambda *_: "Go on.")
-        feedback.grade(reply, tokenizer, QUESTIONS[:1], attempts)
+        feedback.grade(settings(), replies, tokenizer, QUESTIONS[:1] * 4, attempts)
 
 
-@pytest.mark.parametrize("score", [float("nan"), -0.1, 1.5])
-def test_score_outside_its_range_is_refused_by_name(tokenizer, score):
-    environment = Judges(lambda *_: Verdict(score, "Odd"))
+def hang():
+    threading.Event().wait()
 
-    with pytest.raises(ValueError, match=f"add: .* gave the score {score}, expected"):
-        feedback.grade(environment, tokenizer, QUESTIONS[:1], written(tokenizer, ["x"]))
+
+def crash(error):
+    raise error
+
+
+FAULTS = [
+    lambda: crash(GraderFailure("out of disk")),
+    lambda: crash(ZeroDivisionError("a bug")),
+    lambda: crash(SystemExit(0)),
+    hang,
+    lambda: None,
+    lambda: 1.0,
+    lambda: Verdict(float("nan"), "Odd"),
+    lambda: Verdict(2.0, "Odd"),
+    lambda: Verdict(0.0, "Odd", feedback=None),
+    lambda: Verdict(0.0, "Odd", measurements={"lock": threading.Lock()}),
+]
+
+
+def faulty(tokenizer, failing):
+    """A thousand attempts, some of which the grader fails at, in every way in turn."""
+    rng, questions = random.Random(0), QUESTIONS[:1] * 1000
+    texts = [f"{n} {rng.choice(['right', 'wrong'])}" for n in range(1000)]
+    failed = rng.sample(range(1000), failing)
+    faults = dict(
+        zip([texts[n] for n in failed], itertools.cycle(FAULTS), strict=False)
+    )
+
+    def grade(question, response, truncated):
+        fault = faults.get(response)
+        return fault() if fault else judge(question, response, truncated)
+
+    c = settings(env__grading_limit_s=3.0)
+    attempts = written(tokenizer, [f"{text}<|im_end|>" for text in texts])
+    run = lambda: feedback.grade(c, Judges(grade), tokenizer, questions, attempts)
+    return c, attempts, np.isin(np.arange(1000), failed), run
+
+
+def test_attempts_whose_grader_fails_teach_nothing_and_are_counted(tokenizer):
+    c, attempts, failed_B, grade = faulty(tokenizer, len(FAULTS))
+
+    graded = grade()
+    batch, records, metrics = feedback.make_batch(c, tokenizer, attempts, graded, 0)
+
+    assert metrics["rollout/grader_failures"] == 10
+    np.testing.assert_array_equal([g.verdict is None for g in graded], failed_B)
+    np.testing.assert_array_equal(batch.has_target_B[failed_B], False)
+    np.testing.assert_array_equal(batch.advantage_B[failed_B], 0)
+    # Not as a score of 0: their peers' mean is that of the others alone.
+    groups = lambda values: np.reshape(values, (-1, GROUP))
+    score_UG, known_UG = groups([g.score for g in graded]), groups(~failed_B)
+    rows = zip(score_UG, known_UG, groups(batch.advantage_B), strict=True)
+    for score_G, known_G, found_G in rows:
+        expected = score_G[known_G] - score_G[known_G].mean()
+        np.testing.assert_allclose(found_G[known_G], expected, atol=1e-7)
+    outcomes = [record["outcome"] == "Grader Failure" for record in records]
+    np.testing.assert_array_equal(outcomes, failed_B)
+    assert json.loads(json.dumps(records, allow_nan=False)) == records
+
+
+@pytest.mark.parametrize("failing, stops", [(50, False), (51, True)])
+def test_grader_that_fails_at_more_than_five_percent_stops(tokenizer, failing, stops):
+    *_, grade = faulty(tokenizer, failing)
+
+    if stops:
+        with pytest.raises(ValueError, match="the grader failed on 51 of 1000 attem"):
+            grade()
+    else:
+        assert [graded.verdict for graded in grade()].count(None) == 50
 
 
 def test_attempts_become_targets_advantages_records_and_metrics(tokenizer):
@@ -310,7 +380,7 @@ def test_neighbours_that_do_not_share_a_prompt_are_refused(tokenizer):
     attempts = written(tokenizer)
     prompt_BP = np.array(attempts.prompt_BP)
     prompt_BP[1, -1] += 1
-    graded = feedback.grade(Judges(), tokenizer, repeated(), attempts)
+    graded = feedback.grade(settings(), Judges(), tokenizer, repeated(), attempts)
 
     with pytest.raises(ValueError, match=f"every {GROUP} neighbouring rows"):
         feedback.make_batch(
@@ -369,7 +439,9 @@ def test_batches_depend_on_seed_and_update_but_not_on_timing(tokenizer):
     attempts = written(tokenizer, texts)
 
     def demonstrations(seed, update):
-        graded = feedback.grade(Judges(slowly), tokenizer, repeated(), attempts)
+        graded = feedback.grade(
+            settings(), Judges(slowly), tokenizer, repeated(), attempts
+        )
         c = settings(seed=seed)
         _, records, _ = feedback.make_batch(c, tokenizer, attempts, graded, update)
         return [record["reprompt"] for record in records]

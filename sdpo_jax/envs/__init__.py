@@ -3,7 +3,16 @@
 from ml_collections import ConfigDict
 
 from sdpo_jax.config import SPLITS
-from sdpo_jax.envs import function, mathematics, multiple_choice, rows, tool_use
+from sdpo_jax.envs import (
+    frozen_lake,
+    function,
+    grid_game,
+    mathematics,
+    multiple_choice,
+    rows,
+    sokoban,
+    tool_use,
+)
 from sdpo_jax.envs.base import Environment
 from sdpo_jax.envs.graded import Graded
 from sdpo_jax.envs.programming import Programming
@@ -11,13 +20,14 @@ from sdpo_jax.envs.sandbox import Limits, Packages, Sandbox
 
 # Their answers are read from the response alone.
 _ANSWERS = {"multiple_choice": multiple_choice, "tool_use": tool_use}
+_GAMES = {"frozen_lake": frozen_lake, "sokoban": sokoban}
 
 
 def from_config(c: ConfigDict) -> Environment:
     """The environment that `config.env` names.
 
     Raises:
-      ValueError: if a file of questions is missing or malformed.
+      ValueError: if a file of questions, or a range of seeds, is missing or malformed.
     """
     if not c.env.name:
         raise ValueError(
@@ -25,11 +35,15 @@ def from_config(c: ConfigDict) -> Environment:
         )
     for split in SPLITS:
         if not c.env[split]:
-            raise ValueError(f"env.{split} is empty: give a file of questions")
+            raise ValueError(
+                f"env.{split} is empty: give a file of questions, or seeds"
+            )
     files = {split: c.env[split] for split in SPLITS}
     if task := _ANSWERS.get(c.env.name):
         grade = {"fixed": task.fixed, "official": task.official}[c.env.grader]
         return Graded(rows.load_splits(files, task.data), grade)
+    if game := _GAMES.get(c.env.name):
+        return grid_game.environment(c.env.name, files, game.draw, c.env.acts)
     if c.env.name == "function":
         return function.environment(files, c.env.function)
     limits = Limits(cpu_s=c.env.time_limit_s, memory_mb=c.env.memory_limit_mb)

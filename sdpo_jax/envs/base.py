@@ -45,6 +45,8 @@ class Episode(Protocol):
     def act(self, response: str, truncated: bool) -> Verdict | str:
         """Grade `response`, or reply with the next observation.
 
+        A verdict ends the episode: there is no act after it.
+
         Args:
           response: what the policy wrote, without its end-of-text token.
           truncated: true when the response was cut off by the length limit.

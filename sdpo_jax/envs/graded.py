@@ -1,16 +1,46 @@
-"""An environment of one act per question, made of a function that grades."""
+"""Environments made of lists of questions, and of a function that grades or begins."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 from sdpo_jax.envs import wording
-from sdpo_jax.envs.base import Question, Verdict
+from sdpo_jax.envs.base import Episode, Question, Verdict
 
 # (question, response, truncated) -> verdict.
 Grade = Callable[[Question, str, bool], Verdict]
 
 
-class Graded:
+class Listed:
+    """Questions, and how an attempt at one begins.
+
+    Args:
+      questions: split -> its questions.
+      start: called from several threads at once.
+      close: called at the end of a run.
+    """
+
+    def __init__(
+        self,
+        questions: Mapping[str, Sequence[Question]],
+        start: Callable[[Question], Episode],
+        close: Callable[[], None] = lambda: None,
+    ):
+        self._questions = questions
+        self.start = start
+        self.close = close
+
+    def questions(self, split: str) -> Sequence[Question]:
+        """The questions of `split`, in the order of its file."""
+        if split not in self._questions:
+            raise ValueError(
+                f"no questions for split {split!r}; there are files for "
+                f"{sorted(self._questions)}"
+            )
+        return self._questions[split]
+
+
+class Graded(Listed):
     """Questions and one function that grades every response to them.
 
     Args:
@@ -27,23 +57,8 @@ class Graded:
         close: Callable[[], None] = lambda: None,
         versions: Mapping[str, str] | None = None,
     ):
-        self._questions = questions
-        self._grade = grade
-        self.close = close
+        super().__init__(questions, functools.partial(Attempt, grade), close)
         self.versions = versions or {}
-
-    def questions(self, split: str) -> Sequence[Question]:
-        """The questions of `split`, in the order of its file."""
-        if split not in self._questions:
-            raise ValueError(
-                f"no questions for split {split!r}; there are files for "
-                f"{sorted(self._questions)}"
-            )
-        return self._questions[split]
-
-    def start(self, question: Question) -> "Attempt":
-        """Begin one attempt, which is a single act."""
-        return Attempt(self._grade, question)
 
 
 def unreadable(told: str, truncated: bool, measurement: str = "format") -> Verdict:

@@ -1,0 +1,35 @@
+"""A whole episode of several acts, as text: what was asked, said and observed."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+
+from sdpo_jax.envs.base import Environment, Question, Verdict
+
+
+@dataclasses.dataclass(frozen=True)
+class Turn:
+    """One message of a chat; its role is "system", "user" or "assistant"."""
+
+    role: str
+    text: str
+
+
+# The turns so far -> a response, and whether the length limit cut it off.
+Policy = Callable[[Sequence[Turn]], tuple[str, bool]]
+
+
+def play(
+    environment: Environment, question: Question, policy: Policy, max_acts: int
+) -> tuple[list[Turn], Verdict | None]:
+    """Act until there is a verdict; None if there is none after `max_acts`."""
+    episode = environment.start(question)
+    turns = [Turn("system", question.system)] if question.system else []
+    turns.append(Turn("user", question.prompt))
+    for _ in range(max_acts):
+        response, truncated = policy(tuple(turns))
+        turns.append(Turn("assistant", response))
+        reply = episode.act(response, truncated)
+        if not isinstance(reply, str):
+            return turns, reply
+        turns.append(Turn("user", reply))
+    return turns, None

@@ -1,0 +1,101 @@
+"""Verdicts on many attempts at once, whatever becomes of their graders."""
+
+import functools
+import logging
+import math
+import numbers
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from sdpo_jax.envs.base import Environment, GraderFailure, Question, Verdict
+
+_log = logging.getLogger(__name__)
+# Gradings wait for a sandbox, not for this process.
+_GRADERS = 32
+
+
+def judge(
+    environment: Environment,
+    questions: Sequence[Question],
+    responses: Sequence[str],
+    truncated: Sequence[bool],
+    limit_s: float,
+) -> list[dict | str | None]:
+    """The first act of an episode per question, all at once.
+
+    An exception, a verdict that makes no sense and none within `limit_s` are logged as
+    failures of the grader: they say nothing of the attempt.
+
+    Returns:
+      Per question the fields of its `Verdict` in types that survive JSON, the
+      observation of an episode that goes on, or None if the grader failed.
+    """
+    one = functools.partial(_judge_in_time, limit_s, environment)
+    with ThreadPoolExecutor(_GRADERS) as pool:
+        return list(pool.map(one, questions, responses, truncated))
+
+
+def _judge_in_time(
+    limit_s: float, environment: Environment, question: Question, *attempt
+) -> dict | str | None:
+    said = []
+    judge = lambda: said.append(_judge(environment, question, *attempt))
+    # A grader that hangs is left behind; as a daemon it lets the process end.
+    thread = threading.Thread(target=judge, daemon=True)
+    thread.start()
+    thread.join(limit_s)
+    if not said:
+        _log.error(
+            "question %s: the grader failed: no verdict within env.grading_limit_s=%g",
+            *(question.uid, limit_s),
+        )
+    return said[0] if said else None
+
+
+def _judge(
+    environment: Environment, question: Question, response: str, truncated: bool
+) -> dict | str | None:
+    try:
+        reply = environment.start(question).act(response, truncated)
+        return reply if isinstance(reply, str) else _plain(reply)
+    # Whatever it is, the attempt is not to blame; a grader may also call sys.exit.
+    except (Exception, SystemExit):
+        _log.exception("question %s: the grader failed", question.uid)
+        return None
+
+
+def _plain(verdict: Any) -> dict:
+    """A verdict in types that survive JSON.
+
+    Raises:
+      GraderFailure: if it is none; an environment of one's own may err.
+      UnicodeEncodeError: if no tokenizer could read its text.
+    """
+    if not isinstance(verdict, Verdict):
+        raise GraderFailure(f"expected a Verdict, got {verdict!r:.80}")
+    score = _finite("score", verdict.score)
+    if not 0 <= score <= 1:
+        raise GraderFailure(f"score: expected a number in [0, 1], got {score}")
+    for name in ("outcome", "feedback"):
+        text = getattr(verdict, name)
+        if not isinstance(text, str):
+            raise GraderFailure(f"{name}: expected text, got {text!r:.80}")
+        text.encode()
+    measurements = {
+        str(name): _finite(f"measurements[{name!r}]", value)
+        for name, value in verdict.measurements.items()
+    }
+    return {
+        "score": score,
+        "outcome": verdict.outcome,
+        "feedback": verdict.feedback,
+        "measurements": measurements,
+    }
+
+
+def _finite(name: str, value: Any) -> float:
+    if not isinstance(value, numbers.Real) or not math.isfinite(value):
+        raise GraderFailure(f"{name}: expected a finite number, got {value!r:.80}")
+    return float(value)
