@@ -82,11 +82,12 @@ def on_split(
     )
     key = jax.random.fold_in(jax.random.key(c.seed), zlib.crc32(split.encode()))
     prompts = feedback.encode(c, parts.tokenizer, questions)
-    attempts = parts.engine.sample(
-        policy, prompts, range(len(questions)), sampling, key
-    )
     repeated = [q for q in questions for _ in range(c.eval.attempts)]
-    graded = feedback.grade(c, parts.environment, parts.tokenizer, repeated, attempts)
+    judged = (c, parts.environment, parts.tokenizer, repeated)
+    with feedback.Grading(*judged) as grading:
+        ids = range(len(questions))
+        parts.engine.sample(policy, prompts, ids, sampling, key, grading.add)
+        graded = grading.finish()
     counted = {"dropped_questions": float(dropped)} if dropped else {}
     return summarise(c, graded) | counted, graded
 

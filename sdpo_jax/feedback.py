@@ -1,7 +1,7 @@
 """Where text meets arrays: questions in, graded attempts and a batch out.
 
 encode      questions -> token ids
-grade       sampled token ids -> text -> the environment's verdicts
+Grading     sampled token ids -> text -> the environment's verdicts
 make_batch  verdicts -> what each attempt's teacher is shown -> token ids -> Batch
 """
 
@@ -96,46 +96,61 @@ def fitting(
     return kept
 
 
-def grade(
-    c: ConfigDict,
-    environment: Environment,
-    tokenizer: Tokenizer,
-    questions: Sequence[Question],
-    attempts: Attempts,
-) -> list[Graded]:
-    """Decode all attempts and grade them concurrently.
+class Grading:
+    """Decodes and grades attempts, concurrently, and while others are being sampled.
 
     On a pod the first host grades for all: a time limit or a traceback may differ from
     host to host, and then so would their batches.
 
     Args:
       c: the run's config; `env.grading_limit_s` is the longest that one attempt takes.
-      environment: the judge; see `judging.judge` for how it may fail.
+      environment: the judge; see `judging.Judges` for how it may fail.
       tokenizer: of the model that wrote them.
       questions: one per attempt, in the same order.
-      attempts: host arrays.
-
-    Returns:
-      One Graded per attempt, in the same order, whatever order they finish in.
-
-    Raises:
-      ValueError: if an episode wants another act, or the grader failed on more than one
-        attempt of twenty (a single failure is never too many, unless it is all).
     """
-    written = zip(attempts.response_BR, attempts.response_mask_BR, strict=True)
-    ids = [row[mask].tolist() for row, mask in written]
-    responses = [tokenizer.decode(row) for row in ids]
-    truncated = [not row or row[-1] not in tokenizer.stop_ids for row in ids]
-    verdicts = None
-    if distributed.is_first():
-        verdicts = judging.judge(
-            environment, questions, responses, truncated, c.env.grading_limit_s
-        )
-    verdicts = distributed.from_first(verdicts)
-    _check_verdicts(questions, verdicts)
-    verdicts = [verdict and Verdict(**verdict) for verdict in verdicts]
-    lengths = map(len, ids)
-    return list(map(Graded, questions, responses, lengths, truncated, verdicts))
+
+    def __init__(
+        self,
+        c: ConfigDict,
+        environment: Environment,
+        tokenizer: Tokenizer,
+        questions: Sequence[Question],
+    ):
+        self._tokenizer, self._questions = tokenizer, questions
+        self._written: list[Graded] = []
+        self._judges = judging.Judges(environment, c.env.grading_limit_s)
+
+    def __enter__(self) -> "Grading":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._judges.close()
+
+    def add(self, rows: slice, attempts: Attempts) -> None:
+        """Begin to grade `attempts`, which are those at `rows`; rows come in order."""
+        drawn = zip(attempts.response_BR, attempts.response_mask_BR, strict=True)
+        for question, (row, mask) in zip(self._questions[rows], drawn, strict=True):
+            ids = row[mask].tolist()
+            response = self._tokenizer.decode(ids)
+            truncated = not ids or ids[-1] not in self._tokenizer.stop_ids
+            self._written.append(Graded(question, response, len(ids), truncated, None))
+            if distributed.is_first():
+                self._judges.add(question, response, truncated)
+
+    def finish(self) -> list[Graded]:
+        """One Graded per attempt, in order, whatever order they finish in.
+
+        Raises:
+          ValueError: if an episode wants another act, or the grader failed on more than
+            one attempt of twenty (a single failure is never too many, unless it is
+            all).
+        """
+        verdicts = self._judges.verdicts() if distributed.is_first() else None
+        verdicts = distributed.from_first(verdicts)
+        _check_verdicts(self._questions, verdicts)
+        known = [verdict and Verdict(**verdict) for verdict in verdicts]
+        pairs = zip(self._written, known, strict=True)
+        return [dataclasses.replace(w, verdict=verdict) for w, verdict in pairs]
 
 
 def _check_verdicts(

@@ -204,24 +204,26 @@ class Trainer:
         """
         c, parts = self.parts.config, self.parts
         key = jax.random.fold_in(jax.random.key(c.seed), self.update)
-        with self.timer("sample"):
-            count = c.rollout.questions
-            questions = question_order.of_update(
-                self._questions, self.update, count, c.seed
-            )
-            prompts = feedback.encode(c, parts.tokenizer, questions)
-            attempts = parts.engine.sample(
-                self.state.policy, prompts, range(count), _sampling(c), key
-            )
-        self._leave_if(stop)
-        with self.timer("grade"):
-            repeated = [q for q in questions for _ in range(c.rollout.attempts)]
-            graded = feedback.grade(
-                c, parts.environment, parts.tokenizer, repeated, attempts
-            )
-            batch, records, values = feedback.make_batch(
-                c, parts.tokenizer, attempts, graded, self.update
-            )
+        count = c.rollout.questions
+        questions = question_order.of_update(
+            self._questions, self.update, count, c.seed
+        )
+        repeated = [q for q in questions for _ in range(c.rollout.attempts)]
+        judged = (c, parts.environment, parts.tokenizer, repeated)
+        with feedback.Grading(*judged) as grading:
+            with self.timer("sample"):
+                prompts = feedback.encode(c, parts.tokenizer, questions)
+                how = (_sampling(c), key, grading.add)
+                attempts = parts.engine.sample(
+                    self.state.policy, prompts, range(count), *how
+                )
+            self._leave_if(stop)
+            # What is left of it: rows are graded as soon as they are sampled.
+            with self.timer("grade"):
+                graded = grading.finish()
+                batch, records, values = feedback.make_batch(
+                    c, parts.tokenizer, attempts, graded, self.update
+                )
         self._leave_if(stop)
         # Before the update, so that a loss that is not finite leaves its transcripts.
         self._log.write_attempts(self.update + 1, records)

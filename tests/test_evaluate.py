@@ -1,5 +1,7 @@
 import dataclasses
 import itertools
+import operator
+import threading
 
 import jax
 import numpy as np
@@ -92,7 +94,7 @@ class Digits:
     def __init__(self):
         self.calls = []
 
-    def sample(self, params, prompts, ids, sampling, key):
+    def sample(self, params, prompts, ids, sampling, key, each):
         self.calls.append((prompts, list(ids), sampling))
         fold = lambda i: jax.random.fold_in(key, i)
         shape = (sampling.attempts, 4)
@@ -100,7 +102,9 @@ class Digits:
         response_BR = np.concatenate(digits)
         response_BR = np.insert(response_BR, 0, ord(params), axis=1)
         response_BR = np.insert(response_BR, 5, ord("!"), axis=1)
-        return Attempts(None, response_BR, response_BR >= 0, None)
+        attempts = Attempts(None, response_BR, response_BR >= 0, None)
+        each(slice(len(response_BR)), attempts)
+        return attempts
 
 
 class Sums:
@@ -118,6 +122,38 @@ class Sums:
 
 def make_parts(**changes):
     return parts.Parts(settings(**changes), None, None, Characters(), Sums(), Digits())
+
+
+class OneByOne(Digits):
+    """An engine that goes on when someone has begun to grade what it wrote."""
+
+    def __init__(self, waits_for):
+        super().__init__()
+        self.waits_for = waits_for
+
+    def sample(self, params, prompts, ids, sampling, key, each):
+        whole = super().sample(params, prompts, ids, sampling, key, lambda *_: None)
+        for row in range(len(whole.response_BR)):
+            rows = slice(row, row + 1)
+            each(rows, jax.tree.map(operator.itemgetter(rows), whole))
+            assert self.waits_for.acquire(timeout=30)
+        return whole
+
+
+def test_attempts_are_graded_while_others_are_sampled():
+    begun = threading.Semaphore(0)
+
+    class Watched(Sums):
+        def act(self, response, truncated):
+            begun.release()
+            return super().act(response, truncated)
+
+    together = make_parts()
+    apart = dataclasses.replace(together, environment=Watched(), engine=OneByOne(begun))
+
+    found = evaluate.on_split(apart, "a", "validation")
+
+    assert found == evaluate.on_split(together, "a", "validation")
 
 
 def responses(graded):

@@ -55,6 +55,13 @@ def attempts_of(rows, width=64):
     return Attempts(prompt_BP, response_BR, response_BR >= 0, logp_BR)
 
 
+def grade(c, environment, tokenizer, questions, attempts):
+    """Grade attempts that are all there."""
+    with feedback.Grading(c, environment, tokenizer, questions) as grading:
+        grading.add(slice(len(questions)), attempts)
+        return grading.finish()
+
+
 def written(tokenizer, texts=TEXTS, width=64):
     """Attempts that hold these texts, special tokens as such."""
     encode = lambda text: tokenizer._tokenizer.encode(text, add_special_tokens=False)
@@ -97,7 +104,7 @@ def walk(tokenizer, c=None, update=0, environment=None):
     """From attempts to a batch, its records and metrics."""
     attempts = written(tokenizer)
     c, environment = c or settings(), environment or Judges()
-    graded = feedback.grade(c, environment, tokenizer, repeated(), attempts)
+    graded = grade(c, environment, tokenizer, repeated(), attempts)
     return feedback.make_batch(c, tokenizer, attempts, graded, update)
 
 
@@ -109,15 +116,15 @@ def test_grader_that_fails_on_many_attempts_stops(tokenizer, attempts, failing, 
     broken, fine = "broken grader<|im_end|>", "right<|im_end|>"
     texts = [broken] * failing + [fine] * (attempts - failing)
     questions = QUESTIONS[:1] * attempts
-    grade = lambda: feedback.grade(
+    run = lambda: grade(
         settings(), Judges(), tokenizer, questions, written(tokenizer, texts)
     )
 
     if stops:
         with pytest.raises(ValueError, match=f"failed on {failing} of {attempts}"):
-            grade()
+            run()
     else:
-        assert sum(graded.verdict is None for graded in grade()) == failing
+        assert sum(graded.verdict is None for graded in run()) == failing
 
 
 def test_prompts_are_chats_and_too_long_ones_are_rejected(tokenizer):
@@ -163,9 +170,7 @@ def test_graders_see_what_the_policy_wrote_and_whether_it_was_cut_off(tokenizer)
     texts = ["good<|im_end|>", "good", "<|im_start|>é\n<|im_end|>", ""]
     attempts = written(tokenizer, texts)
 
-    graded = feedback.grade(
-        settings(), Judges(record), tokenizer, QUESTIONS * 2, attempts
-    )
+    graded = grade(settings(), Judges(record), tokenizer, QUESTIONS * 2, attempts)
 
     responses = ["good", "good", "é\n", ""]
     truncated = [False, True, False, True]
@@ -182,7 +187,7 @@ def test_words_of_the_environment_are_not_the_policys(tokenizer):
     mask_BR = attempts.response_mask_BR.copy()
     mask_BR[0, 3:8] = False
 
-    graded = feedback.grade(
+    graded = grade(
         settings(),
         Judges(),
         tokenizer,
@@ -203,7 +208,7 @@ def test_gradings_run_at_once_and_keep_their_order(tokenizer):
         finished[int(response)].set()
         return Verdict(int(response) / 8, response)
 
-    graded = feedback.grade(
+    graded = grade(
         settings(), Judges(last_first), tokenizer, repeated(), written(tokenizer, texts)
     )
 
@@ -216,7 +221,7 @@ def test_episode_that_wants_another_act_is_refused(tokenizer):
     attempts = written(tokenizer, [*["right<|im_end|>"] * 3, "go<|im_end|>"])
 
     with pytest.raises(ValueError, match="add: the episode wants another act"):
-        feedback.grade(settings(), replies, tokenizer, QUESTIONS[:1] * 4, attempts)
+        grade(settings(), replies, tokenizer, QUESTIONS[:1] * 4, attempts)
 
 
 def hang():
@@ -250,13 +255,13 @@ def faulty(tokenizer, failing):
         zip([texts[n] for n in failed], itertools.cycle(FAULTS), strict=False)
     )
 
-    def grade(question, response, truncated):
+    def judge_or_fail(question, response, truncated):
         fault = faults.get(response)
         return fault() if fault else judge(question, response, truncated)
 
     c = settings(env__grading_limit_s=3.0)
     attempts = written(tokenizer, [f"{text}<|im_end|>" for text in texts])
-    run = lambda: feedback.grade(c, Judges(grade), tokenizer, questions, attempts)
+    run = lambda: grade(c, Judges(judge_or_fail), tokenizer, questions, attempts)
     return c, attempts, np.isin(np.arange(1000), failed), run
 
 
@@ -380,7 +385,7 @@ def test_neighbours_that_do_not_share_a_prompt_are_refused(tokenizer):
     attempts = written(tokenizer)
     prompt_BP = np.array(attempts.prompt_BP)
     prompt_BP[1, -1] += 1
-    graded = feedback.grade(settings(), Judges(), tokenizer, repeated(), attempts)
+    graded = grade(settings(), Judges(), tokenizer, repeated(), attempts)
 
     with pytest.raises(ValueError, match=f"every {GROUP} neighbouring rows"):
         feedback.make_batch(
@@ -439,9 +444,7 @@ def test_batches_depend_on_seed_and_update_but_not_on_timing(tokenizer):
     attempts = written(tokenizer, texts)
 
     def demonstrations(seed, update):
-        graded = feedback.grade(
-            settings(), Judges(slowly), tokenizer, repeated(), attempts
-        )
+        graded = grade(settings(), Judges(slowly), tokenizer, repeated(), attempts)
         c = settings(seed=seed)
         _, records, _ = feedback.make_batch(c, tokenizer, attempts, graded, update)
         return [record["reprompt"] for record in records]

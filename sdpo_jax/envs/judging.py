@@ -5,7 +5,6 @@ import logging
 import math
 import numbers
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -16,25 +15,39 @@ _log = logging.getLogger(__name__)
 _GRADERS = 32
 
 
-def judge(
-    environment: Environment,
-    questions: Sequence[Question],
-    responses: Sequence[str],
-    truncated: Sequence[bool],
-    limit_s: float,
-) -> list[dict | str | None]:
-    """The first act of an episode per question, all at once.
+class Judges:
+    """Verdicts on attempts, many at a time, while more attempts come.
 
     An exception, a verdict that makes no sense and none within `limit_s` are logged as
     failures of the grader: they say nothing of the attempt.
 
-    Returns:
-      Per question the fields of its `Verdict` in types that survive JSON, the
-      observation of an episode that goes on, or None if the grader failed.
+    Args:
+      environment: the judge.
+      limit_s: the longest that one attempt may take.
     """
-    one = functools.partial(_judge_in_time, limit_s, environment)
-    with ThreadPoolExecutor(_GRADERS) as pool:
-        return list(pool.map(one, questions, responses, truncated))
+
+    def __init__(self, environment: Environment, limit_s: float):
+        self._judge = functools.partial(_judge_in_time, limit_s, environment)
+        self._pool = ThreadPoolExecutor(_GRADERS)
+        self._pending = []
+
+    def add(self, question: Question, response: str, truncated: bool) -> None:
+        """Begin to grade the first act of an episode."""
+        judge = self._pool.submit(self._judge, question, response, truncated)
+        self._pending.append(judge)
+
+    def verdicts(self) -> list[dict | str | None]:
+        """Wait for all, in the order in which they were added.
+
+        Returns:
+          The fields of each `Verdict` in types that survive JSON, the observation of
+          an episode that goes on, or None if the grader failed.
+        """
+        return [judge.result() for judge in self._pending]
+
+    def close(self) -> None:
+        """Begin no more; idempotent."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _judge_in_time(

@@ -1,7 +1,7 @@
 """Engines: token ids in, token ids out."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -38,6 +38,7 @@ class Engine(Protocol):
         ids: Sequence[int],
         sampling: Sampling,
         key: jax.Array,
+        each: Callable[[slice, Attempts], None] = lambda rows, attempts: None,
     ) -> Attempts:
         """Attempts at every prompt, as host arrays; a prompt's attempts are adjacent.
 
@@ -48,4 +49,6 @@ class Engine(Protocol):
             whatever else is sampled beside it.
           sampling: how to draw.
           key: a JAX random key.
+          each: called with rows of the result as soon as they are whole, in order; what
+            it starts can go on while the next ones are sampled.
         """

@@ -6,7 +6,7 @@ never pay for the longest allowed. Every row draws from its own key.
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -86,6 +86,7 @@ class Sampler:
         ids: Sequence[int],
         sampling: Sampling,
         key: jax.Array,
+        each: Callable[[slice, Attempts], None] = lambda rows, attempts: None,
     ) -> Attempts:
         """See `rollout.Engine.sample`.
 
@@ -102,17 +103,18 @@ class Sampler:
         prompt_UP = padding.pad_left(prompts, width)
         ids_U = np.asarray(ids, np.uint32)
         size = self._group_size(len(prompts), sampling.attempts)
+        groups = []
         with jax.set_mesh(self._mesh):
             weights = self._prepare(params)
-            parts = [
-                self._sample_group(
+            for first in range(0, len(prompts), size):
+                drawn = self._sample_group(
                     weights, prompt_UP, ids_U, first, size, sampling, key
                 )
-                for first in range(0, len(prompts), size)
-            ]
-        rows = len(prompts) * sampling.attempts
-        joined = jax.tree.map(lambda *x: np.concatenate(x)[:rows], *parts)
-        return _attempts(np.repeat(prompt_UP, sampling.attempts, axis=0), *joined)
+                own_UP = prompt_UP[first : first + size]
+                groups.append(_attempts(own_UP, *drawn, sampling.attempts))
+                start = first * sampling.attempts
+                each(slice(start, start + len(groups[-1].prompt_BP)), groups[-1])
+        return jax.tree.map(lambda *x: np.concatenate(x), *groups)
 
     def _group_size(self, prompts: int, attempts: int) -> int:
         """Prompts per group: a multiple of the batch shards, equal for all groups."""
@@ -136,9 +138,12 @@ class Sampler:
             state = state.replace(cache=self._grow(state.cache, slots=slots))
 
 
-def _attempts(prompt_BP, token_BR, logp_BR, policy_logp_BR) -> Attempts:
-    exists_BR = token_BR >= 0
-    return Attempts(prompt_BP, token_BR, exists_BR, logp_BR, policy_logp_BR)
+def _attempts(prompt_UP, token_BR, logp_BR, policy_logp_BR, group: int) -> Attempts:
+    """The attempts of these prompts; what filled up their group is left out."""
+    prompt_BP = np.repeat(prompt_UP, group, axis=0)
+    drawn = (token_BR, logp_BR, policy_logp_BR)
+    token_BR, *logp = jax.tree.map(lambda x_BR: x_BR[: len(prompt_BP)], drawn)
+    return Attempts(prompt_BP, token_BR, token_BR >= 0, *logp)
 
 
 def _prepare(arch: Architecture, dtype: jnp.dtype, params: Params) -> Params:

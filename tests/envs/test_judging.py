@@ -23,9 +23,16 @@ def environment(act):
 
 
 def judged(act, responses=("x",), limit_s=60.0):
-    questions = [Question(f"q{n}", "?") for n in range(len(responses))]
-    truncated = [False] * len(responses)
-    return judging.judge(environment(act), questions, responses, truncated, limit_s)
+    return judged_by(environment(act), responses, limit_s)
+
+
+def judged_by(environment, responses=("x",), limit_s=60.0):
+    judges = judging.Judges(environment, limit_s)
+    for n, response in enumerate(responses):
+        judges.add(Question(f"q{n}", "?"), response, False)
+    verdicts = judges.verdicts()
+    judges.close()
+    return verdicts
 
 
 def returned(verdict):
@@ -100,7 +107,7 @@ def test_whatever_is_raised_is_a_failure_of_the_grader(error, where, caplog):
 
     broken = SimpleNamespace(start=fail) if where == "start" else environment(fail)
 
-    assert judging.judge(broken, [Question("q", "?")], ["x"], [False], 60.0) == [None]
+    assert judged_by(broken) == [None]
     assert type(error).__name__ in caplog.text
 
 
@@ -145,7 +152,9 @@ from sdpo_jax.envs import judging
 from sdpo_jax.envs.base import Question
 episode = SimpleNamespace(act=lambda *_: threading.Event().wait())
 environment = SimpleNamespace(start=lambda question: episode)
-print(judging.judge(environment, [Question("q", "?")], ["x"], [False], 0.2))
+judges = judging.Judges(environment, 0.2)
+judges.add(Question("q", "?"), "x", False)
+print(judges.verdicts())
 """
     done = subprocess.run(
         [sys.executable, "-c", code],

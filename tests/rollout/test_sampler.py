@@ -3,6 +3,7 @@ import functools
 import json
 import pathlib
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,6 +85,22 @@ def by_prompt(small, engine, prompts=PROMPTS, sampling=SAMPLING, key=KEY):
     token_UGR = attempts.response_BR.reshape(shape)
     logp_UGR = attempts.sampler_logp_BR.reshape(shape)
     return dict(zip(prompts, zip(token_UGR, logp_UGR, strict=True), strict=True))
+
+
+def test_rows_are_handed_on_in_order_and_are_those_of_the_result(small):
+    engine = make_sampler(small[0], rows_at_once=SAMPLING.attempts * 2)
+    seen = []
+    prompts = list(PROMPTS.values())
+
+    whole = engine.sample(
+        small[1], prompts, list(PROMPTS), SAMPLING, KEY, lambda *x: seen.append(x)
+    )
+
+    assert len(seen) > 1
+    joined = jax.tree.map(lambda *x: np.concatenate(x), *(part for _, part in seen))
+    chex.assert_trees_all_equal(joined, whole)
+    rows = [row for rows, part in seen for row in range(rows.start, rows.stop)]
+    assert rows == list(range(len(whole.response_BR)))
 
 
 def assert_same(found, expected):
