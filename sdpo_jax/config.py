@@ -63,6 +63,8 @@ def default() -> ConfigDict:  # noqa: PLR0915, one line per field
     c.env.time_limit_s = 6.0  # CPU seconds per test or comparison of answers
     c.env.memory_limit_mb = 1024  # per program
     c.env.wrong_answers_shown = 2  # failing tests told in one feedback
+    # What it tells of them: inputs | outputs (the program's, too) | expected (as well).
+    c.env.feedback_reveals = "expected"
 
     c.rollout = ConfigDict()
     c.rollout.questions = 32  # per rollout batch
@@ -174,6 +176,7 @@ _CHOICES = {
     "env.grader": ("fixed", "official"),
     "env.sandbox_tier": ("auto", "B", "C", "D"),
     "env.process_per": ("test", "program"),
+    "env.feedback_reveals": ("inputs", "outputs", "expected"),
     "rollout.long_prompts": ("refuse", "drop"),
     "reprompt.demonstration_from": ("peers", "own_if_solved", "any_attempt", "nobody"),
     "reprompt.show_feedback": ("never", "without_solution", "always"),
@@ -286,10 +289,6 @@ def _check_combinations(c: ConfigDict) -> None:
     """What is wrong only together."""
     if not c.model.path:
         raise ValueError("model.path is empty: give a Hugging Face folder or hub id")
-    if c.env.name == "programming" and c.env.grader == "official":
-        raise ValueError(
-            "env.grader=official: programs have the fixed grader only, so far"
-        )
     if c.rollout.questions % c.step.questions:
         raise ValueError(
             f"rollout.questions={c.rollout.questions} is not a multiple of "

@@ -6,7 +6,7 @@ from sdpo_jax.config import SPLITS
 from sdpo_jax.envs import function, mathematics, multiple_choice, rows, tool_use
 from sdpo_jax.envs.base import Environment
 from sdpo_jax.envs.graded import Graded
-from sdpo_jax.envs.programming import Programming
+from sdpo_jax.envs.programming import PACKAGES, Programming
 from sdpo_jax.envs.sandbox import Limits, Sandbox
 
 # Their answers are read from the response alone.
@@ -35,8 +35,13 @@ def from_config(c: ConfigDict) -> Environment:
     limits = Limits(cpu_s=c.env.time_limit_s, memory_mb=c.env.memory_limit_mb)
     if c.env.name == "mathematics":
         return mathematics.environment(files, c.env.grader, limits, c.env.sandbox_tier)
+    sandbox = Sandbox(
+        limits, c.env.sandbox_tier, process_per=c.env.process_per, packages=PACKAGES
+    )
     return Programming(
         files,
-        Sandbox(limits, c.env.sandbox_tier, process_per=c.env.process_per),
+        sandbox,
+        grader=c.env.grader,
         wrong_answers_shown=c.env.wrong_answers_shown,
+        reveals=c.env.feedback_reveals,
     )
