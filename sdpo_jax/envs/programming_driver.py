@@ -38,10 +38,6 @@ Generic Literal TypedDict NoReturn overload
 """
 
 
-# Named tuples and type variables need it, and fail there unless they exist already.
-sys._getframe = None
-
-
 def import_allowed(name, *arguments, **options):
     """`__import__` for a list of modules."""
     if name.split(".")[0] not in MODULES.split():
@@ -51,6 +47,8 @@ def import_allowed(name, *arguments, **options):
 
 def namespace(name):
     """The globals that a program starts with."""
+    # Named tuples and type variables need it, and fail there.
+    sys._getframe = None
     known = {word: getattr(builtins, word) for word in BUILTINS.split()}
     known |= {"open": None, "__import__": import_allowed}
     typed = {word: getattr(typing, word) for word in TYPING.split()}
@@ -59,14 +57,15 @@ def namespace(name):
 
 def script(program, text):
     """What a program prints that reads `text`, or its error."""
-    sys.stdin, sys.stdout = io.StringIO(text), io.StringIO()
+    output = sys.stdout = io.StringIO()
+    sys.stdin = io.StringIO(text)
     try:
         exec(compile(program, FILENAME, "exec"), namespace("__main__"))
+        return {"output": output.getvalue()}
     except MemoryError:
         raise
     except BaseException as error:
         return describe(error)
-    return {"output": sys.stdout.getvalue()}
 
 
 def call(program, function, written):

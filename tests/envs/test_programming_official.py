@@ -80,6 +80,11 @@ ACCEPTED = {
         "import sys\nif __name__ == '__main__':\n"
         "    s = sum(map(int, sys.stdin.read().split()))\n    print(s, 2 * s)",
     ),
+    "output replaced at the end": (
+        SCRIPT,
+        "import sys, io\ns = sum(map(int, input().split()))\nprint(s, 2 * s)\n"
+        "sys.stdout = io.StringIO()\nprint('more')",
+    ),
     "long time": (
         FUNCTION,
         "import time\ndef total(nums):\n    end = time.process_time() + 1.3\n"
