@@ -49,6 +49,7 @@ def namespace(name):
     """The globals that a program starts with."""
     # Named tuples and type variables need it, and fail there.
     sys._getframe = None
+    sys.setrecursionlimit(1000)
     known = {word: getattr(builtins, word) for word in BUILTINS.split()}
     known |= {"open": None, "__import__": import_allowed}
     typed = {word: getattr(typing, word) for word in TYPING.split()}

@@ -14,6 +14,7 @@ import pytest
 
 from sdpo_jax.envs import multiple_choice, programming_official, tool_use
 from sdpo_jax.envs.base import Question
+from sdpo_jax.envs.programming import PACKAGES
 from sdpo_jax.envs.sandbox import Limits, Sandbox
 from tests.envs import test_programming_honest, test_programming_official
 from tests.envs.test_mathematics import CASES
@@ -136,7 +137,7 @@ def test_programs_score_as_in_the_official_code(tmp_path):
     theirs = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(theirs)
     found = []
-    with Sandbox(Limits(), workers=2) as sandbox:
+    with Sandbox(Limits(), workers=2, packages=PACKAGES) as sandbox:
         for tests, program in rows_of_programs():
             tests = {"fn_name": "", **tests, "time_limit": 5}
             read = programming_official.cases({"tests": tests}, "here")["tests"]

@@ -3,6 +3,7 @@ import threading
 
 import pytest
 
+from sdpo_jax import config, envs
 from sdpo_jax.envs import programming_tests, rows, wording
 from sdpo_jax.envs.base import GraderFailure
 from sdpo_jax.envs.programming import PACKAGES, Programming, same_text, same_value
@@ -527,6 +528,21 @@ def test_unknown_split_and_options_are_refused(make):
         make(ADD, reveals="all")
     with pytest.raises(ValueError, match="grader must be .*, got 'strict'"):
         make(ADD, grader="strict")
+
+
+def test_config_sets_grader_and_what_is_revealed(tmp_path):
+    c = config.default()
+    for split in config.SPLITS:
+        c.env[split] = str(write(tmp_path, ADD))
+    c.env.feedback_reveals, c.env.wrong_answers_shown = "outputs", 1
+    for grader, score in (("fixed", 1.0), ("official", 0.0)):
+        c.env.grader = grader
+        environment = envs.from_config(c)
+        response = fenced("def add(a, b):\n    return float(a + b)")
+        verdict = grade(environment, response)
+        environment.close()
+        assert verdict.score == score
+    assert verdict.feedback == "Test Case 1: Wrong Answer\nInput\n1\n2\nOutput\n3.0"
 
 
 def test_close_closes_the_sandbox(tmp_path):

@@ -123,6 +123,22 @@ REJECTED = {
         FUNCTION,
         SUM + "return sum(deque(nums))",
     ),
+    "deep recursion": (
+        FUNCTION,
+        "def down(n): return n and down(n - 1)\n"
+        + SUM
+        + "return sum(nums) + down(2000)",
+    ),
+    "named tuple": (
+        FUNCTION,
+        "import collections\nP = collections.namedtuple('P', 'x')\n"
+        + SUM
+        + "return sum(nums)",
+    ),
+    "subclass that cannot be pickled": (
+        FUNCTION,
+        "class M(int): pass\n" + SUM + "return M(sum(nums))",
+    ),
     "module": (FUNCTION, "import copy\n" + SUM + "return sum(copy.copy(nums))"),
     "threads": (FUNCTION, "import threading\n" + SUM + "return sum(nums)"),
     "exit at the top": (FUNCTION, SUM + "return sum(nums)\nimport sys\nsys.exit()"),
