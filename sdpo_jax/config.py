@@ -68,6 +68,8 @@ def default() -> ConfigDict:  # noqa: PLR0915, one line per field
     c.env.time_limit_s = 6.0  # CPU seconds per test or comparison of answers
     c.env.memory_limit_mb = 1024  # per program
     c.env.wrong_answers_shown = 2  # failing tests told in one feedback
+    # What it tells of them: inputs | outputs (the program's, too) | expected (as well).
+    c.env.feedback_reveals = "expected"
 
     c.rollout = ConfigDict()
     c.rollout.questions = 32  # per rollout batch
@@ -180,6 +182,7 @@ _CHOICES = {
     "env.acts": ("one", "many"),
     "env.sandbox_tier": ("auto", "A", "B", "C", "D", "R"),
     "env.process_per": ("test", "program"),
+    "env.feedback_reveals": ("inputs", "outputs", "expected"),
     "rollout.long_prompts": ("refuse", "drop"),
     "reprompt.demonstration_from": ("peers", "own_if_solved", "any_attempt", "nobody"),
     "reprompt.show_feedback": ("never", "without_solution", "always"),
@@ -330,11 +333,7 @@ def _check_combinations(c: ConfigDict) -> None:
 
 
 def _check_environment(c: ConfigDict) -> None:
-    """Refuse graders that there are not, here or on another machine."""
-    if c.env.name == "programming" and c.env.grader == "official":
-        raise ValueError(
-            "env.grader=official: programs have the fixed grader only, so far"
-        )
+    """Refuse environments that cannot be used, here or on another machine."""
     if (c.env.sandbox_tier == "R") != bool(c.env.sandbox_url):
         raise ValueError(
             f"env.sandbox_tier={c.env.sandbox_tier} and env.sandbox_url="

@@ -761,6 +761,13 @@ CALLS = {
     "prompt": "Call f with {n}.",
     "answer": json.dumps([{"Action": "f", "Action_Input": '{"n": 1}'}]),
 }
+PROGRAMS = {
+    "prompt": "Print {n}.",
+    "tests": json.dumps(
+        {"inputs": ["", ""], "outputs": ["1", "1"], "testtype": "stdin", "fn_name": ""}
+        | {"time_limit": 6}
+    ),
+}
 
 
 @pytest.mark.parametrize(
@@ -768,6 +775,7 @@ CALLS = {
     [
         ("sciknoweval_chemistry", CHOICES, False),
         ("toolalpaca", CALLS, True),
+        ("livecodebench_v6", PROGRAMS, False),
         *(
             pytest.param(name, row, False, marks=pytest.mark.slow)
             for name, row in [
@@ -775,6 +783,7 @@ CALLS = {
                 ("sciknoweval_materials", CHOICES),
                 ("sciknoweval_physics", CHOICES),
                 ("toolalpaca", CALLS),
+                ("livecodebench_v6_heldout", PROGRAMS),
             ]
         ),
     ],
@@ -790,7 +799,8 @@ def test_run_files_of_the_paper_train_on_files_of_the_official_format(
     for part in ("model", "rollout", "eval", "train"):
         c[part].update(small[part])
     c.reprompt.max_length, c.step.questions, c.sdpo.top_k = 96, 2, 20
-    for split in ("train", "heldout"):
+    files = [split for split in config.SPLITS if "share:" not in c.env[split]]
+    for split in files:
         c.env[split] = str(tmp_path / f"{split}.json")
         rows = [
             {"idx": n, "system": None, "kind": "-", "tests": "-", "elo": 1500}
@@ -810,7 +820,7 @@ def test_run_files_of_the_paper_train_on_files_of_the_official_format(
     outcomes = {line["outcome"] for line in lines_of(tmp_path / "run", WRITTEN[1])}
     assert len(updates) == 2
     # Random weights solve nothing: feedback is all there is to learn from.
-    if fixed:
+    if c.reprompt.show_feedback != "never":
         assert all(line["loss"] > 0 for line in updates)
         assert outcomes <= {"Incorrect Format", "Truncated"}
     else:

@@ -1,5 +1,7 @@
 """Environments: text in, a verdict out. No arrays, no model."""
 
+import dataclasses
+
 from ml_collections import ConfigDict
 
 from sdpo_jax.config import SPLITS
@@ -15,8 +17,8 @@ from sdpo_jax.envs import (
 )
 from sdpo_jax.envs.base import Environment
 from sdpo_jax.envs.graded import Graded
-from sdpo_jax.envs.programming import Programming
-from sdpo_jax.envs.sandbox import Limits, Packages, Sandbox
+from sdpo_jax.envs.programming import PACKAGES, Programming
+from sdpo_jax.envs.sandbox import Limits, Sandbox
 
 # Their answers are read from the response alone.
 _ANSWERS = {"multiple_choice": multiple_choice, "tool_use": tool_use}
@@ -50,9 +52,11 @@ def from_config(c: ConfigDict) -> Environment:
     where = {"limits": limits, "tier": c.env.sandbox_tier, "url": c.env.sandbox_url}
     if c.env.name == "mathematics":
         return mathematics.environment(files, c.env.grader, **where)
-    packages = Packages(c.env.packages)
+    packages = dataclasses.replace(PACKAGES, modules=c.env.packages)
     return Programming(
         files,
         Sandbox(**where, process_per=c.env.process_per, packages=packages),
+        grader=c.env.grader,
         wrong_answers_shown=c.env.wrong_answers_shown,
+        reveals=c.env.feedback_reveals,
     )

@@ -12,8 +12,11 @@ import random
 
 import pytest
 
-from sdpo_jax.envs import multiple_choice, tool_use
+from sdpo_jax.envs import multiple_choice, programming_official, tool_use
 from sdpo_jax.envs.base import Question
+from sdpo_jax.envs.programming import PACKAGES
+from sdpo_jax.envs.sandbox import Limits, Sandbox
+from tests.envs import test_programming_honest, test_programming_official
 from tests.envs.test_mathematics import CASES
 
 CHECKOUT = os.environ.get("OFFICIAL_SDPO")
@@ -102,3 +105,55 @@ def test_calls_score_as_in_the_official_code():
         assert score == theirs(response, answer), response
         right += score
     assert 50 < right < COUNT / 2
+
+
+def rows_of_programs():
+    """Tests as the official rows have them, and a program."""
+    for task, _, program in test_programming_honest.PROGRAMS:
+        tests = dict(test_programming_honest.TESTS[task])
+        if tests["testtype"] == "functional":
+            tests["inputs"] = [
+                row if isinstance(row, dict) else "[1,2]" for row in tests["inputs"]
+            ]
+            tests["outputs"] = [
+                json.dumps(3 if row == "[1,2]" else value)
+                if not isinstance(value, str)
+                else value
+                for row, value in zip(tests["inputs"], tests["outputs"], strict=True)
+            ]
+        yield tests, program
+    for written in (
+        test_programming_official.ACCEPTED,
+        test_programming_official.REJECTED,
+    ):
+        for name, (row, program) in written.items():
+            if name not in ("endless", "long time"):
+                yield row["tests"], program
+
+
+def test_programs_score_as_in_the_official_code(tmp_path):
+    folder = pathlib.Path(CHECKOUT) / "verl" / "utils" / "reward_score" / "feedback"
+    spec = importlib.util.spec_from_file_location("code_", folder / "code.py")
+    theirs = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(theirs)
+    found = []
+    with Sandbox(Limits(), workers=2, packages=PACKAGES) as sandbox:
+        for tests, program in rows_of_programs():
+            tests = {"fn_name": "", **tests, "time_limit": 5}
+            read = programming_official.cases({"tests": tests}, "here")["tests"]
+            executions = programming_official.run(sandbox, program, read)
+            right = map(
+                programming_official.is_right, executions, read.inputs, read.outputs
+            )
+            score = theirs.compute_score(
+                f"```python\n{program}\n```",
+                json.dumps(tests),
+                {"split": "train"},
+                sparse_rewards=True,
+            )["score"]
+            found.append((program, float(all(right)), score))
+
+    differ = [(program, ours, score) for program, ours, score in found if ours != score]
+    assert not differ, differ
+    accepted = sum(score for _, _, score in found)
+    assert len(found) / 4 < accepted < len(found)

@@ -3,13 +3,10 @@ import threading
 
 import pytest
 
-from sdpo_jax.envs import programming, rows, wording
+from sdpo_jax import config, envs
+from sdpo_jax.envs import programming_tests, rows, wording
 from sdpo_jax.envs.base import GraderFailure
-from sdpo_jax.envs.programming import (
-    Programming,
-    same_value,
-    same_words,
-)
+from sdpo_jax.envs.programming import PACKAGES, Programming, same_text, same_value
 from sdpo_jax.envs.sandbox import Limits, Sandbox
 
 ADD = {
@@ -35,7 +32,7 @@ ECHO = {
 @pytest.fixture(scope="module")
 def sandbox():
     limits = Limits(cpu_s=0.5, wall_s=4.0, memory_mb=512, output_kb=64)
-    with Sandbox(limits, workers=2) as box:
+    with Sandbox(limits, workers=2, packages=PACKAGES) as box:
         yield box
 
 
@@ -86,6 +83,41 @@ def test_wrong_answers_come_shortest_first_with_input_output_and_expected(make):
         "Test Case 3: Wrong Answer\nInput\n5\n5\nOutput\n25\n"
         "Standard Output\nhm\nExpected\n10"
     )
+
+
+@pytest.mark.parametrize(
+    "reveals, told",
+    [
+        ("inputs", ["Input\n1\n2"]),
+        ("outputs", ["Input\n1\n2", "Output\n2", "Standard Output\nhm"]),
+        (
+            "expected",
+            ["Input\n1\n2", "Output\n2", "Standard Output\nhm", "Expected\n3"],
+        ),
+    ],
+)
+def test_feedback_reveals_what_is_set(make, reveals, told):
+    environment = make(ADD, reveals=reveals, wrong_answers_shown=1)
+    verdict = grade(
+        environment, fenced("def add(a, b):\n    print('hm')\n    return 2")
+    )
+    assert verdict.feedback == "\n".join(["Test Case 1: Wrong Answer", *told])
+
+
+@pytest.mark.parametrize("reveals, told", [("inputs", ""), ("outputs", "\nOutput\n3")])
+def test_feedback_on_a_script_reveals_what_is_set(make, reveals, told):
+    environment = make(ECHO, reveals=reveals, wrong_answers_shown=1)
+    feedback = grade(environment, fenced("print(3)")).feedback
+    assert feedback == "Test Case 2: Wrong Answer\nInput\n3 4" + told
+
+
+@pytest.mark.parametrize("reveals", ["inputs", "outputs"])
+def test_expected_output_stays_secret_where_it_should(make, reveals):
+    tests = ADD["tests"] | {"outputs": [2718, 2718, 2718]}
+    environment = make(ADD | {"tests": tests}, reveals=reveals)
+    for body in ("return 1", "1 / 0", "while True: pass", "exit()", "print(a)"):
+        feedback = grade(environment, fenced(f"def add(a, b):\n    {body}")).feedback
+        assert feedback and "2718" not in feedback
 
 
 def test_share_of_passed_tests_is_measured_but_not_scored(make):
@@ -259,6 +291,30 @@ CHEATS = {
     "nan": "def add(a, b): return float('nan')",
     "syntax": "def add(a, b) return",
     "print instead": "def add(a, b): print(a + b)",
+    "printed verdicts": "print('Accepted', 1, {'result': 1})",
+    "text of the number": "def add(a, b): return '1'",
+    "list of it": "def add(a, b): return [1]",
+    "object that is written as it": (
+        "class J(float):\n    def __repr__(self): return '1'\n"
+        "def add(a, b): return J('nan')"
+    ),
+    "object that hashes and indexes as it": (
+        "class X:\n    __index__ = __int__ = __hash__ = lambda self: 1\n"
+        "def add(a, b): return X()"
+    ),
+    "close to it": "def add(a, b): return 1 + 1e-12",
+    "infinite": "def add(a, b): return float('inf')",
+    "huge": "def add(a, b): return 10**4000",
+    "nothing": "def add(a, b): pass",
+    "report of its own": (
+        "import os\ndef add(a, b):\n    for fd in range(3, 30):\n"
+        "        try: os.write(fd, b'{\"result\": 0}')\n"
+        "        except OSError: pass\n    return 1"
+    ),
+    "name of the test's module": (
+        "import sys, types\nfake = types.ModuleType('solution')\n"
+        "fake.add = lambda a, b: 0\nsys.modules['solution'] = fake"
+    ),
 }
 
 
@@ -266,6 +322,15 @@ CHEATS = {
 def test_cheat_scores_nothing(make, name):
     tests = ADD["tests"] | {"outputs": [1, 1, 1]}
     assert grade(make(ADD | {"tests": tests}), fenced(CHEATS[name])).score == 0.0
+
+
+def test_name_that_needs_no_import_is_not_the_function_that_is_called(make):
+    # `gcd` is known to every program; one that does not define it has none.
+    tests = {"inputs": [[4, 6]], "outputs": [2], "testtype": "functional"}
+    environment = make(ADD | {"tests": tests | {"fn_name": "gcd"}})
+    assert grade(environment, fenced("x = 1")).outcome == "Runtime Error"
+    own = "class Solution:\n    def gcd(self, a, b):\n        return gcd(a, b)"
+    assert grade(environment, fenced(own)).score == 1.0
 
 
 def test_program_that_stops_with_right_output_passes(make):
@@ -301,10 +366,61 @@ def test_values_are_compared_by_type_tolerant_equality(result, expected, same):
     assert same_value(result, expected) is same
 
 
-def test_words_are_compared_as_they_are_spelt():
-    assert same_words("1  2\r\n3 ", "1 2 3")
-    assert not same_words("3.0", "3")
-    assert not same_words("1 2", "12")
+@pytest.mark.parametrize(
+    "printed, expected, same",
+    [
+        ("1  2\r\n3 \n\n", "1 2\n3", True),
+        ("\n\n  YES", "YES\n", True),
+        ("a\t b", "a b", True),
+        ("3.0", "3", True),
+        ("0.50", "0.5", True),
+        (".5 -0", "0.5 0", True),
+        ("1e-07", "0.0000001", True),
+        ("1e+20", "100000000000000000000", True),
+        ("+7", "7", True),
+        ("1 2.0", "1.0 2", True),
+        ("9" * 5000, "9" * 5000 + ".0", True),
+        ("", "", True),
+        (" \n", "", True),
+        # What only looks right.
+        ("1 2 3", "1 2\n3", False),
+        ("1\n\n2", "1\n2", False),
+        ("1\n2\n3", "1\n2", False),
+        ("1\n2", "1\n2\n3", False),
+        ("1 2", "12", False),
+        ("12", "1 2", False),
+        ("1 2 3", "1 2", False),
+        ("2 1", "1 2", False),
+        ("", "0", False),
+        ("0", "", False),
+        ("Yes", "YES", False),
+        ("YES.", "YES", False),
+        ("101", "0101", False),
+        ("07:5", "07:05", False),
+        ("00", "0", False),
+        ("1_000", "1000", False),
+        ("\u0661", "1", False),
+        ("x 3.0", "x 3", False),
+        ("Case #1: 3.0", "Case #1: 3", False),
+        ("0.3333333", "0.33333333", False),
+        ("0.30000000000000004", "0.3", False),
+        ("1e1000", "1e1001", False),
+        ("1e9999999999", "1", False),
+        ("50000000000000001", "50000000000000000", False),
+        ("9007199254740993", "9007199254740992.0", False),
+        ("nan", "NaN", False),
+        ("inf", "Infinity", False),
+        ("[1,2]", "[1, 2]", False),
+        ("True", "1", False),
+        ("'a'", "a", False),
+        ("answer: 3", "3", False),
+        ("3 3", "3", False),
+        ("0x10", "16", False),
+        ("4/2", "2", False),
+    ],
+)
+def test_text_is_compared_by_lines_words_and_exact_numbers(printed, expected, same):
+    assert same_text(printed, expected) is same
 
 
 # Sanitising.
@@ -334,10 +450,10 @@ def test_sanitise(text, clean):
 
 
 def test_files_may_be_json_lines_or_one_list(tmp_path):
-    lines = rows.load(write(tmp_path, ADD, ECHO), programming.cases)
+    lines = rows.load(write(tmp_path, ADD, ECHO), programming_tests.cases)
     path = tmp_path / "list.json"
     path.write_text(json.dumps([ADD, ECHO]))
-    assert rows.load(path, programming.cases) == lines
+    assert rows.load(path, programming_tests.cases) == lines
     assert [question.uid for question in lines] == ["add", "7"]
     assert lines[1].system == "You write Python."
     assert "34" not in lines[0].prompt + lines[0].system
@@ -345,7 +461,7 @@ def test_files_may_be_json_lines_or_one_list(tmp_path):
 
 def test_functional_inputs_may_be_text_lists_or_objects():
     def arguments(value):
-        return programming._arguments(value, "here")
+        return programming_tests._arguments(value, "here")
 
     assert arguments('[1, 2]\n"a b"\n3') == [[1, 2], "a b", 3]
     assert arguments("3 4") == [3, 4]
@@ -387,7 +503,7 @@ def changed(row, **fields):
 def test_malformed_row_is_refused_by_file_row_and_field(tmp_path, row, message):
     path = write(tmp_path, ECHO | {"uid": "echo"}, row)
     with pytest.raises(ValueError, match=message) as caught:
-        rows.load(path, programming.cases)
+        rows.load(path, programming_tests.cases)
     assert str(path) in str(caught.value)
 
 
@@ -395,10 +511,10 @@ def test_broken_and_empty_files_are_refused(tmp_path):
     path = tmp_path / "bad.jsonl"
     path.write_text(json.dumps(ADD) + "\n{")
     with pytest.raises(ValueError, match="line 2 is not JSON"):
-        rows.load(path, programming.cases)
+        rows.load(path, programming_tests.cases)
     path.write_text("")
     with pytest.raises(ValueError, match="holds no questions"):
-        rows.load(path, programming.cases)
+        rows.load(path, programming_tests.cases)
 
 
 def test_unknown_split_and_options_are_refused(make):
@@ -408,6 +524,25 @@ def test_unknown_split_and_options_are_refused(make):
         make(ADD, extract="last")
     with pytest.raises(ValueError, match="wrong_answers_shown"):
         make(ADD, wrong_answers_shown=-1)
+    with pytest.raises(ValueError, match="reveals must be .*, got 'all'"):
+        make(ADD, reveals="all")
+    with pytest.raises(ValueError, match="grader must be .*, got 'strict'"):
+        make(ADD, grader="strict")
+
+
+def test_config_sets_grader_and_what_is_revealed(tmp_path):
+    c = config.default()
+    for split in config.SPLITS:
+        c.env[split] = str(write(tmp_path, ADD))
+    c.env.feedback_reveals, c.env.wrong_answers_shown = "outputs", 1
+    for grader, score in (("fixed", 1.0), ("official", 0.0)):
+        c.env.grader = grader
+        environment = envs.from_config(c)
+        response = fenced("def add(a, b):\n    return float(a + b)")
+        verdict = grade(environment, response)
+        environment.close()
+        assert verdict.score == score
+    assert verdict.feedback == "Test Case 1: Wrong Answer\nInput\n1\n2\nOutput\n3.0"
 
 
 def test_close_closes_the_sandbox(tmp_path):

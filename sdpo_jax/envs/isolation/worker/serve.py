@@ -30,7 +30,7 @@ import time
 import typing  # noqa: F401
 
 from sdpo_jax.envs.isolation.worker.confinement import MAX_FILES, Confinement
-from sdpo_jax.envs.isolation.worker.programs import solve
+from sdpo_jax.envs.isolation.worker.programs import FILENAME, solve
 
 IDLE_POLL_MS = 5_000
 CHEAP_CPU_S = 0.2  # Above this a fork per test costs nothing in comparison.
@@ -281,6 +281,7 @@ def main():
         if sys.version_info < (3, 10):  # noqa: UP036 - not the Python of the trainer.
             raise OSError(errno.ENOSYS, f"needs Python 3.10, this is {sys.version}")
         setup = json.loads(sys.argv[2])
+        sys.argv[:] = [FILENAME]
         if setup["readable"] and setup["cache_tag"] != sys.implementation.cache_tag:
             raise OSError(
                 errno.ENOEXEC,
