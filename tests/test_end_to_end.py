@@ -756,6 +756,17 @@ def heldout_of(c, folder, update):
         return evaluate.on_split(built, student, "heldout")[0]
 
 
+def shrunk(base, name, **fields):
+    """A run file of `configs`: its task and method stay, sizes are those of `tiny`."""
+    c = config.from_file(ROOT / "configs" / f"{name}.py")
+    small = tiny(base, train__updates=2, **fields)
+    for part in ("model", "rollout", "eval", "train"):
+        c[part].update(small[part])
+    c.reprompt.max_length = small.reprompt.max_length
+    c.step.questions, c.sdpo.top_k = 2, 20
+    return c
+
+
 CHOICES = {"prompt": "2+{n}?\n\nA: {n}\nB: 2{n}\n", "answer": "B"}
 CALLS = {
     "prompt": "Call f with {n}.",
@@ -791,14 +802,9 @@ PROGRAMS = {
 def test_run_files_of_the_paper_train_on_files_of_the_official_format(
     name, row, fixed, base, tmp_path, one_device
 ):
-    c = config.from_file(ROOT / "configs" / f"{name}.py")
+    c = shrunk(base, name, rollout__max_prompt=64)
     if fixed:
         c.env.grader, c.reprompt.show_feedback = "fixed", "always"
-    small = tiny(base, train__updates=2, rollout__max_prompt=64)
-    # What the run file says of the task and the method stays; sizes are small.
-    for part in ("model", "rollout", "eval", "train"):
-        c[part].update(small[part])
-    c.reprompt.max_length, c.step.questions, c.sdpo.top_k = 96, 2, 20
     files = [split for split in config.SPLITS if "share:" not in c.env[split]]
     for split in files:
         c.env[split] = str(tmp_path / f"{split}.json")
@@ -825,6 +831,25 @@ def test_run_files_of_the_paper_train_on_files_of_the_official_format(
         assert outcomes <= {"Incorrect Format", "Truncated"}
     else:
         assert outcomes == {"Wrong Answer"}
+
+
+@pytest.mark.parametrize(
+    "name", ["frozen_lake", pytest.param("sokoban", marks=pytest.mark.slow)]
+)
+def test_run_files_of_games_train_on_seeds(name, base, tmp_path, one_device):
+    # Prompts take 338 to 492 of this tokenizer's letters: one shape is compiled.
+    sizes = dict(rollout__max_prompt=512, reprompt__max_length=620)
+    c = shrunk(base, name, **sizes)
+    c.env.train, c.eval.max_questions = "seeds:0-9", 2
+
+    summary = train.run(c, tmp_path)
+
+    assert 0 <= summary["last"]["heldout"]["avg@4"] <= 1
+    updates = [line for line in lines_of(tmp_path, WRITTEN[0]) if "loss" in line]
+    assert len(updates) == 2 and all(line["loss"] > 0 for line in updates)
+    records = lines_of(tmp_path, WRITTEN[1])
+    assert {record["question"].partition("-")[0] for record in records} == {name}
+    assert {r["outcome"] for r in records} <= {"Incorrect Format", "Truncated"}
 
 
 @pytest.mark.slow
