@@ -52,10 +52,12 @@ def default() -> ConfigDict:  # noqa: PLR0915, one line per field
     # programming | multiple_choice | tool_use | mathematics | function; "" for an
     # object handed to train.run
     c.env.name = "programming"
-    c.env.train = ""  # file of questions
+    # A file of questions, or a dataset: hf:NAME?split=train, tfds:NAME?split=train;
+    # see envs/sources.py.
+    c.env.train = ""
     # The best checkpoint is chosen on these; "share:0.1" takes a tenth of env.train.
     c.env.validation = ""
-    c.env.heldout = ""  # reported, never chosen on; a file or a share
+    c.env.heldout = ""  # reported, never chosen on; likewise a source or a share
     c.env.grader = "fixed"  # fixed | official: as the official code scores
     c.env.function = ""  # module:name of the grader of env.name=function
     c.env.sandbox_tier = "auto"  # auto | B | C | D: isolation of untrusted programs

@@ -48,6 +48,8 @@ ONLY_IN = {
     "wandb": ["sdpo_jax/metrics.py"],
     "matplotlib": ["sdpo_jax/report.py"],
     "pyarrow": ["sdpo_jax/envs/rows.py"],
+    "datasets": ["sdpo_jax/envs/sources.py"],
+    "tensorflow_datasets": ["sdpo_jax/envs/sources.py"],
     "sympy": ["sdpo_jax/envs/mathematics_equality.py"],
     "latex2sympy2_extended": ["sdpo_jax/envs/mathematics_equality.py"],
 }

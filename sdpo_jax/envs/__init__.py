@@ -3,7 +3,14 @@
 from ml_collections import ConfigDict
 
 from sdpo_jax.config import SPLITS
-from sdpo_jax.envs import function, mathematics, multiple_choice, rows, tool_use
+from sdpo_jax.envs import (
+    function,
+    mathematics,
+    multiple_choice,
+    rows,
+    sources,
+    tool_use,
+)
 from sdpo_jax.envs.base import Environment
 from sdpo_jax.envs.graded import Graded
 from sdpo_jax.envs.programming import Programming
@@ -17,7 +24,7 @@ def from_config(c: ConfigDict) -> Environment:
     """The environment that `config.env` names.
 
     Raises:
-      ValueError: if a file of questions is missing or malformed.
+      ValueError: if a source of questions is missing or malformed.
     """
     if not c.env.name:
         raise ValueError(
@@ -25,8 +32,10 @@ def from_config(c: ConfigDict) -> Environment:
         )
     for split in SPLITS:
         if not c.env[split]:
-            raise ValueError(f"env.{split} is empty: give a file of questions")
-    files = {split: c.env[split] for split in SPLITS}
+            raise ValueError(
+                f"env.{split} is empty: give a file or dataset of questions"
+            )
+    files = {s: sources.of(c.env[s], f"env.{s}") for s in SPLITS}
     if task := _ANSWERS.get(c.env.name):
         grade = {"fixed": task.fixed, "official": task.official}[c.env.grader]
         return Graded(rows.load_splits(files, task.data), grade)
