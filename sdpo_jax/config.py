@@ -77,6 +77,12 @@ def default() -> ConfigDict:  # noqa: PLR0915, one line per field
     c.rollout.max_response = 8192  # tokens
     c.rollout.rows_at_once = 256  # attempts sampled together, all devices
 
+    # A question solved by a smaller or larger share of its last attempts sits out.
+    c.curriculum = ConfigDict()
+    c.curriculum.min_pass_rate = 0.0  # with max_pass_rate 1: no question ever does
+    c.curriculum.max_pass_rate = 1.0
+    c.curriculum.remeasure_every = 4  # turns that it sits out before its next visit
+
     c.reprompt = ConfigDict()
     c.reprompt.success_score = 1.0  # solved from here on; actor.yaml there says 0.5
     c.reprompt.demonstration_from = "peers"  # peers|own_if_solved|any_attempt|nobody
@@ -205,6 +211,9 @@ _RANGES = {
     "rollout.max_prompt": (1, 2**24, True),
     "rollout.max_response": (1, 2**24, True),
     "rollout.rows_at_once": (1, 2**20, True),
+    "curriculum.min_pass_rate": (0, 1, True),
+    "curriculum.max_pass_rate": (0, 1, True),
+    "curriculum.remeasure_every": (1, 2**31 - 1, True),
     "reprompt.success_score": (0, 1, False),
     "reprompt.max_length": (1, 2**24, True),
     "sdpo.top_k": (1, 2**20, True),
@@ -254,6 +263,7 @@ def validate(c: ConfigDict) -> None:
             "set sdpo.divergence to forward_kl or reverse_kl"
         )
     _check_combinations(c)
+    _check_curriculum(c)
     _check_lora(c)
 
 
@@ -324,6 +334,15 @@ def _check_combinations(c: ConfigDict) -> None:
         raise ValueError(
             f"eval.pass_at={tuple(c.eval.pass_at)}: pass@k needs 1 <= k <= "
             f"eval.attempts={c.eval.attempts}"
+        )
+
+
+def _check_curriculum(c: ConfigDict) -> None:
+    """Refuse a band that nothing can lie in."""
+    if c.curriculum.min_pass_rate > c.curriculum.max_pass_rate:
+        raise ValueError(
+            f"curriculum.min_pass_rate={c.curriculum.min_pass_rate} exceeds "
+            f"curriculum.max_pass_rate={c.curriculum.max_pass_rate}"
         )
 
 

@@ -19,7 +19,7 @@ LAYERS = [
     ["model", "losses", "teacher", "envs", "reprompt", "data"],
     ["step", "rollout", "checkpoint"],
     # `feedback` turns text into arrays; `parts` builds a run's objects from its config.
-    ["feedback", "parts"],
+    ["feedback", "parts", "curriculum"],
     ["evaluate", "export"],
     ["train", "discover", "plan", "report"],
     ["main"],
