@@ -81,9 +81,16 @@ def choose(
     if not is_on(c):
         batch = question_order.of_update(questions, update, count, c.seed)
         return Choice(batch, state, {})
-    out = {i for i, q in enumerate(questions) if not _in_band(c, state, q)}
+    low, high = c.curriculum.min_pass_rate, c.curriculum.max_pass_rate
+    # A question that was never visited may lie in the band.
+    rates = [state.rates.get(q.uid, low) for q in questions]
+    out = {i for i, rate in enumerate(rates) if not low <= rate <= high}
     if len(out) == len(questions):
-        raise ValueError(_nobody(c, questions, state))
+        raise ValueError(
+            f"none of the {len(rates)} training questions has a pass rate between "
+            f"curriculum.min_pass_rate={low} and curriculum.max_pass_rate={high}: they "
+            f"go from {min(rates):.3g} to {max(rates):.3g}; widen the band"
+        )
     chosen, sat_out, passed = _turns(c, questions, state, out)
     waiting = sorted(
         (i for i in out if i not in chosen),
@@ -106,34 +113,18 @@ def _turns(
 ) -> tuple[list[int], dict[str, int], int]:
     """Turn by turn, who is visited; how long others sat out, and the turns it took."""
     chosen, sat_out, passed = [], dict(state.sat_out), 0
+    count, every = c.rollout.questions, c.curriculum.remeasure_every
     order = question_order.from_place(range(len(questions)), state.place, c.seed)
     # So many turns hold a whole pass, so that nobody in the band is missed.
     for i in itertools.islice(order, 2 * len(questions) - 1):
-        if len(chosen) == c.rollout.questions:
+        if len(chosen) == count:
             break
         passed += 1
         uid = questions[i].uid
         if i in chosen:
             continue
-        if i in out and sat_out.get(uid, 0) < c.curriculum.remeasure_every:
+        if i in out and sat_out.get(uid, 0) < every:
             sat_out[uid] = sat_out.get(uid, 0) + 1
         else:
             chosen.append(i)
     return chosen, sat_out, passed
-
-
-def _in_band(c: ConfigDict, state: State, question: Question) -> bool:
-    """Whether the last visit found it so; a question never visited may be."""
-    low, high = c.curriculum.min_pass_rate, c.curriculum.max_pass_rate
-    rate = state.rates.get(question.uid)
-    return rate is None or low <= rate <= high
-
-
-def _nobody(c: ConfigDict, questions: Sequence[Question], state: State) -> str:
-    rates = [state.rates[q.uid] for q in questions]
-    low, high = c.curriculum.min_pass_rate, c.curriculum.max_pass_rate
-    return (
-        f"none of the {len(rates)} training questions has a pass rate between "
-        f"curriculum.min_pass_rate={low} and curriculum.max_pass_rate={high}: they go "
-        f"from {min(rates):.3g} to {max(rates):.3g}; widen the band"
-    )

@@ -88,6 +88,16 @@ def test_question_outside_the_band_sits_out_so_many_turns(every):
     assert choices[-1].values["curriculum/kept"] == 0.5
 
 
+@pytest.mark.parametrize("low, high, rate", [(0.2, 1.0, 0.0), (0.0, 0.8, 1.0)])
+def test_one_end_makes_a_band(low, high, rate):
+    c, questions = settings(1, low=low, high=high, every=99), named("abc")
+
+    asked, _, state = visits(c, questions, lambda u, _: rate if u == "a" else 0.5, 9)
+
+    assert asked.count(["a"]) == 1 and state.sat_out["a"] > 0
+    assert curriculum.saved(c, state)
+
+
 def test_question_that_comes_into_the_band_stays():
     c, questions = settings(1, every=3), named("abcd")
     # Solved from its second visit on.

@@ -190,8 +190,8 @@ def _told(named: _Named, load: Callable[[], Any]) -> Any:
         return load()
     # Of many types, which differ with the library's version.
     except Exception as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"{named.text}: {lines[0]:.300}") from error
+        told = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{named.text}: {told:.300}") from error
 
 
 def _plain(value: Any, where: str) -> Any:
