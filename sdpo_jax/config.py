@@ -52,10 +52,12 @@ def default() -> ConfigDict:  # noqa: PLR0915, one line per field
     # programming | multiple_choice | tool_use | mathematics | frozen_lake | sokoban |
     # function; "" for an object handed to train.run
     c.env.name = "programming"
-    c.env.train = ""  # file of questions; of games "seeds:0-9999"
+    # A file of questions, or a dataset: hf:NAME?split=train, tfds:NAME?split=train;
+    # see envs/sources.py. Games are drawn from seeds, seeds:0-9999.
+    c.env.train = ""
     # The best checkpoint is chosen on these; "share:0.1" takes a tenth of env.train.
     c.env.validation = ""
-    c.env.heldout = ""  # reported, never chosen on; a file or a share
+    c.env.heldout = ""  # reported, never chosen on; likewise a source or a share
     c.env.grader = "fixed"  # fixed | official: as the official code scores
     c.env.function = ""  # module:name of the grader of env.name=function
     c.env.acts = "one"  # one | many: responses in a game; one holds all its moves
@@ -81,6 +83,12 @@ def default() -> ConfigDict:  # noqa: PLR0915, one line per field
     c.rollout.long_prompts = "refuse"  # refuse | drop: what takes more
     c.rollout.max_response = 8192  # tokens
     c.rollout.rows_at_once = 256  # attempts sampled together, all devices
+
+    # A question solved by a smaller or larger share of its last attempts sits out.
+    c.curriculum = ConfigDict()
+    c.curriculum.min_pass_rate = 0.0  # with max_pass_rate 1: no question ever does
+    c.curriculum.max_pass_rate = 1.0
+    c.curriculum.remeasure_every = 4  # turns that it sits out before its next visit
 
     c.reprompt = ConfigDict()
     c.reprompt.success_score = 1.0  # solved from here on; actor.yaml there says 0.5
@@ -213,6 +221,9 @@ _RANGES = {
     "rollout.max_prompt": (1, 2**24, True),
     "rollout.max_response": (1, 2**24, True),
     "rollout.rows_at_once": (1, 2**20, True),
+    "curriculum.min_pass_rate": (0, 1, True),
+    "curriculum.max_pass_rate": (0, 1, True),
+    "curriculum.remeasure_every": (1, 2**31 - 1, True),
     "reprompt.success_score": (0, 1, False),
     "reprompt.max_length": (1, 2**24, True),
     "sdpo.top_k": (1, 2**20, True),
@@ -263,6 +274,7 @@ def validate(c: ConfigDict) -> None:
         )
     _check_combinations(c)
     _check_environment(c)
+    _check_curriculum(c)
     _check_lora(c)
 
 
@@ -343,6 +355,15 @@ def _check_environment(c: ConfigDict) -> None:
         raise ValueError(
             "env.acts=many: only episodes of one act can be trained on or evaluated so "
             "far; set env.acts=one, or play them by envs.dialogue"
+        )
+
+
+def _check_curriculum(c: ConfigDict) -> None:
+    """Refuse a band that nothing can lie in."""
+    if c.curriculum.min_pass_rate > c.curriculum.max_pass_rate:
+        raise ValueError(
+            f"curriculum.min_pass_rate={c.curriculum.min_pass_rate} exceeds "
+            f"curriculum.max_pass_rate={c.curriculum.max_pass_rate}"
         )
 
 

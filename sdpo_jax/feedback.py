@@ -171,6 +171,18 @@ def _check_verdicts(
         )
 
 
+def pass_rates(c: ConfigDict, graded: Sequence[Graded]) -> dict[str, float]:
+    """The solved share of each question's attempts, by its name.
+
+    Attempts whose grading failed do not count; a question without others is left out.
+    """
+    solved = collections.defaultdict(list)
+    for g in graded:
+        if g.verdict:
+            solved[g.question.uid].append(g.score >= c.reprompt.success_score)
+    return {uid: sum(of_it) / len(of_it) for uid, of_it in solved.items()}
+
+
 def make_batch(
     c: ConfigDict,
     tokenizer: Tokenizer,

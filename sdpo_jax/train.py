@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 
 from sdpo_jax import (
     config,
+    curriculum,
     distributed,
     evaluate,
     export,
@@ -129,6 +130,7 @@ class Trainer:
         self.timer = metrics.Timer()
         self.update = 0
         self._saved = None
+        self._curriculum = curriculum.State()
         with contextlib.ExitStack() as exits:
             exits.callback(self._checkpoints.close)
             self._open(exits)
@@ -142,7 +144,8 @@ class Trainer:
         if resume:
             abstract = step.abstract_state(c, parts.arch, parts.mesh)
             abstract = abstract.replace(base=None)
-            self.state, _, self.update = self._checkpoints.restore(abstract)
+            self.state, extra, self.update = self._checkpoints.restore(abstract)
+            self._curriculum = curriculum.restored(c, extra, self.update)
             if c.lora.rank:
                 self.state = self.state.replace(base=parts.load_params())
             self._saved = self.update
@@ -204,19 +207,14 @@ class Trainer:
         """
         c, parts = self.parts.config, self.parts
         key = jax.random.fold_in(jax.random.key(c.seed), self.update)
-        count = c.rollout.questions
-        questions = question_order.of_update(
-            self._questions, self.update, count, c.seed
-        )
+        questions, turned, counted = self._choose()
         repeated = [q for q in questions for _ in range(c.rollout.attempts)]
         judged = (c, parts.environment, parts.tokenizer, repeated)
         with feedback.Grading(*judged) as grading:
             with self.timer("sample"):
                 prompts = feedback.encode(c, parts.tokenizer, questions)
-                how = (_sampling(c), key, grading.add)
-                attempts = parts.engine.sample(
-                    self.state.policy, prompts, range(count), *how
-                )
+                how = (range(len(questions)), _sampling(c), key, grading.add)
+                attempts = parts.engine.sample(self.state.policy, prompts, *how)
             self._leave_if(stop)
             # What is left of it: rows are graded as soon as they are sampled.
             with self.timer("grade"):
@@ -230,8 +228,18 @@ class Trainer:
         with self.timer("train"):
             values |= self._train(batch)
         self.update += 1
-        self._after_update(values)
+        self._curriculum = turned.measured(feedback.pass_rates(c, graded))
+        self._after_update(values | counted)
         self._leave_if(stop)
+
+    def _choose(self) -> curriculum.Choice:
+        """The questions of the next update; without any in the band all is saved."""
+        c = self.parts.config
+        try:
+            return curriculum.choose(c, self._questions, self.update, self._curriculum)
+        except ValueError:
+            self.save()
+            raise
 
     def _leave_if(self, stop: "_Stop") -> None:
         if _any_host(stop.is_set):
@@ -317,7 +325,8 @@ class Trainer:
         # Saved a second time, without its score, it could no longer be the best.
         if self._saved != self.update:
             trained = self.state.replace(base=None)
-            self._checkpoints.save(self.update, trained, {}, score=score)
+            extra = curriculum.saved(self.parts.config, self._curriculum)
+            self._checkpoints.save(self.update, trained, extra, score=score)
             self._saved = self.update
 
     def finish(self) -> dict[str, Any]:

@@ -110,6 +110,10 @@ def test_choices_are_those_that_the_code_knows():
             },
             "shows the teacher nothing",
         ),
+        (
+            {"curriculum__min_pass_rate": 0.6, "curriculum__max_pass_rate": 0.4},
+            "min_pass_rate=0.6 exceeds curriculum.max_pass_rate=0.4",
+        ),
         ({"eval__pass_at": (1, 17)}, r"eval.pass_at=\(1, 17\).*eval.attempts=16"),
         ({"eval__pass_at": (0,)}, r"eval.pass_at=\(0,\)"),
         ({"env__acts": "many"}, "env.acts=many: only .* set env.acts=one"),

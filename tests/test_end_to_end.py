@@ -136,14 +136,20 @@ def tiny(base, **fields):
     return c
 
 
-def state_of(c, folder, update=None):
-    """The arrays of a checkpoint, by name."""
+def restored(c, folder, update=None):
+    """The state of a checkpoint, and what was saved beside it."""
     mesh = distributed.make_mesh(c.mesh, devices=jax.devices()[:1])
     arch = huggingface.architecture(c.model.path)
     checkpoints = Checkpoints(folder / "checkpoints")
     abstract = step.abstract_state(c, arch, mesh).replace(base=None)
-    state, _, _ = checkpoints.restore(abstract, update)
+    state, extra, _ = checkpoints.restore(abstract, update)
     checkpoints.close()
+    return state, extra
+
+
+def state_of(c, folder, update=None):
+    """The arrays of a checkpoint, by name."""
+    state, _ = restored(c, folder, update)
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in leaves}
 
@@ -499,6 +505,56 @@ def test_stop_right_after_an_evaluation_keeps_the_best(
     train.run(tiny(base), folder, environment=Words())
 
     assert_same_run(tiny(base), folder, finished)
+
+
+class Many(Words):
+    """More training questions than a batch holds."""
+
+    def questions(self, split):
+        if split != "train":
+            return super().questions(split)
+        prompts = [task.prompt([a, b]) for a in task.MADE_UP[4:7] for b in "xy"]
+        return [Question(f"train-{n}", p) for n, p in enumerate(prompts)]
+
+
+def test_curriculum_passes_questions_over_and_resumes_to_the_bit(
+    base, tmp_path, one_device
+):
+    # Of four attempts none solves in two visits of five.
+    c = tiny(base, train__updates=6, curriculum__min_pass_rate=0.1)
+    train.run(c, tmp_path / "whole", environment=Many())
+    folder, once = tmp_path / "run", iter([True])
+
+    def stop(split):
+        # In the middle of an update: its turns have not passed yet.
+        if split == "train" and done(folder) == 4 and next(once, False):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(train.Interrupted, match="stopped after update 4, saved"):
+        train.run(c, folder, environment=Many(stop))
+    train.run(c, folder, environment=Many())
+
+    assert_same_run(c, folder, tmp_path / "whole")
+    lines = [line for line in lines_of(folder, WRITTEN[0]) if "loss" in line]
+    assert lines[0]["curriculum/kept"] == 1
+    assert min(line["curriculum/kept"] for line in lines) < 1
+    assert sum(line["curriculum/sat_out"] for line in lines) > 0
+    (_, extra), (_, other) = (restored(c, f) for f in (folder, tmp_path / "whole"))
+    assert extra == other and extra["curriculum"]["sat_out"]
+
+
+def test_curriculum_that_leaves_no_question_stops_and_loses_nothing(
+    base, tmp_path, one_device
+):
+    # None of the two questions is solved by all four attempts of its first visit.
+    c = tiny(base, curriculum__min_pass_rate=0.99)
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match="none of the 2 training questions has a"):
+            train.run(c, tmp_path, environment=Words())
+
+    assert saved_updates(tmp_path) == [1]
+    assert [line["step"] for line in lines_of(tmp_path, metrics.METRICS)] == [0, 1]
 
 
 def test_prompt_that_is_too_long_is_refused_at_the_start(base, tmp_path, one_device):

@@ -216,6 +216,16 @@ def test_gradings_run_at_once_and_keep_their_order(tokenizer):
     assert [g.question.uid for g in graded] == ["add"] * 4 + ["b"] * 4
 
 
+def test_pass_rates_count_what_is_known_of_each_question(tokenizer):
+    questions = [q for q in QUESTIONS for _ in range(GROUP)]
+    graded = grade(settings(), Judges(), tokenizer, questions, written(tokenizer))
+
+    assert feedback.pass_rates(settings(), graded) == {"add": 2 / 4, "b": 1 / 3}
+    unknown = [dataclasses.replace(g, verdict=None) for g in graded[:GROUP]]
+    found = feedback.pass_rates(settings(), unknown + graded[GROUP:])
+    assert found == {"b": 1 / 3}
+
+
 def test_episode_that_wants_another_act_is_refused(tokenizer):
     replies = Judges(lambda *args: "Go on." if args[1] == "go" else judge(*args))
     attempts = written(tokenizer, [*["right<|im_end|>"] * 3, "go<|im_end|>"])

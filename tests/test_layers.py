@@ -19,7 +19,7 @@ LAYERS = [
     ["model", "losses", "teacher", "envs", "reprompt", "data"],
     ["step", "rollout", "checkpoint"],
     # `feedback` turns text into arrays; `parts` builds a run's objects from its config.
-    ["feedback", "parts"],
+    ["feedback", "parts", "curriculum"],
     ["evaluate", "export"],
     ["train", "discover", "plan", "report"],
     ["main"],
@@ -47,6 +47,8 @@ ONLY_IN = {
     "wandb": ["sdpo_jax/metrics.py"],
     "matplotlib": ["sdpo_jax/report.py"],
     "pyarrow": ["sdpo_jax/envs/rows.py"],
+    "datasets": ["sdpo_jax/envs/sources.py"],
+    "tensorflow_datasets": ["sdpo_jax/envs/sources.py"],
     "sympy": ["sdpo_jax/envs/mathematics_equality.py"],
     "latex2sympy2_extended": ["sdpo_jax/envs/mathematics_equality.py"],
 }

@@ -1,7 +1,8 @@
 """The order in which a run meets its questions: a pure function of (seed, update)."""
 
+import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -26,13 +27,15 @@ def of_update(questions: Sequence[T], update: int, count: int, seed: int) -> lis
         raise ValueError(
             f"rollout.questions={count} exceeds the {len(questions)} training questions"
         )
-    places = range(update * count, (update + 1) * count)
-    passes = {place // len(questions) for place in places}
-    orders = {number: _order(len(questions), seed, number) for number in passes}
-    return [
-        questions[orders[place // len(questions)][place % len(questions)]]
-        for place in places
-    ]
+    return list(itertools.islice(from_place(questions, update * count, seed), count))
+
+
+def from_place(questions: Sequence[T], place: int, seed: int) -> Iterator[T]:
+    """The questions in their order from a place on, pass after pass without end."""
+    first, begin = divmod(place, len(questions))
+    for number in itertools.count(first):
+        yield from (questions[i] for i in _order(len(questions), seed, number)[begin:])
+        begin = 0
 
 
 def _order(size: int, seed: int, number: int) -> list[int]:

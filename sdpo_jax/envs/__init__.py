@@ -13,6 +13,7 @@ from sdpo_jax.envs import (
     multiple_choice,
     rows,
     sokoban,
+    sources,
     tool_use,
 )
 from sdpo_jax.envs.base import Environment
@@ -29,7 +30,7 @@ def from_config(c: ConfigDict) -> Environment:
     """The environment that `config.env` names.
 
     Raises:
-      ValueError: if a file of questions, or a range of seeds, is missing or malformed.
+      ValueError: if a source of questions is missing or malformed.
     """
     if not c.env.name:
         raise ValueError(
@@ -38,14 +39,15 @@ def from_config(c: ConfigDict) -> Environment:
     for split in SPLITS:
         if not c.env[split]:
             raise ValueError(
-                f"env.{split} is empty: give a file of questions, or seeds"
+                f"env.{split} is empty: give a file or dataset of questions, or seeds"
             )
-    files = {split: c.env[split] for split in SPLITS}
+    if game := _GAMES.get(c.env.name):
+        seeds = {split: c.env[split] for split in SPLITS}
+        return grid_game.environment(c.env.name, seeds, game.draw, c.env.acts)
+    files = {split: sources.of(c.env[split], f"env.{split}") for split in SPLITS}
     if task := _ANSWERS.get(c.env.name):
         grade = {"fixed": task.fixed, "official": task.official}[c.env.grader]
         return Graded(rows.load_splits(files, task.data), grade)
-    if game := _GAMES.get(c.env.name):
-        return grid_game.environment(c.env.name, files, game.draw, c.env.acts)
     if c.env.name == "function":
         return function.environment(files, c.env.function)
     limits = Limits(cpu_s=c.env.time_limit_s, memory_mb=c.env.memory_limit_mb)

@@ -1,33 +1,51 @@
-"""Files of questions: JSON, JSON lines or Parquet, one row per question.
+"""Questions from rows: of files (JSON, JSON lines or Parquet), and of other sources.
 
 Every row has a name ("uid", or the "idx" of the official SDPO files), a "prompt" and
 perhaps a "system" turn; what else it holds is its environment's business.
 """
 
+import dataclasses
 import hashlib
 import itertools
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sdpo_jax.envs.base import Question
 
-_SHARE = "share:"
+SHARE = "share:"
 _log = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """Rows that are not simply those of a file.
+
+    Args:
+      name: for messages.
+      read: yields where each row stands, and the row.
+    """
+
+    name: str
+    read: Callable[[], Iterable[tuple[str, Any]]]
+
+    def __str__(self) -> str:
+        return self.name
+
+
 def load_splits(
-    files: Mapping[str, str | Path], data_of: Callable[[Row, str], Mapping[str, Any]]
+    files: Mapping[str, str | Path | Source],
+    data_of: Callable[[Row, str], Mapping[str, Any]],
 ) -> dict[str, list[Question]]:
     """The questions of every split; repeated and shared prompts are logged.
 
     Args:
-      files: split -> file, or "share:0.1" for a tenth of the questions of "train".
-        Which ones depends on their uids only.
+      files: split -> file or source, or "share:0.1" for a tenth of the questions of
+        "train". Which ones depends on their uids only.
       data_of: a row, and where it stands, to what the environment grades with.
 
     Raises:
@@ -36,7 +54,7 @@ def load_splits(
     shares = {
         split: _share(split, str(source))
         for split, source in files.items()
-        if str(source).startswith(_SHARE)
+        if str(source).startswith(SHARE)
     }
     splits = {s: load(path, data_of) for s, path in files.items() if s not in shares}
     splits = _cut(splits, shares)
@@ -52,12 +70,12 @@ def load_splits(
 
 def _share(split: str, source: str) -> float:
     try:
-        share = float(source.removeprefix(_SHARE))
+        share = float(source.removeprefix(SHARE))
     except ValueError:
         share = 0.0
     if not 0 < share < 1 or split == "train":
         raise ValueError(
-            f"env.{split}={source}: expected a file, or {_SHARE} and a number between "
+            f"env.{split}={source}: expected a file, or {SHARE} and a number between "
             "0 and 1 for a part of env.train"
         )
     return share
@@ -92,9 +110,9 @@ def _place(question: Question, split: str) -> float:
 
 
 def load(
-    path: str | Path, data_of: Callable[[Row, str], Mapping[str, Any]]
+    path: str | Path | Source, data_of: Callable[[Row, str], Mapping[str, Any]]
 ) -> list[Question]:
-    """Read a file of questions.
+    """Read a file or source of questions.
 
     Args:
       path: a file that ends in .parquet, or holds one JSON list, or JSON lines.
@@ -103,21 +121,25 @@ def load(
     Raises:
       ValueError: if a row is malformed; names file, row (from 1) and field.
     """
-    path = Path(path)
+    places = path.read() if isinstance(path, Source) else _numbered(Path(path))
     questions, seen = [], {}
-    for number, row in enumerate(_read(path), start=1):
-        where = f"{path}, row {number}"
+    for where, row in places:
         question = _question(row, where, data_of)
         if question.uid in seen:
+            first = seen[question.uid].removeprefix(f"{path}, ")
             raise ValueError(
-                f"{where}: uid {question.uid!r} is that of row {seen[question.uid]} "
-                "too; make it unique"
+                f"{where}: uid {question.uid!r} is that of {first} too; make it unique"
             )
-        seen[question.uid] = number
+        seen[question.uid] = where
         questions.append(question)
     if not questions:
         raise ValueError(f"{path} holds no questions")
     return questions
+
+
+def _numbered(path: Path) -> Iterable[tuple[str, Any]]:
+    for number, row in enumerate(of_file(path), start=1):
+        yield f"{path}, row {number}", row
 
 
 def field(row: Row, name: str, kind: type, where: str) -> Any:
@@ -132,7 +154,18 @@ def field(row: Row, name: str, kind: type, where: str) -> Any:
     return row[name]
 
 
-def _read(path: Path) -> Sequence[Any]:
+def check_object(row: Any, where: str) -> None:
+    """Refuse a row that is no object."""
+    if not isinstance(row, dict):
+        raise ValueError(f"{where}: expected an object, got {type(row).__name__}")
+
+
+def of_file(path: Path) -> Sequence[Any]:
+    """What a file holds, row by row.
+
+    Raises:
+      ValueError: if it is not of the format that its name and beginning say.
+    """
     if path.suffix == ".parquet":
         import pyarrow.parquet  # Slow to import, and most files do without.
 
@@ -160,8 +193,7 @@ def _read(path: Path) -> Sequence[Any]:
 def _question(
     row: Any, where: str, data_of: Callable[[Row, str], Mapping[str, Any]]
 ) -> Question:
-    if not isinstance(row, dict):
-        raise ValueError(f"{where}: expected an object, got {type(row).__name__}")
+    check_object(row, where)
     uid = row.get("uid", row.get("idx"))
     if not isinstance(uid, str | int) or isinstance(uid, bool):
         raise ValueError(f"{where}, field uid (or idx): expected a name, got {uid!r}")
