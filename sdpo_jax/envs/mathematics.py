@@ -19,13 +19,12 @@ limit is not equal.
 
 import decimal
 import functools
-import importlib.util
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdpo_jax.envs import marked, rows, wording
+from sdpo_jax.envs import installed, marked, rows, wording
 from sdpo_jax.envs.base import Question, Verdict
 from sdpo_jax.envs.graded import Graded, unreadable
 from sdpo_jax.envs.sandbox import Call, Limits, Packages, Sandbox
@@ -87,15 +86,11 @@ def environment(
 
 def packages(grader: str) -> Packages:
     """What a mode's comparison needs, wherever it is installed."""
-    specs = {name: importlib.util.find_spec(name) for name in _NEEDED}
-    if missing := [name for name, spec in specs.items() if spec is None]:
-        raise ValueError(
-            f"env.name=mathematics needs the module {missing[0]}: pip install "
-            '"math-verify>=0.9,<0.10"'
-        )
-    folders = {str(Path(s.origin).parents[1]) for s in specs.values()}
+    folders = installed.folders(
+        "env.name=mathematics", _NEEDED, "math-verify>=0.9,<0.10"
+    )
     program = {"fixed": _FIXED, "official": _OFFICIAL}[grader]
-    return Packages(sorted(folders), program + _PREPARE)
+    return Packages(folders, program + _PREPARE)
 
 
 def data(row: rows.Row, where: str) -> dict[str, Any]:
@@ -121,7 +116,7 @@ def fixed(
     """
     given = marked.last_box(response)
     if given is None:
-        given = marked.last_tag(response)
+        given = marked.last_tag(response, closed=truncated)
     if given is None or not given.strip():
         return unreadable(INCORRECT_FORMAT, truncated)
     answer = question.data["answer"]

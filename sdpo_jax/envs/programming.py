@@ -20,12 +20,11 @@ outputs are compared here and never come near the program.
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdpo_jax.envs import rows, wording
+from sdpo_jax.envs import marked, rows, wording
 from sdpo_jax.envs.base import Question, Verdict
 from sdpo_jax.envs.graded import Graded, unreadable
 from sdpo_jax.envs.sandbox import Call, Execution, Sandbox, Stdin
@@ -39,8 +38,6 @@ LIMIT_NAMES = {
     "memory_limit": "Memory Limit Exceeded",
     "output_limit": "Output Limit Exceeded",
 }
-
-_FENCED = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,8 +121,7 @@ class Programming(Graded):
         """The code to run; None when there is none, or not all of it."""
         if self.extract == "whole":
             return None if truncated or not response.strip() else response
-        blocks = _FENCED.findall(response)
-        return max(blocks, key=len) if blocks else None
+        return marked.longest_block(response)
 
 
 def is_right(execution: Execution, test: Call | Stdin, expected: Any) -> bool:
