@@ -49,20 +49,28 @@ def default() -> ConfigDict:  # noqa: PLR0915, one line per field
     c.model.enable_thinking = False  # handed to the chat template
 
     c.env = ConfigDict()
-    # programming | multiple_choice | tool_use | mathematics | function; "" for an
-    # object handed to train.run
+    # programming | multiple_choice | tool_use | mathematics | function | rules |
+    # judge | privileged | reasoning_gym; "" for an object handed to train.run
     c.env.name = "programming"
     c.env.train = ""  # file of questions
     # The best checkpoint is chosen on these; "share:0.1" takes a tenth of env.train.
     c.env.validation = ""
     c.env.heldout = ""  # reported, never chosen on; a file or a share
-    c.env.grader = "fixed"  # fixed | official: as the official code scores
+    # fixed | official: as the official code scores, of what it has a grader for
+    c.env.grader = "fixed"
     c.env.function = ""  # module:name of the grader of env.name=function
     c.env.sandbox_tier = "auto"  # auto | B | C | D: isolation of untrusted programs
     c.env.process_per = "test"  # test | program: what has a process of its own
     c.env.time_limit_s = 6.0  # CPU seconds per test or comparison of answers
     c.env.memory_limit_mb = 1024  # per program
     c.env.wrong_answers_shown = 2  # failing tests told in one feedback
+    c.env.judge = ConfigDict()  # of env.name=judge
+    c.env.judge.url = ""  # what comes before /chat/completions
+    c.env.judge.model = ""  # as the endpoint calls it
+    c.env.judge.key_variable = ""  # environment variable with the key; "" for none
+    c.env.judge.timeout_s = 60.0  # of one call
+    c.env.judge.retries = 4  # more calls where one met a limit or a fault
+    c.env.judge.max_tokens = 1024  # of one reply
 
     c.rollout = ConfigDict()
     c.rollout.questions = 32  # per rollout batch
@@ -169,7 +177,7 @@ _CHOICES = {
     "model.remat": ("none", "layer"),
     "env.name": (
         *("programming", "multiple_choice", "tool_use", "mathematics", "function"),
-        "",
+        *("rules", "judge", "privileged", "reasoning_gym", ""),
     ),
     "env.grader": ("fixed", "official"),
     "env.sandbox_tier": ("auto", "B", "C", "D"),
@@ -189,12 +197,23 @@ _CHOICES = {
     "step.aggregation": ("token_mean", "sequence_mean", "sequence_mean_all_rows"),
 }
 
+# Field -> the environment that needs it.
+_ONLY_OF = {
+    "env.function": "function",
+    "env.judge.url": "judge",
+    "env.judge.model": "judge",
+}
+_HAS_OFFICIAL_GRADER = ("multiple_choice", "tool_use", "mathematics")
+
 # Field -> (lowest, highest, whether the lowest itself is allowed).
 _RANGES = {
     "seed": (0, 2**31 - 1, True),
     "env.time_limit_s": (0, 3600, False),
     "env.memory_limit_mb": (16, 2**20, True),
     "env.wrong_answers_shown": (1, 100, True),
+    "env.judge.timeout_s": (0, 3600, False),
+    "env.judge.retries": (0, 100, True),
+    "env.judge.max_tokens": (1, 2**20, True),
     "rollout.questions": (1, 2**20, True),
     "rollout.attempts": (1, 2**16, True),
     "rollout.temperature": (0, 100, False),
@@ -252,6 +271,7 @@ def validate(c: ConfigDict) -> None:
             "set sdpo.divergence to forward_kl or reverse_kl"
         )
     _check_combinations(c)
+    _check_environment(c)
     _check_lora(c)
 
 
@@ -286,10 +306,6 @@ def _check_combinations(c: ConfigDict) -> None:
     """What is wrong only together."""
     if not c.model.path:
         raise ValueError("model.path is empty: give a Hugging Face folder or hub id")
-    if c.env.name == "programming" and c.env.grader == "official":
-        raise ValueError(
-            "env.grader=official: programs have the fixed grader only, so far"
-        )
     if c.rollout.questions % c.step.questions:
         raise ValueError(
             f"rollout.questions={c.rollout.questions} is not a multiple of "
@@ -323,6 +339,21 @@ def _check_combinations(c: ConfigDict) -> None:
             f"eval.pass_at={tuple(c.eval.pass_at)}: pass@k needs 1 <= k <= "
             f"eval.attempts={c.eval.attempts}"
         )
+
+
+def _check_environment(c: ConfigDict) -> None:
+    """Refuse what the named environment lacks, or would not read."""
+    if c.env.grader == "official" and c.env.name not in _HAS_OFFICIAL_GRADER:
+        raise ValueError(
+            f"env.grader=official: env.name={c.env.name} has the fixed grader only; "
+            f"{', '.join(_HAS_OFFICIAL_GRADER)} have both"
+        )
+    for field, name in _ONLY_OF.items():
+        if bool(get(c, field)) != (c.env.name == name):
+            raise ValueError(
+                f"{field}={get(c, field)!r} with env.name={c.env.name}: it is set with "
+                f"env.name={name}, and only then"
+            )
 
 
 def _check_lora(c: ConfigDict) -> None:

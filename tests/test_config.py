@@ -110,6 +110,17 @@ def test_choices_are_those_that_the_code_knows():
             },
             "shows the teacher nothing",
         ),
+        (
+            {"env__grader": "official"},
+            "env.name=programming has the fixed grader only; multiple_choice, tool_use",
+        ),
+        ({"env__grader": "official", "env__name": "rules"}, "env.name=rules has the"),
+        ({"env__grader": "official", "env__name": "privileged"}, "has the fixed"),
+        ({"env__name": "function"}, "env.function='' .*is set with env.name=function"),
+        ({"env__function": "a:b"}, "env.function='a:b' with env.name=programming"),
+        ({"env__name": "judge", "env__judge__model": "m"}, "env.judge.url=''"),
+        ({"env__name": "judge", "env__judge__url": "u"}, "env.judge.model=''"),
+        ({"env__judge__url": "u"}, "env.judge.url='u' with env.name=programming"),
         ({"eval__pass_at": (1, 17)}, r"eval.pass_at=\(1, 17\).*eval.attempts=16"),
         ({"eval__pass_at": (0,)}, r"eval.pass_at=\(0,\)"),
     ],
@@ -132,6 +143,9 @@ def test_what_is_wrong_only_together_is_refused(fields, told):
         },
         {"rollout__questions": 32, "step__questions": 1},
         {"eval__pass_at": (1, 4, 16)},
+        {"env__name": "tool_use", "env__grader": "official"},
+        {"env__name": "function", "env__function": "a:b"},
+        {"env__name": "judge", "env__judge__url": "u", "env__judge__model": "m"},
     ],
 )
 def test_what_makes_sense_together_is_accepted(fields):

@@ -48,6 +48,10 @@ ONLY_IN = {
     "wandb": ["sdpo_jax/metrics.py"],
     "matplotlib": ["sdpo_jax/report.py"],
     "pyarrow": ["sdpo_jax/envs/rows.py"],
+    "urllib": ["sdpo_jax/envs/judge.py", "sdpo_jax/sweep.py"],
+    "http": ["sdpo_jax/envs/judge.py"],
+    "jsonschema": ["sdpo_jax/envs/rules.py", "sdpo_jax/envs/rules_check.py"],
+    "reasoning_gym": [],
     "sympy": ["sdpo_jax/envs/mathematics_equality.py"],
     "latex2sympy2_extended": ["sdpo_jax/envs/mathematics_equality.py"],
 }

@@ -3,7 +3,17 @@
 from ml_collections import ConfigDict
 
 from sdpo_jax.config import SPLITS
-from sdpo_jax.envs import function, mathematics, multiple_choice, rows, tool_use
+from sdpo_jax.envs import (
+    function,
+    judge,
+    mathematics,
+    multiple_choice,
+    privileged,
+    reasoning_gym,
+    rows,
+    rules,
+    tool_use,
+)
 from sdpo_jax.envs.base import Environment
 from sdpo_jax.envs.graded import Graded
 from sdpo_jax.envs.programming import Programming
@@ -11,6 +21,12 @@ from sdpo_jax.envs.sandbox import Limits, Sandbox
 
 # Their answers are read from the response alone.
 _ANSWERS = {"multiple_choice": multiple_choice, "tool_use": tool_use}
+# They run something of their own in a sandbox.
+_SANDBOXED = {
+    "rules": rules,
+    "privileged": privileged,
+    "reasoning_gym": reasoning_gym,
+}
 
 
 def from_config(c: ConfigDict) -> Environment:
@@ -32,9 +48,13 @@ def from_config(c: ConfigDict) -> Environment:
         return Graded(rows.load_splits(files, task.data), grade)
     if c.env.name == "function":
         return function.environment(files, c.env.function)
+    if c.env.name == "judge":
+        return judge.environment(files, judge.Endpoint(**c.env.judge))
     limits = Limits(cpu_s=c.env.time_limit_s, memory_mb=c.env.memory_limit_mb)
     if c.env.name == "mathematics":
         return mathematics.environment(files, c.env.grader, limits, c.env.sandbox_tier)
+    if task := _SANDBOXED.get(c.env.name):
+        return task.environment(files, limits, c.env.sandbox_tier)
     return Programming(
         files,
         Sandbox(limits, c.env.sandbox_tier, process_per=c.env.process_per),
