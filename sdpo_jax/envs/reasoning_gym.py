@@ -14,6 +14,7 @@ would evaluate a program as well. Scores are the library's, from 0 to 1; so is w
 miss, but for tasks whose scorer accepts what the question forbids: those are refused.
 """
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -78,11 +79,20 @@ def made(task, seed, size, config):
 
 def questions(task, seed, size, config, first, last):
     dataset = made(task, seed, size, config)
-    return [dataset[index]["question"] for index in range(first, last)]
+    return [kept(dataset[index]) for index in range(first, last)]
 
-def score(task, seed, size, config, index, question, answer, evaluated):
+def kept(entry):
+    # The whole entry where it can be written down; it may be slow to make again.
+    text = repr(entry)
+    try:
+        same = repr(ast.literal_eval(text)) == text
+    except (ValueError, SyntaxError):
+        same = False
+    return [entry["question"], text if same else None]
+
+def score(task, seed, size, config, index, question, entry, answer, evaluated):
     dataset = made(task, seed, size, config)
-    entry = dataset[index]
+    entry = ast.literal_eval(entry) if entry else dataset[index]
     if entry["question"] != question:
         raise AssertionError("the library makes another question than before")
     if evaluated == "list":
@@ -123,7 +133,7 @@ def environment(
     )
     specs = {split: _specs(Path(file)) for split, file in files.items()}
     _refuse_overlaps([spec for found in specs.values() for spec in found])
-    limits = Limits(limits.cpu_s, memory_mb=limits.memory_mb, output_kb=_OUTPUT_KB)
+    limits = dataclasses.replace(limits, output_kb=_OUTPUT_KB)
     sandbox = Sandbox(limits, tier, packages=Packages(folders, _PREPARE))
     try:
         questions = {
@@ -194,7 +204,7 @@ def _refuse_overlaps(specs: Sequence[tuple[dict[str, Any], str]]) -> None:
 
 def _questions(sandbox: Sandbox, spec: dict[str, Any], where: str) -> list[Question]:
     """The questions of one row, made in parts."""
-    texts = []
+    found = []
     for first in range(0, spec["size"], _CHUNK):
         last = min(first + _CHUNK, spec["size"])
         call = Call("questions", {**spec, "first": first, "last": last})
@@ -204,16 +214,18 @@ def _questions(sandbox: Sandbox, spec: dict[str, Any], where: str) -> list[Quest
                 f"{where}: reasoning-gym cannot make it: {execution.status} "
                 f"{execution.error_type} {execution.error_message:.200}"
             )
-        texts += execution.result
+        found += execution.result
     config = json.dumps(spec["config"], sort_keys=True).encode()
     config = hashlib.sha256(config).hexdigest()[:8] if spec["config"] else "default"
     return [
         Question(
             f"{spec['task']}/{config}/{spec['seed'] + index}",
             _ASKED.format(question=text),
-            data={"arguments": {**spec, "index": index, "question": text}},
+            data={
+                "arguments": {**spec, "index": index, "question": text, "entry": entry}
+            },
         )
-        for index, text in enumerate(texts)
+        for index, (text, entry) in enumerate(found)
     ]
 
 
