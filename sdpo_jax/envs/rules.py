@@ -291,6 +291,6 @@ def _fault_in_sandbox(sandbox: Sandbox, question: Question, answer: str) -> str 
     if rule["kind"] == "python_function":
         return "it is not Python that can be compiled"
     raise GraderFailure(
-        f"the {rule['kind']} rule of question {question.uid} came to no end: "
+        f"the {rule['kind']} rule of question {question.uid} could not be applied: "
         f"{execution.status} {execution.error_type} {execution.error_message:.200}"
     )
