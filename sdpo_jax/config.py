@@ -49,8 +49,9 @@ def default() -> ConfigDict:  # noqa: PLR0915, one line per field
     c.model.enable_thinking = False  # handed to the chat template
 
     c.env = ConfigDict()
-    # programming | multiple_choice | tool_use | mathematics | frozen_lake | sokoban |
-    # function; "" for an object handed to train.run
+    # programming | multiple_choice | tool_use | mathematics | rules | judge |
+    # privileged | reasoning_gym | frozen_lake | sokoban | function; "" for an object
+    # handed to train.run
     c.env.name = "programming"
     # A file of questions, or a dataset: hf:NAME?split=train, tfds:NAME?split=train;
     # see envs/sources.py. Games are drawn from seeds, seeds:0-9999.
@@ -58,7 +59,8 @@ def default() -> ConfigDict:  # noqa: PLR0915, one line per field
     # The best checkpoint is chosen on these; "share:0.1" takes a tenth of env.train.
     c.env.validation = ""
     c.env.heldout = ""  # reported, never chosen on; likewise a source or a share
-    c.env.grader = "fixed"  # fixed | official: as the official code scores
+    # fixed | official: as the official code scores, of what it has a grader for
+    c.env.grader = "fixed"
     c.env.function = ""  # module:name of the grader of env.name=function
     c.env.acts = "one"  # one | many: responses in a game; one holds all its moves
     # Per attempt, waiting for a sandbox included; one that takes longer is masked.
@@ -72,6 +74,13 @@ def default() -> ConfigDict:  # noqa: PLR0915, one line per field
     c.env.wrong_answers_shown = 2  # failing tests told in one feedback
     # What it tells of them: inputs | outputs (the program's, too) | expected (as well).
     c.env.feedback_reveals = "expected"
+    c.env.judge = ConfigDict()  # of env.name=judge
+    c.env.judge.url = ""  # what comes before /chat/completions
+    c.env.judge.model = ""  # as the endpoint calls it
+    c.env.judge.key_variable = ""  # environment variable with the key; "" for none
+    c.env.judge.timeout_s = 60.0  # of one call
+    c.env.judge.retries = 4  # more calls where one met a limit or a fault
+    c.env.judge.max_tokens = 1024  # of one reply
 
     c.rollout = ConfigDict()
     c.rollout.questions = 32  # per rollout batch
@@ -184,6 +193,7 @@ _CHOICES = {
     "model.remat": ("none", "layer"),
     "env.name": (
         *("programming", "multiple_choice", "tool_use", "mathematics", "function"),
+        *("rules", "judge", "privileged", "reasoning_gym"),
         *("frozen_lake", "sokoban", ""),
     ),
     "env.grader": ("fixed", "official"),
@@ -206,6 +216,14 @@ _CHOICES = {
     "step.aggregation": ("token_mean", "sequence_mean", "sequence_mean_all_rows"),
 }
 
+# Field -> the environment that needs it.
+_ONLY_OF = {
+    "env.function": "function",
+    "env.judge.url": "judge",
+    "env.judge.model": "judge",
+}
+_HAS_OFFICIAL_GRADER = (*("programming", "multiple_choice", "tool_use", "mathematics"),)
+
 # Field -> (lowest, highest, whether the lowest itself is allowed).
 _RANGES = {
     "seed": (0, 2**31 - 1, True),
@@ -213,6 +231,9 @@ _RANGES = {
     "env.time_limit_s": (0, 3600, False),
     "env.memory_limit_mb": (16, 2**20, True),
     "env.wrong_answers_shown": (1, 100, True),
+    "env.judge.timeout_s": (0, 3600, False),
+    "env.judge.retries": (0, 100, True),
+    "env.judge.max_tokens": (1, 2**20, True),
     "rollout.questions": (1, 2**20, True),
     "rollout.attempts": (1, 2**16, True),
     "rollout.temperature": (0, 100, False),
@@ -345,7 +366,18 @@ def _check_combinations(c: ConfigDict) -> None:
 
 
 def _check_environment(c: ConfigDict) -> None:
-    """Refuse environments that cannot be used, here or on another machine."""
+    """Refuse what the named environment lacks, or would not read."""
+    if c.env.grader == "official" and c.env.name not in _HAS_OFFICIAL_GRADER:
+        raise ValueError(
+            f"env.grader=official: env.name={c.env.name} has the fixed grader only; "
+            f"{', '.join(_HAS_OFFICIAL_GRADER)} have both"
+        )
+    for field, name in _ONLY_OF.items():
+        if bool(get(c, field)) != (c.env.name == name):
+            raise ValueError(
+                f"{field}={get(c, field)!r} with env.name={c.env.name}: it is set with "
+                f"env.name={name}, and only then"
+            )
     if (c.env.sandbox_tier == "R") != bool(c.env.sandbox_url):
         raise ValueError(
             f"env.sandbox_tier={c.env.sandbox_tier} and env.sandbox_url="

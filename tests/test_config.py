@@ -114,6 +114,13 @@ def test_choices_are_those_that_the_code_knows():
             {"curriculum__min_pass_rate": 0.6, "curriculum__max_pass_rate": 0.4},
             "min_pass_rate=0.6 exceeds curriculum.max_pass_rate=0.4",
         ),
+        ({"env__grader": "official", "env__name": "rules"}, "env.name=rules has the"),
+        ({"env__grader": "official", "env__name": "privileged"}, "has the fixed"),
+        ({"env__name": "function"}, "env.function='' .*is set with env.name=function"),
+        ({"env__function": "a:b"}, "env.function='a:b' with env.name=programming"),
+        ({"env__name": "judge", "env__judge__model": "m"}, "env.judge.url=''"),
+        ({"env__name": "judge", "env__judge__url": "u"}, "env.judge.model=''"),
+        ({"env__judge__url": "u"}, "env.judge.url='u' with env.name=programming"),
         ({"eval__pass_at": (1, 17)}, r"eval.pass_at=\(1, 17\).*eval.attempts=16"),
         ({"eval__pass_at": (0,)}, r"eval.pass_at=\(0,\)"),
         ({"env__acts": "many"}, "env.acts=many: only .* set env.acts=one"),
@@ -137,6 +144,9 @@ def test_what_is_wrong_only_together_is_refused(fields, told):
         },
         {"rollout__questions": 32, "step__questions": 1},
         {"eval__pass_at": (1, 4, 16)},
+        {"env__name": "tool_use", "env__grader": "official"},
+        {"env__name": "function", "env__function": "a:b"},
+        {"env__name": "judge", "env__judge__url": "u", "env__judge__model": "m"},
     ],
 )
 def test_what_makes_sense_together_is_accepted(fields):

@@ -24,6 +24,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from experiments.quickstart import make_base, task, tokenizer
 from sdpo_jax import config, distributed, evaluate, metrics, parts, step, train
 from sdpo_jax.checkpoint import Checkpoints
+from sdpo_jax.envs import privileged
 from sdpo_jax.envs.base import Question, Verdict
 from sdpo_jax.model import decoder, huggingface
 from sdpo_jax.rollout import sampler
@@ -906,6 +907,43 @@ def test_run_files_of_games_train_on_seeds(name, base, tmp_path, one_device):
     records = lines_of(tmp_path, WRITTEN[1])
     assert {record["question"].partition("-")[0] for record in records} == {name}
     assert {r["outcome"] for r in records} <= {"Incorrect Format", "Truncated"}
+
+
+def test_run_file_of_opsd_trains_on_converted_rows_of_openthoughts(
+    base, tmp_path, one_device
+):
+    c = config.from_file(ROOT / "configs" / "openthoughts_opsd.py")
+    small = tiny(base, train__updates=2, rollout__max_prompt=64)
+    for part in ("model", "rollout", "eval", "train"):
+        c[part].update(small[part])
+    c.reprompt.max_length, c.step.questions, c.step.micro_batch = 96, 2, 0
+    # The tiny tokenizer spends a token on every letter.
+    c.reprompt.template = "{prompt}{feedback}"
+    c.env.validation = "share:0.1"
+    solution = "Twice {n} is \\boxed{{2{n}}}. " + "So it is. " * 40
+    for split in ("train", "heldout"):
+        c.env[split] = str(tmp_path / f"{split}.jsonl")
+        rows = [
+            privileged.from_openthoughts(
+                {"problem": f"2*{n}?", "solution": solution.format(n=n), "Answer": n}
+            )
+            | {"prompt": f"2*{n}?"}
+            for n in (range(10, 70) if split == "train" else range(70, 72))
+        ]
+        pathlib.Path(c.env[split]).write_text("\n".join(map(json.dumps, rows)))
+
+    train.run(c, tmp_path / "run")
+
+    updates = [
+        line for line in lines_of(tmp_path / "run", WRITTEN[0]) if "loss" in line
+    ]
+    attempts = lines_of(tmp_path / "run", WRITTEN[1])
+    assert len(updates) == 2 and all(line["loss"] > 0 for line in updates)
+    assert updates[0]["teacher/has_target"] == updates[0]["teacher/shown_feedback"] == 1
+    for attempt in attempts:
+        assert "Twice" in attempt["feedback"] and attempt["has_target"]
+        # What is too long is cut with a mark, and never silently.
+        assert "[...]" in attempt["reprompt"]
 
 
 @pytest.mark.slow

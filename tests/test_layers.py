@@ -49,6 +49,19 @@ ONLY_IN = {
     "pyarrow": ["sdpo_jax/envs/rows.py"],
     "datasets": ["sdpo_jax/envs/sources.py"],
     "tensorflow_datasets": ["sdpo_jax/envs/sources.py"],
+    "urllib": [
+        "sdpo_jax/envs/isolation/remote.py",
+        "sdpo_jax/envs/judge.py",
+        "sdpo_jax/envs/sources.py",
+        "sdpo_jax/sweep.py",
+    ],
+    "http": [
+        "sdpo_jax/envs/isolation/remote.py",
+        "sdpo_jax/envs/isolation/server.py",
+        "sdpo_jax/envs/judge.py",
+    ],
+    "jsonschema": ["sdpo_jax/envs/rules.py", "sdpo_jax/envs/rules_check.py"],
+    "reasoning_gym": [],
     "sympy": ["sdpo_jax/envs/mathematics_equality.py"],
     "latex2sympy2_extended": ["sdpo_jax/envs/mathematics_equality.py"],
 }

@@ -9,9 +9,13 @@ from sdpo_jax.envs import (
     frozen_lake,
     function,
     grid_game,
+    judge,
     mathematics,
     multiple_choice,
+    privileged,
+    reasoning_gym,
     rows,
+    rules,
     sokoban,
     sources,
     tool_use,
@@ -24,6 +28,12 @@ from sdpo_jax.envs.sandbox import Limits, Sandbox
 # Their answers are read from the response alone.
 _ANSWERS = {"multiple_choice": multiple_choice, "tool_use": tool_use}
 _GAMES = {"frozen_lake": frozen_lake, "sokoban": sokoban}
+# They run something of their own in a sandbox.
+_SANDBOXED = {
+    "rules": rules,
+    "privileged": privileged,
+    "reasoning_gym": reasoning_gym,
+}
 
 
 def from_config(c: ConfigDict) -> Environment:
@@ -50,10 +60,14 @@ def from_config(c: ConfigDict) -> Environment:
         return Graded(rows.load_splits(files, task.data), grade)
     if c.env.name == "function":
         return function.environment(files, c.env.function)
+    if c.env.name == "judge":
+        return judge.environment(files, judge.Endpoint(**c.env.judge))
     limits = Limits(cpu_s=c.env.time_limit_s, memory_mb=c.env.memory_limit_mb)
     where = {"limits": limits, "tier": c.env.sandbox_tier, "url": c.env.sandbox_url}
     if c.env.name == "mathematics":
         return mathematics.environment(files, c.env.grader, **where)
+    if task := _SANDBOXED.get(c.env.name):
+        return task.environment(files, **where)
     packages = dataclasses.replace(PACKAGES, modules=c.env.packages)
     return Programming(
         files,

@@ -12,11 +12,14 @@ ToolAlpaca's training rows could be compared with nothing.
 
 import functools
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from sdpo_jax.envs import livecodebench, marked
+from sdpo_jax.envs import livecodebench, marked, multiple_choice, privileged
 from sdpo_jax.envs.rows import Row, check_object, field
+
+_log = logging.getLogger(__name__)
 
 Converter = Callable[[Row, str], list[dict[str, Any]]]
 
@@ -181,6 +184,24 @@ def _livecodebench(row: Row, where: str, tests: str = "all") -> list[dict[str, A
     return [livecodebench.row(row, where, tests)]
 
 
+def _or_left_out(
+    convert: Callable[[Row], dict[str, Any]],
+) -> Converter:
+    """A converter that leaves out, and tells, the rows that no question can be of."""
+
+    def converted(row: Row, where: str) -> list[dict[str, Any]]:
+        try:
+            made = convert(row)
+        except ValueError as error:
+            _log.warning("%s is left out: %s", where, error)
+            return []
+        # Named by its place: a dataset may hold the same problem twice.
+        return [{name: value for name, value in made.items() if name != "uid"}]
+
+    return converted
+
+
+_openthoughts = _or_left_out(privileged.from_openthoughts)
 _arena = functools.partial(_problem, uid="problem_idx")
 
 # Dataset -> its converter.
@@ -189,6 +210,10 @@ CONVERTERS: Mapping[str, Converter] = {
     "tangqiaoyu/ToolAlpaca": toolalpaca,  # On GitHub: its files are read by path.
     "livecodebench/code_generation_lite": _livecodebench,
     "livecodebench/half": functools.partial(_livecodebench, tests="half"),
+    "open-thoughts/OpenThoughts-114k": _openthoughts,
+    "siyanzhao/Openthoughts_math_30k_opsd": _openthoughts,
+    "Idavidrein/gpqa": _or_left_out(multiple_choice.from_gpqa),
+    "TIGER-Lab/MMLU-Pro": _or_left_out(multiple_choice.from_mmlu_pro),
     "HuggingFaceH4/aime_2024": _problem,
     "math-ai/aime24": functools.partial(_problem, answer="solution"),
     "math-ai/aime25": _problem,

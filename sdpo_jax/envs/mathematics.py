@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdpo_jax.envs import marked, rows, wording
+from sdpo_jax.envs import installed, marked, rows, wording
 from sdpo_jax.envs.base import Question, Verdict
 from sdpo_jax.envs.graded import Graded, unreadable
 from sdpo_jax.envs.sandbox import Call, Limits, Packages, Sandbox
@@ -35,7 +35,6 @@ INCORRECT_FORMAT = (
 _OFFICIAL_TAIL = 100
 _MOST_CHARS = 1000
 _OFFICIAL_BOX = re.compile(r"\\boxed\{")
-_NEEDED = ("math_verify", "latex2sympy2_extended", "sympy", "mpmath", "antlr4")
 
 # What runs in the sandbox, for each mode: `equal(answer, given)`.
 _FIXED = Path(__file__).with_name("mathematics_equality.py").read_text()
@@ -92,8 +91,11 @@ def environment(
 
 def packages(grader: str) -> Packages:
     """What a mode's comparison needs."""
+    modules = installed.modules(
+        "env.name=mathematics", "math-verify", "math-verify>=0.9,<0.10"
+    )
     program = {"fixed": _FIXED, "official": _OFFICIAL}[grader]
-    return Packages(_NEEDED, program + _PREPARE)
+    return Packages(modules, program + _PREPARE)
 
 
 def data(row: rows.Row, where: str) -> dict[str, Any]:
@@ -119,7 +121,7 @@ def fixed(
     """
     given = marked.last_box(response)
     if given is None:
-        given = marked.last_tag(response)
+        given = marked.last_tag(response, closed=truncated)
     if given is None or not given.strip():
         return unreadable(INCORRECT_FORMAT, truncated)
     answer = question.data["answer"]

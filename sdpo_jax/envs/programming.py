@@ -33,7 +33,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdpo_jax.envs import programming_official, programming_tests, rows
+from sdpo_jax.envs import marked, programming_official, programming_tests, rows
 from sdpo_jax.envs.base import Question, Verdict
 from sdpo_jax.envs.graded import Graded, unreadable
 from sdpo_jax.envs.programming_asserts import Asserted
@@ -62,7 +62,6 @@ sys.setrecursionlimit(50_000)
 """,
 )
 
-_FENCED = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
 # A leading zero makes a word of a number: a string of bits, a time.
 _NUMBER = re.compile(
     r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?"
@@ -149,8 +148,7 @@ class Programming(Graded):
         """The code to run; None when there is none, or not all of it."""
         if self.extract == "whole":
             return None if truncated or not response.strip() else response
-        blocks = _FENCED.findall(response)
-        return max(blocks, key=len) if blocks else None
+        return marked.longest_block(response)
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:

@@ -221,7 +221,31 @@ def test_answers_in_prose_are_left_out():
     assert len(convert(row | {"answer_type": "set"}, "row 1")) == 1
 
 
-@pytest.mark.parametrize("dataset", CONVERTERS)
+LEAVES_OUT = [
+    "open-thoughts/OpenThoughts-114k",
+    "siyanzhao/Openthoughts_math_30k_opsd",
+    "Idavidrein/gpqa",
+    "TIGER-Lab/MMLU-Pro",
+]
+
+
+@pytest.mark.parametrize("dataset", LEAVES_OUT)
+def test_row_that_no_question_can_be_made_of_is_left_out_and_told(dataset, caplog):
+    assert CONVERTERS[dataset]({"text": "x"}, "row 9") == []
+    assert "row 9 is left out: " in caplog.text
+
+
+@pytest.mark.parametrize("answer", ["7", None])
+def test_openthoughts_are_named_by_their_place(answer):
+    row = {"problem": "3+4?", "solution": "It is 7.", "Answer": answer}
+
+    (made,) = CONVERTERS["siyanzhao/Openthoughts_math_30k_opsd"](row, "row 1")
+
+    assert made["prompt"].startswith("3+4?") and made["solution"] == "It is 7."
+    assert "uid" not in made and made.get("answer") == answer
+
+
+@pytest.mark.parametrize("dataset", [n for n in CONVERTERS if n not in LEAVES_OUT])
 def test_every_converter_refuses_a_row_of_another_format(dataset):
     with pytest.raises(ValueError, match="^row 9, field .*: expected .*, got None"):
         CONVERTERS[dataset]({"text": "x"}, "row 9")

@@ -21,6 +21,7 @@ from sdpo_jax.envs import marked
         ("<answer>7</answer> is in my <answer> tag", None, "7"),
         ("I use <answer> tags. <answer>7</answer>", None, "7"),
         ("\\boxed{7} <answer>6</answer>", "7", "6"),
+        ("\u0130\u0130 <answer>7</answer>", None, "7"),
         ("</answer>7", None, None),
         ("the answer is 7", None, None),
         ("", None, None),
@@ -29,3 +30,32 @@ from sdpo_jax.envs import marked
 def test_last_mark_of_each_kind(response, box, tag):
     assert marked.last_box(response) == box
     assert marked.last_tag(response) == tag
+
+
+@pytest.mark.parametrize(
+    "response, tag",
+    [
+        ("<answer>7</answer>", "7"),
+        ("<answer>6</answer> no, <answer>7", "6"),
+        ("<answer>7</answer> is in my <answer> tag", "7"),
+        ("<answer>7", None),
+        ("</answer> <answer>7", None),
+        ("7", None),
+    ],
+)
+def test_last_closed_tag_leaves_out_what_was_cut_off(response, tag):
+    assert marked.last_tag(response, closed=True) == tag
+
+
+@pytest.mark.parametrize(
+    "response, block",
+    [
+        ("```python\nx\n```", "x\n"),
+        ("```\nx\n```", "x\n"),
+        ("```py\nx = 1\n``` or\n```\nx\n```", "x = 1\n"),
+        ("```python\nx\n", None),
+        ("x", None),
+    ],
+)
+def test_longest_block_is_one_that_closes(response, block):
+    assert marked.longest_block(response) == block

@@ -471,6 +471,9 @@ def test_official_rule_looks_for_a_box_that_begins_near_the_end(sandboxes):
         ("\\boxed{8}", False, "Wrong Answer", "8 is not the right answer"),
         ("It is 7", False, "Incorrect Format", "\\boxed{your_answer}"),
         ("It is", True, "Truncated", "cut off"),
+        ("<answer>7", False, "Accepted", ""),
+        # It may have been 75.
+        ("<answer>7", True, "Truncated", "cut off"),
         ("\\boxed{<|im_end|>}", False, "Wrong Answer", "< |im_end| >"),
     ],
 )

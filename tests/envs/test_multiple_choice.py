@@ -1,5 +1,9 @@
 import json
+import os
+import pathlib
 import re
+import subprocess
+import sys
 
 import pytest
 
@@ -235,3 +239,214 @@ def test_row_with_a_wrong_answer_is_rejected_by_name(tmp_path, answer):
 
     with pytest.raises(ValueError, match=r"rows.jsonl, row 2, field answer: expected"):
         rows.load_splits({"train": file}, multiple_choice.data)
+
+
+GPQA = {
+    "Question": "Which is largest?\n",
+    "Correct Answer": "A galaxy\n",
+    "Incorrect Answer 1": "I Ceti, a star",
+    "Incorrect Answer 2": "The\nSun ",
+    "Incorrect Answer 3": "B-612",
+    "Record ID": "rec1",
+}
+MMLU_PRO = {
+    "question_id": 70,
+    "question": "Which letter is the tenth?",
+    "options": ["A", "b", "see", "D-", "e", "f 6", "g.", "H2O", "I", "J or I"],
+    "answer": "I",
+    "answer_index": 8,
+}
+
+
+def asked_of(row):
+    data = multiple_choice.data(row, "here")
+    return Question(row["uid"], row["prompt"], data=data)
+
+
+# Response, in which @ is the right letter, % the right option and # a wrong letter ->
+# whether the fixed rule takes it for right. The right option of MMLU_PRO is "I", which
+# is a word, and that of GPQA begins with "A", which is another.
+STYLES = [
+    ("<answer>@</answer>", 1),
+    ("<answer>(@)</answer>", 1),
+    ("<answer>@: %</answer>", 1),
+    ("<answer>@. %.</answer>", 1),
+    ("<answer>@) %</answer>", 1),
+    ("The answer is (@).", 1),
+    ("The answer is @", 1),
+    ("the best answer is **@**", 1),
+    ("Answer: @", 1),
+    ("**Answer**: (@) %", 1),
+    ("\\boxed{@}", 1),
+    ("\\boxed{\\text{@}}", 1),
+    ("I think it is a large one.\nThe correct answer is @.", 1),
+    ("A first look says #.\n\nAnswer: @", 1),
+    ("Answer: #. Wait.\nAnswer: @", 1),
+    ("@", 1),
+    ("(@)", 1),
+    ("<answer>#</answer>", 0),
+    ("<answer>#: %</answer>", 0),
+    ("<answer>%</answer> or <answer>#</answer>", 0),
+    ("<answer>@ or #</answer>", 0),
+    ("<answer>@, #</answer>", 0),
+    ("<answer>@#</answer>", 0),
+    ("<answer>K</answer>", 0),
+    ("<answer>the last</answer>", 0),
+    ("<answer></answer>@", 0),
+    ("The answer is # because @ is too small.", 0),
+    ("The answer is not #.", 0),
+    ("Answer: # or @", 0),
+    ("\\boxed{#} and not \\boxed{@", 0),
+    ("\\boxed{9}", 0),
+    ("I do not know the answer.", 0),
+    ("A good question, I believe.", 0),
+    ("Answer: I believe none.", 0),
+    ("The answer is a matter of taste.", 0),
+    ("The answer is I think @", 0),
+    ("I", None),
+    ("A", None),
+    ("<answer>I am sure it is @</answer>", 0),
+    ("Answer:\n@ # @", 0),
+    ("It could be @, it could be #.", 0),
+    ("", 0),
+]
+
+
+@pytest.mark.parametrize("response, right", STYLES)
+@pytest.mark.parametrize(
+    "row, other",
+    [
+        (multiple_choice.from_gpqa(GPQA), None),
+        (multiple_choice.from_mmlu_pro(MMLU_PRO), "J"),
+        (multiple_choice.from_mmlu_pro(MMLU_PRO), "A"),
+    ],
+    ids=["gpqa", "mmlu_pro-J", "mmlu_pro-A"],
+)
+def test_four_and_ten_options_are_graded_alike(row, other, response, right):
+    letter = row["answer"]
+    other = other or next(free for free in "ABCD" if free != letter)
+    (text,) = re.findall(rf"^{letter}: (.*)$", row["prompt"], re.MULTILINE)
+    response = response.replace("@", letter).replace("#", other).replace("%", text)
+    right = response == letter if right is None else right
+
+    assert multiple_choice.fixed(asked_of(row), response, False).score == right
+
+
+def test_every_letter_of_ten_is_right_once():
+    for index, letter in enumerate(multiple_choice.LETTERS):
+        row = MMLU_PRO | {"answer": letter, "answer_index": index}
+        asked = asked_of(multiple_choice.from_mmlu_pro(row))
+        for said in multiple_choice.LETTERS:
+            for grade in (multiple_choice.fixed, multiple_choice.official):
+                verdict = grade(asked, f"The answer is ({said}).", False)
+                assert verdict.score == (said == letter)
+
+
+def test_gpqa_row_keeps_its_options_and_marks_the_right_one():
+    row = multiple_choice.from_gpqa(GPQA)
+
+    options = dict(re.findall(r"^([A-D]): (.*)$", row["prompt"], re.MULTILINE))
+    assert sorted(options.values()) == [
+        "A galaxy",
+        "B-612",
+        "I Ceti, a star",
+        "The Sun",
+    ]
+    assert options[row["answer"]] == "A galaxy"
+    assert (row["uid"], row["dataset"]) == ("gpqa-rec1", "gpqa")
+    assert "Which is largest?" in row["prompt"]
+
+
+def test_order_of_options_follows_from_the_texts_and_the_seed_alone():
+    first = multiple_choice.from_gpqa(GPQA)
+    turned = GPQA | {
+        "Incorrect Answer 1": GPQA["Incorrect Answer 3"],
+        "Incorrect Answer 3": GPQA["Incorrect Answer 1"],
+    }
+    code = (
+        "from sdpo_jax.envs import multiple_choice\n"
+        f"print(multiple_choice.from_gpqa({GPQA!r})['prompt'])"
+    )
+    printed = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=pathlib.Path(__file__).parents[2],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+
+    assert multiple_choice.from_gpqa(turned) == first
+    assert printed == {first["prompt"] + "\n"}
+    by_seed = {multiple_choice.from_gpqa(GPQA, seed)["prompt"] for seed in range(50)}
+    assert len(by_seed) > 12
+
+
+def test_right_option_stands_anywhere():
+    letters = [
+        multiple_choice.from_gpqa(GPQA | {"Question": f"{number}?"})["answer"]
+        for number in range(400)
+    ]
+
+    for letter in "ABCD":
+        # Within five standard deviations of a hundred.
+        assert abs(letters.count(letter) - 100) < 44
+
+
+def test_wrong_options_may_be_the_same():
+    row = MMLU_PRO | {"options": ["x"] * 8 + ["I", "J"]}
+
+    assert multiple_choice.from_mmlu_pro(row)["answer"] == "I"
+
+
+def test_mmlu_pro_row_keeps_its_order():
+    row = multiple_choice.from_mmlu_pro(MMLU_PRO)
+
+    assert row["prompt"].endswith("H: H2O\nI: I\nJ: J or I")
+    assert (row["uid"], row["answer"], row["dataset"]) == (
+        "mmlu_pro-70",
+        "I",
+        "mmlu_pro",
+    )
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ({"question": None}, "question 70 of MMLU-Pro, field question: expected str"),
+        ({"options": "ABC"}, "field options: expected list"),
+        ({"options": [1, 2]}, "field options: expected texts"),
+        ({"options": []}, "name no one option of 0"),
+        ({"answer": "J"}, "answer 'J' and answer_index 8 name no one option of 10"),
+        ({"answer_index": 7}, "answer 'I' and answer_index 7 name no one option"),
+        ({"answer_index": 10, "answer": "K"}, "name no one option of 10"),
+        ({"answer_index": -2}, "name no one option"),
+        ({"answer_index": True, "answer": "B"}, "name no one option"),
+        ({"options": ["x"] * 10}, "mmlu_pro-70: an option is empty, or the same"),
+        ({"options": list("abcdefghi ")}, "mmlu_pro-70: an option is empty"),
+        ({"options": list("abcdefghijk")}, "mmlu_pro-70: 11 options, 10 letters"),
+    ],
+)
+def test_malformed_row_of_mmlu_pro_is_refused(change, told):
+    with pytest.raises(ValueError, match=told):
+        multiple_choice.from_mmlu_pro(MMLU_PRO | change)
+
+
+@pytest.mark.parametrize(
+    "change, told",
+    [
+        ({"Question": None}, "a row of GPQA, field Question: expected str"),
+        ({"Incorrect Answer 2": None}, "field Incorrect Answer 2: expected str"),
+        (
+            {"Incorrect Answer 2": "A \n galaxy"},
+            "gpqa-rec1: an option is empty, or the same",
+        ),
+        ({"Correct Answer": " "}, "gpqa-rec1: an option is empty"),
+    ],
+)
+def test_malformed_row_of_gpqa_is_refused(change, told):
+    with pytest.raises(ValueError, match=told):
+        multiple_choice.from_gpqa(GPQA | change)

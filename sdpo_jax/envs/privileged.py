@@ -1,0 +1,131 @@
+r"""Reference solutions as feedback: the self-teacher reads how the question is solved.
+
+A row holds a worked solution, and perhaps the final answer of a mathematical question:
+
+  {"uid": "a", "prompt": "...", "solution": "...", "answer": "\\frac{1}{2}"}
+
+Every attempt gets the whole solution as its feedback, solved or not, as on-policy
+self-distillation has it (OPSD, arXiv:2601.18734). Only `reprompt.max_length` cuts it,
+in its middle and with a mark. It is scored as in `mathematics`, or 0 without an answer:
+the score is then no measure of anything. Questions that are not trained on do with an
+answer alone.
+
+The run's config decides who is shown what: `reprompt.show_feedback="always"` and
+`reprompt.demonstration_from="nobody"` show the solution and nothing else.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sdpo_jax.envs import marked, mathematics, rows, wording
+from sdpo_jax.envs.base import Question, Verdict
+from sdpo_jax.envs.graded import Graded
+from sdpo_jax.envs.sandbox import Limits, Sandbox
+
+_BOXED = "\n\nReason step by step, and put the final answer within \\boxed{}."
+# Where a row of OpenThoughts has its solution; the first two are no model's.
+_SOLUTIONS = ("solution", "ground_truth_solution", "deepseek_solution")
+
+
+def environment(
+    files: Mapping[str, str | Path],
+    limits: Limits = Limits(),  # noqa: B008
+    tier: str = "auto",
+    url: str = "",
+) -> Graded:
+    """An environment of questions with a reference solution.
+
+    Args:
+      files: split ("train", "validation" or "heldout") -> file of questions.
+      limits: what one comparison of answers may spend.
+      tier: of the sandbox, which is there only where a row has an answer.
+      url: of its server, in tier R.
+
+    Raises:
+      ValueError: if a row is malformed (names file, row and field), or math-verify is
+        needed and missing.
+      SandboxUnavailable: if no sandbox holds here.
+    """
+    questions = rows.load_splits(files, data)
+    train = questions.get("train", ())
+    if untaught := [q.uid for q in train if not q.data["solution"]]:
+        raise ValueError(
+            f"env.train: question {untaught[0]} has no solution, which is true of "
+            f"{len(untaught)}; only other splits do without"
+        )
+    if not any("answer" in q.data for split in questions.values() for q in split):
+        return Graded(questions, functools.partial(grade, None))
+    packages = mathematics.packages("fixed")
+    sandbox = Sandbox(limits, tier, packages=packages, url=url)
+    return Graded(questions, functools.partial(grade, sandbox), sandbox.close)
+
+
+def data(row: rows.Row, where: str) -> dict[str, Any]:
+    """The reference solution, the answer, or both; raises ValueError without either."""
+    answer = {} if row.get("answer") is None else mathematics.data(row, where)
+    if answer and row.get("solution") is None:
+        return {"solution": ""} | answer
+    solution = wording.sanitise(rows.field(row, "solution", str, where)).strip()
+    if not solution:
+        raise ValueError(f"{where}, field solution: is empty")
+    return {"solution": solution} | answer
+
+
+def grade(
+    sandbox: Sandbox | None, question: Question, response: str, truncated: bool
+) -> Verdict:
+    """Score by the answer, if there is one; the feedback is the reference solution.
+
+    Raises:
+      GraderFailure: if the sandbox failed twice; nothing is known of the answer.
+    """
+    verdict = Verdict(0.0, "Not Graded")
+    if "answer" in question.data:
+        verdict = mathematics.fixed(sandbox, question, response, truncated)
+    return dataclasses.replace(verdict, feedback=question.data["solution"])
+
+
+def from_openthoughts(row: rows.Row) -> dict[str, Any]:
+    r"""A row of this environment from one of OpenThoughts.
+
+    Args:
+      row: of "open-thoughts/OpenThoughts-114k", in its configuration "metadata"
+        (problem, ground_truth_solution, deepseek_solution, domain), or of
+        "siyanzhao/Openthoughts_math_30k_opsd" (problem, solution, Answer).
+
+    Returns:
+      uid (of the problem's text: a problem that comes twice has it twice), prompt,
+      solution, and the answer where the row says one, or where its own solution, not a
+      model's, is mathematics with exactly one box.
+
+    Raises:
+      ValueError: if problem or solution is missing.
+    """
+    where = "a row of OpenThoughts"
+    problem = rows.field(row, "problem", str, where).strip()
+    texts = {name: row.get(name) for name in _SOLUTIONS}
+    found = [n for n, text in texts.items() if isinstance(text, str) and text.strip()]
+    if not problem or not found:
+        raise ValueError(f"{where} has no problem, or none of {', '.join(_SOLUTIONS)}")
+    mathematical = row.get("domain", "math") == "math"
+    converted = {
+        "uid": hashlib.sha256(problem.encode(errors="replace")).hexdigest()[:16],
+        "prompt": problem + _BOXED * mathematical,
+        "solution": texts[found[0]],
+    }
+    if mathematical and (answer := _answer(row, found[0])):
+        converted["answer"] = answer
+    return converted
+
+
+def _answer(row: rows.Row, solution: str) -> str:
+    """The answer of a mathematical row of OpenThoughts; empty if it says none."""
+    given = str(row.get("Answer") or "").strip()
+    if given or solution == "deepseek_solution":
+        return given
+    boxed = len(marked.BOX.findall(row[solution])) == 1
+    return (marked.last_box(row[solution]) or "").strip() if boxed else ""

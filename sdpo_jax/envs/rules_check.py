@@ -1,0 +1,100 @@
+"""Checks of what a model wrote: JSON, Python, and text against a pattern.
+
+`rules` runs this file in the sandbox, so it imports nothing of ours. Each check says
+what is wrong, or nothing.
+"""
+
+import ast
+import json
+import math
+import re
+
+MOST_DEPTH = 50  # Nesting of JSON.
+
+
+def pattern_fault(pattern, match, text):
+    """Whether a regular expression matches; `match` is "full" or "search"."""
+    find = {"full": re.fullmatch, "search": re.search}[match]
+    return None if find(pattern, text) else "it does not have the form asked for"
+
+
+def json_fault(schema, text):
+    """Whether `text` is JSON of a schema; names no value that the schema wants."""
+    import jsonschema
+
+    try:
+        value = read_json(text)
+    except ValueError as error:
+        return f"it is not JSON ({error})"
+    errors = jsonschema.validators.validator_for(schema)(schema).iter_errors(value)
+    first = min(errors, key=lambda error: error.json_path, default=None)
+    if first is None:
+        return None
+    return f'the value at {first.json_path} breaks "{first.validator}" of the schema'
+
+
+def read_json(text):
+    """The value of strict JSON text: no name twice, no NaN, nothing infinite or deep.
+
+    Raises:
+      ValueError: says what is wrong.
+    """
+    try:
+        value = json.loads(
+            text,
+            object_pairs_hook=_unrepeated,
+            parse_constant=_finite,
+            parse_float=_finite,
+        )
+        if _depth(value) <= MOST_DEPTH:
+            return value
+    except RecursionError:
+        pass
+    raise ValueError(f"nested deeper than {MOST_DEPTH} levels")
+
+
+def _unrepeated(pairs):
+    names = dict(pairs)
+    if len(names) < len(pairs):
+        raise ValueError("an object has a name twice")
+    return names
+
+
+def _finite(text):
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError("a number is not finite")
+    return number
+
+
+def _depth(value):
+    inner = value.values() if isinstance(value, dict) else value
+    nested = isinstance(value, (dict, list))
+    return 1 + max(map(_depth, inner), default=0) if nested else 0
+
+
+def function_fault(name, source):
+    """Whether `source` compiles, and leaves a function `name` at its top level."""
+    try:
+        tree = ast.parse(source)
+        compile(tree, "answer", "exec")
+    except SyntaxError as error:
+        return f"it is not Python ({error.msg}, line {error.lineno})"
+    except (ValueError, RecursionError) as error:
+        return f"it is not Python ({error})"
+    binding = [node for node in tree.body if _binds(node, name)]
+    if binding and isinstance(binding[-1], ast.FunctionDef):
+        return None
+    return f"it defines no function {name} at its top level"
+
+
+def _binds(node, name):
+    """Whether a top-level statement gives `name` a meaning, or takes it away."""
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+        return node.name == name
+    return any(
+        isinstance(inner, ast.Name)
+        and inner.id == name
+        and not isinstance(inner.ctx, ast.Load)
+        for inner in ast.walk(node)
+    )
