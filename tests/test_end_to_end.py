@@ -603,8 +603,8 @@ def spoil(monkeypatch, update, row):
     """Make the sampler of `update` report NaN for the first token of one row."""
     sample, calls = sampler.Sampler.sample, iter(range(1, 99))
 
-    def spoiled(self, params, prompts, ids, sampling, key):
-        attempts = sample(self, params, prompts, ids, sampling, key)
+    def spoiled(self, *arguments):
+        attempts = sample(self, *arguments)
         # Two evaluated splits come first, and the second update evaluates one more.
         if next(calls) == 3 + update:
             attempts.sampler_logp_BR[row, 0] = math.nan
