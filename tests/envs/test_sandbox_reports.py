@@ -1,5 +1,7 @@
 """What a program says of itself is a claim, whatever way it is said."""
 
+import time
+
 import pytest
 
 from tests.envs.boxes import call
@@ -88,3 +90,40 @@ def test_expected_outputs_are_nowhere_in_the_process(sandbox):
         """
     assert call(sandbox, program, "expected-").result == []
     assert keep
+
+
+def test_unclosed_strings_in_a_report_are_read_in_linear_time(sandbox):
+    program = r"""
+        import os
+        report = b"[" * 101 + b'"' + b'\\"' * 30_000
+        def f():
+            for fd in range(3, 32):
+                try:
+                    os.write(fd, report)
+                except OSError:
+                    pass
+            os._exit(0)
+        """
+    start = time.monotonic()
+    assert call(sandbox, program).status == "error"
+    assert time.monotonic() - start < 5.0
+
+
+def test_output_that_grows_when_escaped_is_no_failure_of_the_grader(sandbox):
+    program = r"""
+        import fcntl, os
+        def f():
+            for fd in range(1, 32):
+                try:
+                    fcntl.fcntl(fd, fcntl.F_SETPIPE_SZ, 1 << 20)
+                except OSError:
+                    pass
+            for fd in range(3, 32):
+                try:
+                    os.write(fd, b"\xff" * (64 << 10))
+                except OSError:
+                    pass
+            os.write(1, b"\xff" * (300 << 10))
+            os._exit(0)
+        """
+    assert call(sandbox, program).status == "output_limit"

@@ -143,8 +143,11 @@ class Watch:
         if not chunk:
             self.poller.unregister(fd)
             self.open.discard(fd)
-        self.written[fd] += chunk
-        return len(self.written[fd]) > self.limits["output_kb"] << 10
+        written, most = self.written[fd], self.limits["output_kb"] << 10
+        written += chunk
+        is_too_much = len(written) > most
+        del written[most:]
+        return is_too_much
 
     def _drain(self, fd):
         """Read what the ended fork has left; true when there is too much."""
