@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from sdpo_jax.envs.sandbox import Call
+from sdpo_jax.envs.sandbox import Call, Limits, Sandbox, Stdin
 from tests.envs.boxes import call
 
 LIMIT_CASES = {
@@ -78,3 +78,11 @@ def test_thread_bomb_is_contained(sandbox):
     assert execution.status in ("time_limit", "memory_limit") or (
         execution.result <= 4096
     )
+
+
+def test_outputs_of_many_tests_need_not_fit_into_memory_together(tier):
+    program = "import os\nfor _ in range(16):\n    os.write(1, b'\\xff' * 65536)"
+    limits = Limits(memory_mb=64, output_kb=1024)
+    with Sandbox(limits, tier, workers=1) as box:
+        executions = box.run(program, [Stdin("")] * 20)
+    assert {(e.status, len(e.stdout)) for e in executions} == {("ok", 1 << 20)}

@@ -66,3 +66,45 @@ def test_calls_that_share_a_process_fail_apart(sharing):
     assert [execution.error_type for execution in executions] == kinds
     few = sharing.run(program, [Call("f", [1]), Call("f", [0])])
     assert [execution.status for execution in few] == ["error", "ok"]
+
+
+# Searches its heap: the kernel tells, without a crash, which addresses can be read.
+SEARCH = r"""
+import ctypes, os
+
+def pages():
+    libc = ctypes.CDLL(None)
+    libc.sbrk.restype = ctypes.c_void_p
+    libc.write.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
+    reader, writer = os.pipe()
+    def read(start, step):
+        while libc.write(writer, start, 4096) == 4096:
+            yield os.read(reader, 4096)
+            start += step
+    top, here = libc.sbrk(0) & ~4095, id(object()) & ~4095
+    yield from read(top - 4096, -4096)
+    yield from read(here, 4096)
+    yield from read(here - 4096, -4096)
+
+def f(*markers):
+    # They come reversed, so that the search does not find itself.
+    markers = [bytes(marker) for marker in markers]
+    return [any(marker in page[::-1] for page in pages()) for marker in markers]
+"""
+
+
+@pytest.mark.parametrize("process_per", ["test", "program"])
+def test_program_finds_no_other_program_or_output_in_its_memory(tier, process_per):
+    victim = (
+        "def f(x):\n"
+        "    if x % 2 == 0: print('prin' + 'ted-7391' * x)\n"
+        "    return 'retur' + 'ned-7391' * x"
+    )
+    with Sandbox(LIMITS, tier, workers=1, process_per=process_per) as box:
+        for arguments in ([1, 3], [2, 4]):
+            box.run(victim, [Call("f", [x]) for x in arguments])
+        markers = ("ted-7391ted", "ned-7391ned", "x % 2 == 0: pri", "Serves requests")
+        backwards = [list(marker[::-1].encode()) for marker in markers]
+        found = call(box, SEARCH, *backwards, cpu_s=4.0)
+    # The last stands in the worker itself: the search can find something.
+    assert found.result == [False, False, False, True], found
