@@ -48,8 +48,15 @@ def test_filter_answers_each_call_as_the_tables_say(column, machine):
     assert answer(common, machine, special["clone3"]) == errno.ENOSYS
     assert answer(common, machine, special["prlimit64"], 0) == 0
     assert answer(common, machine, special["prlimit64"], 7) == errno.EPERM
-    assert answer(common, machine, special["socketpair"], 1) == 0
-    assert answer(common, machine, special["socketpair"], 2) == errno.EPERM
+    stream, flags = 1, 0x80800  # SOCK_CLOEXEC and SOCK_NONBLOCK.
+    assert answer(common, machine, special["socketpair"], 1, stream | flags) == 0
+    for family, kind in ((2, stream), (1, 2), (1, 3 | flags), (1, 5)):
+        code = answer(common, machine, special["socketpair"], family, kind)
+        assert code == errno.EPERM
+    for request in seccomp.IOCTLS:
+        assert answer(common, machine, special["ioctl"], 0, request) == 0
+    for request in (0, 0x8901, 0x8902, 0x8912, 0x5412, 0x40086602):
+        assert answer(common, machine, special["ioctl"], 0, request) == errno.EPERM
     for command, code in ((1, 0), (8, 1), (10, 1), (15, 1), (1030, 0)):
         assert answer(common, machine, special["fcntl"], 0, command) == code
     truncate = (0, 0, os.O_TRUNC)
