@@ -1,5 +1,6 @@
 """What the tests of the sandbox share."""
 
+import json
 import shutil
 import textwrap
 
@@ -30,3 +31,18 @@ def call(box, program, *arguments, **options):
 def script(box, program, text=""):
     (execution,) = box.run(textwrap.dedent(program), [Stdin(text)])
     return execution
+
+
+AS_SCRIPT = "\nimport json\nprint(json.dumps(f(*json.loads(input()))))\n"
+
+
+def run_as(form, box, program, arguments):
+    """The execution of f as a "call" or in a "script", and what f returned."""
+    if form == "call":
+        execution = call(box, program, *arguments, cpu_s=4.0)
+        return execution, execution.result
+    tests = [Stdin(json.dumps(arguments))]
+    (execution,) = box.run(program + AS_SCRIPT, tests, cpu_s=4.0)
+    if execution.status != "ok":
+        return execution, None
+    return execution, json.loads(execution.stdout)

@@ -219,7 +219,7 @@ KERNEL = [
     "init_module finit_module delete_module kexec_load acct quotactl syslog mq_open",
     "settimeofday clock_settime adjtimex personality shmget shmat msgget semget",
     "inotify_init1 fanotify_init sethostname ioprio_set process_madvise seccomp",
-    "landlock_create_ruleset landlock_restrict_self clone clone3 vfork fork",
+    "landlock_create_ruleset landlock_add_rule clone clone3 vfork fork",
     "migrate_pages move_pages",
 ]
 NUMBERS = {

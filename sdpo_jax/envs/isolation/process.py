@@ -201,15 +201,22 @@ class Worker:
 
 def _framed(request: dict) -> bytes:
     """A request as a worker reads it: what it needs to know, then what forks decode."""
-    tests = request["tests"]
-    parts = [json.dumps(part).encode() for part in (request["program"], *tests)]
+    program, *texts = (
+        text.encode("utf-8", "surrogatepass")
+        for text in (request["program"], *map(_as_text, request["tests"]))
+    )
+    calls = ["function" in test for test in request["tests"]]
     header = {
-        **{k: v for k, v in request.items() if k not in ("program", "tests")},
-        "only_calls": not any("stdin" in test for test in tests),
-        "sizes": [len(part) for part in parts],
+        **request,
+        "program": len(program),
+        "tests": list(zip(calls, map(len, texts), strict=True)),
     }
-    text = json.dumps(header).encode()
-    return b"".join((struct.pack(">I", len(text)), text, *parts))
+    start = json.dumps(header).encode()
+    return b"".join((struct.pack(">I", len(start)), start, program, *texts))
+
+
+def _as_text(test: dict) -> str:
+    return json.dumps(test) if "function" in test else test["stdin"]
 
 
 @functools.cache

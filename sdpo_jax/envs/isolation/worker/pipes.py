@@ -58,12 +58,13 @@ class Request:
         self.limits = header["limits"]
         self.stop_at_limit = header["stop_at_limit"]
         self.process_per = header["process_per"]
-        self.only_calls = header["only_calls"]
-        self.program, *self.tests = [fill(bytearray(n)) for n in header["sizes"]]
+        self.program = fill(bytearray(header["program"]))
+        # Whether each is a call, and its JSON if so, else the text of standard input.
+        self.tests = [(call, fill(bytearray(size))) for call, size in header["tests"]]
 
     def wipe(self):
         """Leave nothing of it in memory."""
-        for part in (self.program, *self.tests):
+        for part in (self.program, *(part for _, part in self.tests)):
             part[:] = bytes(len(part))
 
 

@@ -53,14 +53,14 @@ lsetxattr 189 6             fsetxattr 190 7             removexattr 197 14
 lremovexattr 198 15         fremovexattr 199 16         truncate 76 45
 creat 85 -                  flock 73 32                 vhangup 153 58
 lookup_dcookie 212 18       uselib 134 -               io_setup 206 0
-sync 162 81                 syncfs 306 267
+sync 162 81                 syncfs 306 267              seccomp 317 277
+landlock_create_ruleset 444 444                         landlock_add_rule 445 445
 """
 # What the worker needs and its tests must not have.
 WORKER_CALLS = """
 fork 57 -                   vfork 58 -                  pidfd_open 434 434
 kill 62 129                 setpgid 109 154             prctl 157 167
-memfd_create 319 279        seccomp 317 277             landlock_create_ruleset 444 444
-landlock_add_rule 445 445   landlock_restrict_self 446 446
+memfd_create 319 279
 """
 # Calls that are right with some arguments; the numbers are as above.
 CONDITIONAL_CALLS = """

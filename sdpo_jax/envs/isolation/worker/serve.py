@@ -36,9 +36,10 @@ from sdpo_jax.envs.isolation.worker.pipes import (
     send,
     write_all,
 )
-from sdpo_jax.envs.isolation.worker.programs import solve
+from sdpo_jax.envs.isolation.worker.programs import FILENAME, solve
 
 CHEAP_CPU_S = 0.2  # Above this a fork per test costs nothing in comparison.
+RECURSION = 1_000 + 16  # The worker is that deep when it calls a program.
 
 
 class Given:
@@ -86,9 +87,18 @@ def provide_standard_files():
 def standard_input(text):
     """Make `text` the standard input of this process."""
     fd = os.memfd_create("stdin")
-    write_all(fd, text.encode("utf-8", "surrogatepass"))
+    write_all(fd, text)
     os.lseek(fd, 0, os.SEEK_SET)
     os.dup2(fd, 0)
+
+
+# What `json.loads` ends in: a fork copies each page of memory that it touches.
+scan_json = json.JSONDecoder().scan_once
+
+
+def decoded(text):
+    """The JSON value of ASCII bytes."""
+    return scan_json(text.decode("ascii"), 0)[0]
 
 
 def run_fork(confinement, request, limits, tests, fds):
@@ -96,17 +106,18 @@ def run_fork(confinement, request, limits, tests, fds):
     stdout, report, confirm, devnull = fds
     write, leave = os.write, os._exit  # The program may replace them.
     try:
-        program, tests = json.loads(request.program), [json.loads(t) for t in tests]
+        program = request.program.decode("utf-8", "surrogatepass")
+        calls = [decoded(text) if is_call else None for is_call, text in tests]
         for source, target in ((devnull, 0), (stdout, 1), (devnull, 2)):
             os.dup2(source, target)
-        if "stdin" in tests[0]:
-            standard_input(tests[0]["stdin"])
+        if calls == [None]:
+            standard_input(tests[0][1])
         confinement.enter_test(limits)
         os.write(confirm, b"!")
         os.closerange(3, report)
         os.closerange(report + 1, MAX_FILES)
         gc.enable()
-        text = "\n".join(solve(program, test) for test in tests)
+        text = "\n".join(solve(program, call) for call in calls)
         text = text.encode("ascii", "replace")
         while text:
             text = text[write(report, text) :]
@@ -180,8 +191,7 @@ class Server:
 
     def answer(self, request):
         """Run the tests in order; stop after one that spent a limit, if so asked."""
-        is_shared = request.process_per == "program" and request.only_calls
-        if not (is_shared and len(request.tests) > 1 and self._run_together(request)):
+        if request.process_per == "test" or not self._run_together(request):
             for test in request.tests:
                 record = self._run(request, request.limits, [test])
                 views = {"stdout": self._stdout.view(), "report": self._report.view()}
@@ -198,6 +208,8 @@ class Server:
 
         A program that prints, crashes or is not cheap is left to one fork per test.
         """
+        if len(request.tests) < 2 or not all(is_call for is_call, _ in request.tests):
+            return False
         limits = dict(request.limits)
         limits["cpu_s"] = min(limits["cpu_s"], CHEAP_CPU_S)
         record = self._run(request, limits, request.tests)
@@ -274,6 +286,8 @@ def main():
         sys.path = search
         confinement = Confinement(setup)
         confinement.enter_worker()
+        sys.argv = sys.orig_argv = [FILENAME]
+        sys.setrecursionlimit(RECURSION)
     except (OSError, ImportError) as error:
         send({"refused": str(error)})
         return
