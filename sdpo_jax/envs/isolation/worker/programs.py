@@ -12,6 +12,9 @@ import types
 FILENAME = "Solution.py"
 MESSAGE_CHARS = 2_000
 
+# Of a class itself: a metaclass may answer anything.
+class_name = type.__dict__["__name__"].__get__
+
 
 @functools.lru_cache(maxsize=1)
 def compiled(program):
@@ -97,12 +100,12 @@ def describe(error, program):
         line, function = error.lineno, ""
     try:
         message = error.msg if isinstance(error, SyntaxError) else str(error)
-    except Exception:  # The program wrote this __str__.
+    except BaseException:  # The program wrote this __str__.
         message = ""
     lines = program.split("\n")
     known = isinstance(line, int) and 0 < line <= len(lines)
     return {
-        "type": type(error).__name__,
+        "type": class_name(type(error)),
         "message": str(message)[:MESSAGE_CHARS],
         "line": line,
         "function": function,
