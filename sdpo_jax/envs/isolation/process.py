@@ -23,15 +23,14 @@ from sdpo_jax.envs.isolation.values import (
     Limits,
     Packages,
     SandboxUnavailable,
-    most_bytes,
-    most_seconds,
 )
+from sdpo_jax.envs.isolation.worker.pipes import ENDINGS, RECORD
 
 # One user per worker, so that their process limits are apart; and those of trainers.
 FIRST_UID, NUM_UIDS = 60_000, 5_000
 
 # The files of a worker, in the order of their imports.
-_WORKER = ("kernel", "seccomp", "confinement", "programs", "serve")
+_WORKER = ("kernel", "seccomp", "confinement", "programs", "pipes", "serve")
 # They are modules there as they are here; nothing else of this package is.
 _BOOTSTRAP = """
 import json, sys, types
@@ -64,7 +63,7 @@ class Worker:
     """
 
     def __init__(self, tier: str, limits: Limits, packages: Packages):
-        self._ready = False
+        self._ready, self._unread = False, bytearray()
         source = _worker_source()
         command = _command(tier, len(source), packages)
         number, user = next(_numbers), {}
@@ -97,9 +96,13 @@ class Worker:
     def exchange(self, request: dict) -> list[dict]:
         """Send one request and wait for its answer."""
         self.wait_until_ready()
-        text = json.dumps(request).encode()
-        self._write(struct.pack(">I", len(text)) + text)
-        records = self._read(most_bytes(request), most_seconds(request))["executions"]
+        self._write(_framed(request))
+        limits, records = request["limits"], []
+        wait_s = START_S + 2 * limits["wall_s"]
+        while record := self._read_record(limits["output_kb"] << 10, wait_s):
+            records.append(record)
+            if len(records) > len(request["tests"]):
+                raise GraderFailure("a sandbox worker sent too many records")
         if any(r["ended"] == "exit" and not r["confined"] for r in records):
             raise GraderFailure("a sandbox worker could not confine a test")
         return records
@@ -159,22 +162,65 @@ class Worker:
             raise GraderFailure(f"a sandbox worker sent {size} bytes, {most} allowed")
         return json.loads(self._read_exactly(size, deadline))
 
+    def _read_record(self, most: int, wait_s: float) -> dict | None:
+        """What a worker saw of one test; None when that was the last."""
+        deadline = time.monotonic() + wait_s
+        head = RECORD.unpack(self._read_exactly(RECORD.size, deadline))
+        ended, signal, confined, cpu_s, *sizes = head
+        if max(sizes) > most:
+            raise GraderFailure(f"a sandbox worker sent {sizes} bytes, {most} allowed")
+        if ENDINGS[ended] == "none":
+            return None
+        stdout, report = (self._read_exactly(size, deadline) for size in sizes)
+        return {
+            "ended": ENDINGS[ended],
+            "signal": signal,
+            "confined": bool(confined),
+            "cpu_s": cpu_s,
+            "stdout": stdout.decode("utf-8", "replace"),
+            "report": report.decode("ascii", "replace"),
+        }
+
     def _read_exactly(self, size: int, deadline: float) -> bytes:
-        stream, data = self._process.stdout, bytearray()
-        poller = select.poll()
-        try:
-            poller.register(stream, select.POLLIN)
-        except ValueError as error:
-            raise GraderFailure("the sandbox was closed in mid-run") from error
-        while len(data) < size:
+        while len(self._unread) < size:
             left_s = deadline - time.monotonic()
-            if left_s <= 0 or not poller.poll(1000 * left_s):
+            if left_s <= 0 or not self._can_read(left_s):
                 raise GraderFailure("a sandbox worker did not answer in time")
-            chunk = stream.read(min(size - len(data), 1 << 20))
+            chunk = self._process.stdout.read(1 << 20)
             if not chunk:
                 raise GraderFailure("a sandbox worker died")
-            data += chunk
-        return bytes(data)
+            self._unread += chunk
+        data = bytes(self._unread[:size])
+        del self._unread[:size]
+        return data
+
+    def _can_read(self, wait_s: float) -> bool:
+        poller = select.poll()
+        try:
+            poller.register(self._process.stdout, select.POLLIN)
+        except ValueError as error:
+            raise GraderFailure("the sandbox was closed in mid-run") from error
+        return bool(poller.poll(1000 * wait_s))
+
+
+def _framed(request: dict) -> bytes:
+    """A request as a worker reads it: what it needs to know, then what forks decode."""
+    program, *texts = (
+        text.encode("utf-8", "surrogatepass")
+        for text in (request["program"], *map(_as_text, request["tests"]))
+    )
+    calls = ["function" in test for test in request["tests"]]
+    header = {
+        **request,
+        "program": len(program),
+        "tests": list(zip(calls, map(len, texts), strict=True)),
+    }
+    start = json.dumps(header).encode()
+    return b"".join((struct.pack(">I", len(start)), start, program, *texts))
+
+
+def _as_text(test: dict) -> str:
+    return json.dumps(test) if "function" in test else test["stdin"]
 
 
 @functools.cache

@@ -14,6 +14,7 @@ from sdpo_jax.envs.isolation.worker.kernel import checked, libc, prctl
 
 MAX_FILES = 64  # Descriptors the worker itself may hold.
 STACK_BYTES = 64 << 20
+M_ARENA_MAX = -8
 
 LANDLOCK_CREATE, LANDLOCK_ADD, LANDLOCK_RESTRICT = 444, 445, 446
 WRITE_FILE, READ_FILE, READ_DIR, TRUNCATE = 1 << 1, 1 << 2, 1 << 3, 1 << 14
@@ -112,7 +113,11 @@ class Confinement:
         for name in ("CORE", "MEMLOCK", "MSGQUEUE"):
             set_limit(name, 0)
         set_limit("NOFILE", MAX_FILES)
-        set_limit("STACK", STACK_BYTES)
+        # Programs may ask for more: it counts as memory.
+        hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
+        resource.setrlimit(resource.RLIMIT_STACK, (lesser(STACK_BYTES, hard), hard))
+        # Each thread would reserve address space for a heap of its own.
+        libc.mallopt(M_ARENA_MAX, 1)
         self._restrict()
         if self.worker_filter is not None:
             self.worker_filter.install()
@@ -137,11 +142,15 @@ class Confinement:
             checked(libc.syscall(LANDLOCK_RESTRICT, self.ruleset, 0))
 
 
+def lesser(value, limit):
+    """The lesser of a number and a resource limit, which may be none."""
+    return value if limit == resource.RLIM_INFINITY else min(value, limit)
+
+
 def set_limit(name, value):
     """Set both limits of RLIMIT_`name`, at most to what is allowed."""
     kind = getattr(resource, f"RLIMIT_{name}")
-    hard = resource.getrlimit(kind)[1]
-    value = value if hard == resource.RLIM_INFINITY else min(value, hard)
+    value = lesser(value, resource.getrlimit(kind)[1])
     resource.setrlimit(kind, (value, value))
 
 

@@ -1,7 +1,9 @@
 """Runs the text of a program in this process, and says what came of it."""
 
 import atexit
+import builtins
 import functools
+import io
 import json
 import sys
 import traceback
@@ -9,6 +11,9 @@ import types
 
 FILENAME = "Solution.py"
 MESSAGE_CHARS = 2_000
+
+# Of a class itself: a metaclass may answer anything.
+class_name = type.__dict__["__name__"].__get__
 
 
 @functools.lru_cache(maxsize=1)
@@ -20,6 +25,7 @@ def compiled(program):
 def load_program(program, name):
     """Run the program's top level in a new module called `name`."""
     module = types.ModuleType(name)
+    module.__file__, module.__builtins__ = FILENAME, builtins
     sys.modules[name] = module
     exec(compiled(program), module.__dict__)
     return module
@@ -31,24 +37,54 @@ def run_script(program):
         load_program(program, "__main__")
     except SystemExit:
         pass
+    names = sys.modules["__main__"].__dict__
     if "threading" in sys.modules:
         sys.modules["threading"]._shutdown()
     atexit._run_exitfuncs()
+    # Python would flush them as it takes the module down, which takes too long.
+    flush(value for value in names.values() if isinstance(value, io.IOBase))
+
+
+def flush(streams):
+    """Write what these streams still hold."""
+    for stream in streams:
+        try:
+            stream.flush()
+        except Exception:  # The program may have put anything there.
+            pass
+
+
+def find_function(module, name):
+    """A method of the program's class `Solution`, else a function of its own.
+
+    A star import may bring in functions that are called like the method.
+    """
+    solution = getattr(module, "Solution", None)
+    if not hasattr(solution, name) and hasattr(module, name):
+        return getattr(module, name)
+    if solution is None:
+        raise NameError(f"name {name!r} is not defined")
+    return getattr(solution(), name)
+
+
+def as_plain(value):
+    """A number or an array of numpy as JSON can say it."""
+    if type(value).__module__ == "numpy":
+        return value.tolist()
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+ENCODER = json.JSONEncoder(default=as_plain)
 
 
 def run_call(program, call):
     """The JSON text of what the called function returns."""
-    dumps = json.dumps
+    dumps = ENCODER.encode
     try:
         module = load_program(program, "solution")
     except SystemExit:
         module = sys.modules["solution"]
-    name, arguments = call["function"], call["arguments"]
-    function = getattr(module, name, None)
-    if function is None and hasattr(module, "Solution"):
-        function = getattr(module.Solution(), name, None)
-    if function is None:
-        raise NameError(f"name {name!r} is not defined")
+    function, arguments = find_function(module, call["function"]), call["arguments"]
     if isinstance(arguments, dict):
         return dumps(function(**arguments))
     return dumps(function(*arguments))
@@ -64,12 +100,12 @@ def describe(error, program):
         line, function = error.lineno, ""
     try:
         message = error.msg if isinstance(error, SyntaxError) else str(error)
-    except Exception:  # The program wrote this __str__.
+    except BaseException:  # The program wrote this __str__.
         message = ""
     lines = program.split("\n")
     known = isinstance(line, int) and 0 < line <= len(lines)
     return {
-        "type": type(error).__name__,
+        "type": class_name(type(error)),
         "message": str(message)[:MESSAGE_CHARS],
         "line": line,
         "function": function,
@@ -77,14 +113,14 @@ def describe(error, program):
     }
 
 
-def solve(program, test):
-    """The report of one test: JSON text, empty for a script that ended."""
+def solve(program, call):
+    """The report of one test: JSON text, empty for a script (no call) that ended."""
     out = sys.stdout
     try:
-        if "stdin" in test:
+        if call is None:
             run_script(program)
             return ""
-        return '{"result": ' + run_call(program, test) + "}"
+        return '{"result": ' + run_call(program, call) + "}"
     except MemoryError as error:
         # Its traceback keeps alive what filled the memory.
         traceback.clear_frames(error.__traceback__)
@@ -92,8 +128,4 @@ def solve(program, test):
     except BaseException as error:
         return json.dumps({"error": describe(error, program)})
     finally:
-        for stream in (out, sys.stdout):
-            try:
-                stream.flush()
-            except Exception:  # The program may have put anything there.
-                pass
+        flush((out, sys.stdout))

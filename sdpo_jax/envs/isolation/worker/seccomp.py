@@ -52,7 +52,9 @@ utimensat 280 88            futimesat 261 -             setxattr 188 5
 lsetxattr 189 6             fsetxattr 190 7             removexattr 197 14
 lremovexattr 198 15         fremovexattr 199 16         truncate 76 45
 creat 85 -                  flock 73 32                 vhangup 153 58
-lookup_dcookie 212 18       uselib 134 -
+lookup_dcookie 212 18       uselib 134 -               io_setup 206 0
+sync 162 81                 syncfs 306 267              seccomp 317 277
+landlock_create_ruleset 444 444                         landlock_add_rule 445 445
 """
 # What the worker needs and its tests must not have.
 WORKER_CALLS = """
@@ -63,8 +65,11 @@ memfd_create 319 279
 # Calls that are right with some arguments; the numbers are as above.
 CONDITIONAL_CALLS = """
 clone 56 220   clone3 435 435   prlimit64 302 261   fcntl 72 25   socketpair 53 199
-openat 257 56  open 2 -
+openat 257 56  open 2 -        ioctl 16 29
 """
+# TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX: what Python asks of its own
+# streams. Others send signals, name the host's network or change files.
+IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
 FIRST_UNKNOWN_CALL = 453  # Newer calls answer ENOSYS; so does the x32 table.
 MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # In order of the columns.
 CLONE_THREAD = 0x10000
@@ -102,6 +107,15 @@ def refuse_if(number, argument, *tests):
     return [(EQUAL, 0, len(steps), number), *steps]
 
 
+def refuse_unless(number, argument, *values):
+    """Filter steps for one call, which passes with these values of an argument."""
+    steps = [(LOAD, 0, 0, 16 + 8 * argument)]
+    for past, value in enumerate(values):
+        steps.append((EQUAL, len(values) - past, 0, value))
+    steps += [(GIVE, 0, 0, REFUSE), LOAD_NUMBER]
+    return [(EQUAL, 0, len(steps), number), *steps]
+
+
 def worker_steps(landlock_abi, column):
     """Filter steps for the worker, and so for every test."""
     arch = list(MACHINES.values())[column]
@@ -112,9 +126,12 @@ def worker_steps(landlock_abi, column):
     # glibc starts threads with clone when clone3 is unknown; only clone has flags
     # that a filter can read.
     steps += [(EQUAL, 0, 1, special["clone3"]), (GIVE, 0, 0, UNKNOWN)]
-    steps += refuse_if(special["prlimit64"], 0, (EQUAL, 1, 0, 0))  # Only itself.
-    # AF_UNIX pairs lead nowhere, and asyncio needs one.
-    steps += refuse_if(special["socketpair"], 0, (EQUAL, 1, 0, 1))
+    steps += refuse_unless(special["prlimit64"], 0, 0)  # Only itself.
+    steps += refuse_unless(special["ioctl"], 1, *IOCTLS)
+    # Pairs of AF_UNIX streams lead nowhere, and asyncio needs one; datagrams could be
+    # sent to any socket of the host that has a name.
+    steps += refuse_unless(special["socketpair"], 0, 1)
+    steps += refuse_if(special["socketpair"], 1, (ANY_BIT, 0, 1, 0xE))
     # F_SETOWN, F_SETSIG and F_SETOWN_EX make the kernel send signals for a program.
     owners = [(EQUAL, 0, 1, command) for command in (8, 10, 15)]
     steps += refuse_if(special["fcntl"], 1, *owners)

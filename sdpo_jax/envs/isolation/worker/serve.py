@@ -24,16 +24,22 @@ import re  # noqa: F401
 import select
 import signal
 import string  # noqa: F401
-import struct
 import sys
 import time
 import typing  # noqa: F401
 
 from sdpo_jax.envs.isolation.worker.confinement import MAX_FILES, Confinement
+from sdpo_jax.envs.isolation.worker.pipes import (
+    Answers,
+    Output,
+    Request,
+    send,
+    write_all,
+)
 from sdpo_jax.envs.isolation.worker.programs import FILENAME, solve
 
-IDLE_POLL_MS = 5_000
 CHEAP_CPU_S = 0.2  # Above this a fork per test costs nothing in comparison.
+RECURSION = 1_000 + 16  # The worker is that deep when it calls a program.
 
 
 class Given:
@@ -78,20 +84,41 @@ def provide_standard_files():
     builtins.open = open_file
 
 
-def run_fork(confinement, request, tests, fds):
+def standard_input(text):
+    """Make `text` the standard input of this process."""
+    fd = os.memfd_create("stdin")
+    write_all(fd, text)
+    os.lseek(fd, 0, os.SEEK_SET)
+    os.dup2(fd, 0)
+
+
+# What `json.loads` ends in: a fork copies each page of memory that it touches.
+scan_json = json.JSONDecoder().scan_once
+
+
+def decoded(text):
+    """The JSON value of ASCII bytes."""
+    return scan_json(text.decode("ascii"), 0)[0]
+
+
+def run_fork(confinement, request, limits, tests, fds):
     """The whole life of the process that runs `tests`; never returns."""
-    stdin, stdout, report, confirm, devnull = fds
+    stdout, report, confirm, devnull = fds
     write, leave = os.write, os._exit  # The program may replace them.
     try:
-        for source, target in ((stdin, 0), (stdout, 1), (devnull, 2)):
+        program = request.program.decode("utf-8", "surrogatepass")
+        calls = [decoded(text) if is_call else None for is_call, text in tests]
+        for source, target in ((devnull, 0), (stdout, 1), (devnull, 2)):
             os.dup2(source, target)
-        confinement.enter_test(request["limits"])
+        if calls == [None]:
+            standard_input(tests[0][1])
+        confinement.enter_test(limits)
         os.write(confirm, b"!")
         os.closerange(3, report)
         os.closerange(report + 1, MAX_FILES)
         gc.enable()
-        reports = [solve(request["program"], test) for test in tests]
-        text = "\n".join(reports).encode("ascii", "replace")
+        text = "\n".join(solve(program, call) for call in calls)
+        text = text.encode("ascii", "replace")
         while text:
             text = text[write(report, text) :]
     finally:
@@ -106,13 +133,12 @@ def cpu_seconds(pid):
 class Watch:
     """Reads what one fork writes until it ends or spends a limit."""
 
-    def __init__(self, pid, stdout, report, limits):
+    def __init__(self, pid, limits, outputs):
         self.pid, self.limits = pid, limits
         self.pidfd = os.pidfd_open(pid)
-        self.written = {stdout: bytearray(), report: bytearray()}
-        self.open = {stdout, report}
+        self.outputs = {output.fd: output for output in outputs}
         self.poller = select.poll()
-        for fd in (0, self.pidfd, stdout, report):
+        for fd in (0, self.pidfd, *self.outputs):
             self.poller.register(fd, select.POLLIN)
 
     def follow(self):
@@ -124,49 +150,23 @@ class Watch:
             if cpu_left <= 0 or wall_left <= 0:
                 return "cpu" if cpu_left <= 0 else "wall"
             ready = self.poller.poll(1 + 1000 * min(cpu_left, wall_left, 1.0))
-            for fd, _ in ready:
-                if fd in self.open and self._read(fd):
-                    return "output"
             fds = [fd for fd, _ in ready]
+            for fd in fds:
+                if fd in self.outputs and self._read(self.outputs[fd]):
+                    return "output"
             if 0 in fds:  # Nothing is sent before the answer: the trainer is gone.
                 os.kill(self.pid, signal.SIGKILL)
                 os._exit(0)
             if self.pidfd in fds:
-                return "output" if any(map(self._drain, self.written)) else "exit"
+                too_much = any(output.drain() for output in self.outputs.values())
+                return "output" if too_much else "exit"
 
-    def _read(self, fd):
+    def _read(self, output):
         """Read once; true when there is too much."""
-        try:
-            chunk = os.read(fd, 1 << 16)
-        except BlockingIOError:  # The program may have read its own output.
-            return False
-        if not chunk:
-            self.poller.unregister(fd)
-            self.open.discard(fd)
-        self.written[fd] += chunk
-        return len(self.written[fd]) > self.limits["output_kb"] << 10
-
-    def _drain(self, fd):
-        """Read what the ended fork has left; true when there is too much."""
-        while fd in self.open:
-            size = len(self.written[fd])
-            if self._read(fd):
-                return True
-            if len(self.written[fd]) == size:
-                break
-        return False
-
-
-def standard_input(text, devnull):
-    """A descriptor that reads `text`; None reads as nothing."""
-    if text is None:
-        return os.dup(devnull)
-    fd = os.memfd_create("stdin")
-    text = memoryview(text.encode("utf-8", "surrogatepass"))
-    while text:
-        text = text[os.write(fd, text) :]
-    os.lseek(fd, 0, os.SEEK_SET)
-    return fd
+        is_too_much = output.read()
+        if not output.is_open:
+            self.poller.unregister(output.fd)
+        return is_too_much
 
 
 def kill_descendants():
@@ -182,93 +182,85 @@ def kill_descendants():
             os.waitpid(pid, 0)
 
 
-def run_tests(confinement, request, tests, devnull):
-    """Run tests in one fork; what it wrote, how it ended, what it cost."""
-    stdin = standard_input(tests[0].get("stdin"), devnull)
-    (out, out_w), (report, report_w), (confirm, confirm_w) = (os.pipe() for _ in "123")
-    pid = os.fork()
-    if pid == 0:
-        fds = (stdin, out_w, report_w, confirm_w, devnull)
-        run_fork(confinement, request, tests, fds)
-    for fd in (stdin, out_w, report_w, confirm_w):
-        os.close(fd)
-    os.set_blocking(out, False)
-    os.set_blocking(report, False)
-    watch = Watch(pid, out, report, request["limits"])
-    ended = watch.follow()
-    os.kill(pid, signal.SIGKILL)  # A zombie takes it without harm.
-    _, status, usage = os.wait4(pid, 0)
-    if confinement.fork_filter is None:
-        kill_descendants()
-    confirmed = os.read(confirm, 1) == b"!"
-    for fd in (out, report, confirm, watch.pidfd):
-        os.close(fd)
-    return {
-        "ended": ended,
-        "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
-        "confined": confirmed,
-        "cpu_s": usage.ru_utime + usage.ru_stime,
-        "stdout": watch.written[out].decode("utf-8", "replace"),
-        "report": watch.written[report].decode("ascii", "replace"),
-    }
+class Server:
+    """Answers one request after another."""
 
+    def __init__(self, confinement, devnull):
+        self._confinement, self._devnull = confinement, devnull
+        self._stdout, self._report, self._answers = Output(), Output(), Answers()
 
-def run_together(confinement, request, devnull):
-    """Run all calls in one fork, if that tells them apart; None if it does not.
+    def answer(self, request):
+        """Run the tests in order; stop after one that spent a limit, if so asked."""
+        if request.process_per == "test" or not self._run_together(request):
+            for test in request.tests:
+                record = self._run(request, request.limits, [test])
+                views = {"stdout": self._stdout.view(), "report": self._report.view()}
+                self._answers.add(**record, **views)
+                self._wipe()
+                if request.stop_at_limit and record["ended"] != "exit":
+                    break
+        self._answers.add("none")
+        self._answers.send()
+        request.wipe()
 
-    A program that prints, crashes or is not cheap is left to one fork per test.
-    """
-    tests, limits = request["tests"], dict(request["limits"])
-    if len(tests) < 2 or any("stdin" in test for test in tests):
-        return None
-    limits["cpu_s"] = min(limits["cpu_s"], CHEAP_CPU_S)
-    record = run_tests(confinement, {**request, "limits": limits}, tests, devnull)
-    reports = record["report"].split("\n")
-    clean = record["ended"] == "exit" and not record["signal"] and not record["stdout"]
-    if not clean or len(reports) != len(tests) or "MemoryError" in record["report"]:
-        return None
-    cpu_s = record["cpu_s"] / len(tests)
-    return [{**record, "cpu_s": cpu_s, "report": report} for report in reports]
+    def _run_together(self, request):
+        """Run all calls in one fork; false if that does not tell them apart.
 
+        A program that prints, crashes or is not cheap is left to one fork per test.
+        """
+        if len(request.tests) < 2 or not all(is_call for is_call, _ in request.tests):
+            return False
+        limits = dict(request.limits)
+        limits["cpu_s"] = min(limits["cpu_s"], CHEAP_CPU_S)
+        record = self._run(request, limits, request.tests)
+        reports = list(self._report.lines())
+        is_clean = (
+            record["ended"] == "exit"
+            and not record["signal"]
+            and not self._stdout.view()
+            and len(reports) == len(request.tests)
+            and not self._report.holds(b"MemoryError")
+        )
+        if is_clean:
+            record["cpu_s"] /= len(reports)
+            for report in reports:
+                self._answers.add(**record, report=report)
+        self._wipe()
+        return is_clean
 
-def run_program(confinement, request, devnull):
-    """Run the tests in order; stop after one that spent a limit, if so asked."""
-    if request["process_per"] == "program":
-        together = run_together(confinement, request, devnull)
-        if together is not None:
-            return together
-    executions = []
-    for test in request["tests"]:
-        executions.append(run_tests(confinement, request, [test], devnull))
-        if request["stop_at_limit"] and executions[-1]["ended"] != "exit":
-            break
-    return executions
+    def _wipe(self):
+        self._stdout.wipe()
+        self._report.wipe()
 
-
-def read_exactly(size):
-    """`size` bytes of standard input; exits at its end, or when orphaned."""
-    parent, chunks = os.getppid(), bytearray()
-    poller = select.poll()
-    poller.register(0, select.POLLIN)
-    while len(chunks) < size:
-        if not poller.poll(IDLE_POLL_MS):
-            # A fork of the trainer may hold the other end open for ever.
-            if os.getppid() != parent:
-                os._exit(0)
-            continue
-        chunk = os.read(0, min(size - len(chunks), 1 << 20))
-        if not chunk:
-            os._exit(0)
-        chunks += chunk
-    return bytes(chunks)
-
-
-def send(message):
-    """Write one message to the trainer: four bytes of length, then JSON."""
-    text = json.dumps(message).encode()
-    data = memoryview(struct.pack(">I", len(text)) + text)
-    while data:
-        data = data[os.write(1, data) :]
+    def _run(self, request, limits, tests):
+        """Run tests in one fork; how it ended, and what it cost."""
+        (out, out_w), (report, report_w), (confirm, confirm_w) = (
+            os.pipe() for _ in "123"
+        )
+        pid = os.fork()
+        if pid == 0:
+            fds = (out_w, report_w, confirm_w, self._devnull)
+            run_fork(self._confinement, request, limits, tests, fds)
+        for fd in (out_w, report_w, confirm_w):
+            os.close(fd)
+        most = limits["output_kb"] << 10
+        self._stdout.listen(out, most)
+        self._report.listen(report, most)
+        watch = Watch(pid, limits, (self._stdout, self._report))
+        ended = watch.follow()
+        os.kill(pid, signal.SIGKILL)  # A zombie takes it without harm.
+        _, status, usage = os.wait4(pid, 0)
+        if self._confinement.fork_filter is None:
+            kill_descendants()
+        confirmed = os.read(confirm, 1) == b"!"
+        for fd in (out, report, confirm, watch.pidfd):
+            os.close(fd)
+        return {
+            "ended": ended,
+            "signal": os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0,
+            "confined": confirmed,
+            "cpu_s": usage.ru_utime + usage.ru_stime,
+        }
 
 
 def main():
@@ -281,7 +273,8 @@ def main():
         if sys.version_info < (3, 10):  # noqa: UP036 - not the Python of the trainer.
             raise OSError(errno.ENOSYS, f"needs Python 3.10, this is {sys.version}")
         setup = json.loads(sys.argv[2])
-        sys.argv[:] = [FILENAME]
+        sys.argv = sys.orig_argv = [FILENAME]
+        sys.setrecursionlimit(RECURSION)
         if setup["readable"] and setup["cache_tag"] != sys.implementation.cache_tag:
             raise OSError(
                 errno.ENOEXEC,
@@ -306,7 +299,6 @@ def main():
     gc.freeze()
     gc.disable()
     send({"landlock_abi": confinement.landlock_abi})
+    server = Server(confinement, devnull)
     while True:
-        (size,) = struct.unpack(">I", read_exactly(4))
-        request = json.loads(read_exactly(size))
-        send({"executions": run_program(confinement, request, devnull)})
+        server.answer(Request())

@@ -1,0 +1,48 @@
+"""What the tests of the sandbox share."""
+
+import json
+import shutil
+import textwrap
+
+from sdpo_jax.envs.isolation import cgroup
+from sdpo_jax.envs.sandbox import Call, Limits, Stdin
+
+LIMITS = Limits(cpu_s=1.0, wall_s=4.0, memory_mb=512, output_kb=64)
+TIERS = ["A", "B", "C"]
+
+
+def is_installed(tier):
+    """Whether this machine can have a tier; what has bubblewrap must hold with it."""
+    if tier in ("A", "B") and not shutil.which("bwrap"):
+        return False
+    try:
+        return tier != "A" or bool(cgroup.folders())
+    except OSError:
+        return False
+
+
+def call(box, program, *arguments, **options):
+    (execution,) = box.run(
+        textwrap.dedent(program), [Call("f", list(arguments))], **options
+    )
+    return execution
+
+
+def script(box, program, text=""):
+    (execution,) = box.run(textwrap.dedent(program), [Stdin(text)])
+    return execution
+
+
+AS_SCRIPT = "\nimport json\nprint(json.dumps(f(*json.loads(input()))))\n"
+
+
+def run_as(form, box, program, arguments):
+    """The execution of f as a "call" or in a "script", and what f returned."""
+    if form == "call":
+        execution = call(box, program, *arguments, cpu_s=4.0)
+        return execution, execution.result
+    tests = [Stdin(json.dumps(arguments))]
+    (execution,) = box.run(program + AS_SCRIPT, tests, cpu_s=4.0)
+    if execution.status != "ok":
+        return execution, None
+    return execution, json.loads(execution.stdout)

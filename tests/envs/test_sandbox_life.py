@@ -1,0 +1,246 @@
+"""How a sandbox and its workers start, are replaced, and end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from sdpo_jax.envs.base import GraderFailure
+from sdpo_jax.envs.isolation import process, tiers
+from sdpo_jax.envs.isolation.values import SandboxUnavailable
+from sdpo_jax.envs.sandbox import Limits, Packages, Sandbox
+from tests.envs.boxes import LIMITS, call
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_sets_of_strings_have_the_same_order_in_every_worker(tier):
+    program = "def f():\n    return list({str(i) for i in range(50)})"
+    orders = []
+    for _ in range(2):
+        with Sandbox(LIMITS, tier, workers=1) as box:
+            orders.append(call(box, program).result)
+    assert orders[0] == orders[1] != sorted(orders[0])
+
+
+def test_run_answers_many_threads_at_once(sandbox):
+    def square(n):
+        return call(sandbox, "def f(n):\n    return n * n", n).result
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(square, range(40))) == [n * n for n in range(40)]
+
+
+def children_of(pid):
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(child) for child in text.split()]
+
+
+def alive(pid):
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_close_leaves_no_process_behind(tier):
+    box = Sandbox(LIMITS, tier, workers=2)
+    workers = [box._free.get() for _ in range(2)]
+    for worker in workers:
+        box._free.put(worker)
+    pids = [worker._process.pid for worker in workers]
+    box.close()
+    box.close()
+    assert not any(map(alive, pids))
+    with pytest.raises(ValueError, match="closed"):
+        call(box, "def f(): pass")
+
+
+def test_close_wakes_the_calls_that_wait_for_a_worker(tier):
+    box = Sandbox(Limits(cpu_s=0.5), tier, workers=1)
+    outcomes = []
+
+    def run():
+        try:
+            outcomes.append(call(box, "def f():\n    while True: pass").status)
+        except ValueError:
+            outcomes.append("closed")
+
+    threads = [threading.Thread(target=run) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.2)
+    box.close()
+    for thread in threads:
+        thread.join(timeout=10.0)
+    assert sorted(outcomes) == ["closed", "closed", "time_limit"]
+
+
+def test_workers_and_programs_end_when_the_trainer_is_killed(tier):
+    program = f"""
+        import sys, threading, time
+        sys.path.insert(0, {str(ROOT)!r})
+        from sdpo_jax.envs.sandbox import Call, Limits, Sandbox
+        box = Sandbox(Limits(cpu_s=30, wall_s=60), {tier!r}, workers=1)
+        endless = ("def f():\\n    while True: pass", [Call("f", [])])
+        threading.Thread(target=box.run, args=endless).start()
+        time.sleep(0.3)
+        print(box._free.qsize(), flush=True)
+        time.sleep(60)
+        """
+    code = textwrap.dedent(program)
+    trainer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    try:
+        assert trainer.stdout.readline() == b"0\n"
+        family = [p for p in descendants(trainer.pid)]
+        assert len(family) >= 2
+    finally:
+        trainer.send_signal(signal.SIGKILL)
+        trainer.wait()
+        trainer.stdout.close()
+    deadline = time.monotonic() + 5.0
+    while any(map(alive, family)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(alive, family))
+
+
+def descendants(pid):
+    found = []
+    for task in os.listdir(f"/proc/{pid}/task"):
+        text = Path(f"/proc/{pid}/task/{task}/children").read_text()
+        for child in map(int, text.split()):
+            found += [child, *descendants(child)]
+    return found
+
+
+def test_killed_worker_is_replaced_and_its_program_run_again(tier):
+    with Sandbox(LIMITS, tier, workers=1) as box:
+        worker = box._free.get()
+        box._free.put(worker)
+        os.kill(worker._process.pid, signal.SIGKILL)
+        assert call(box, "def f(): return 1").result == 1
+
+
+def test_worker_that_dies_twice_raises_grader_failure(monkeypatch):
+    with Sandbox(LIMITS, workers=1) as box:
+        answers = []
+
+        def die(worker, request):
+            answers.append(request)
+            raise GraderFailure("a sandbox worker died")
+
+        monkeypatch.setattr(process.Worker, "exchange", die)
+        with pytest.raises(GraderFailure, match="died"):
+            call(box, "def f(): return 1")
+        assert len(answers) == 2
+        monkeypatch.undo()
+        assert call(box, "def f(): return 1").result == 1
+
+
+def test_oversized_message_of_a_worker_is_refused(monkeypatch):
+    with Sandbox(LIMITS, workers=1) as box:
+        worker = box._free.get()
+        reader, writer = os.pipe()
+        os.write(writer, b"\xff\xff\xff\xff")
+        monkeypatch.setattr(worker._process, "stdout", open(reader, "rb", buffering=0))
+        with pytest.raises(GraderFailure, match="allowed"):
+            worker._read(1000, 1.0)
+        worker._process.stdout.close()
+        monkeypatch.undo()
+        os.close(writer)
+        box._free.put(worker)
+
+
+def test_limits_only_is_refused_to_root_with_credentials(monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "x")
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    with pytest.raises(SandboxUnavailable, match="HF_TOKEN"):
+        Sandbox(LIMITS, tier="D", workers=1)
+
+
+def test_limits_only_still_ends_daemons_and_fork_bombs(monkeypatch):
+    for name in tiers.CREDENTIALS:
+        monkeypatch.delenv(name, raising=False)
+    program = """
+        import os, time
+        def f():
+            if os.fork() == 0:
+                os.setsid()
+                if os.fork() == 0:
+                    time.sleep(60)
+                os._exit(0)
+            return os.getpid()
+        """
+    with Sandbox(LIMITS, tier="D", workers=1) as box:
+        assert box.tier == "D"
+        assert call(box, program).status == "ok"
+        worker = box._free.get()
+        box._free.put(worker)
+        assert children_of(worker._process.pid) == []
+
+
+def test_tier_that_does_not_hold_is_refused_with_what_to_do(monkeypatch):
+    monkeypatch.setattr(tiers, "probe", lambda worker: ["can open a socket"])
+    with pytest.raises(SandboxUnavailable, match="can open a socket.*bubblewrap"):
+        Sandbox(LIMITS, tier="auto", workers=1)
+
+
+def test_probe_finds_the_holes_of_limits_only():
+    with_limits_only = process.Worker("D", LIMITS, Packages())
+    try:
+        found = tiers.probe(with_limits_only)
+    finally:
+        with_limits_only.close()
+    assert {"can open a socket", "can start a process"} <= set(found)
+
+
+def test_platform_without_a_sandbox_is_named(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(SandboxUnavailable, match="needs Linux.*container"):
+        Sandbox(LIMITS)
+
+
+@pytest.mark.parametrize(
+    "make, message",
+    [
+        (lambda: Limits(cpu_s=0), "cpu_s must be positive"),
+        (lambda: Limits(cpu_s=10, wall_s=5), "raise wall_s"),
+        (lambda: Sandbox(tier="Z"), "tier must be"),
+        (lambda: Sandbox(workers=0), "workers must be"),
+        (lambda: Sandbox(process_per="x"), "process_per must be"),
+    ],
+)
+def test_impossible_settings_are_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_sandbox_can_be_made_and_used_in_short_lived_threads(tier):
+    boxes = []
+    maker = threading.Thread(
+        target=lambda: boxes.append(Sandbox(LIMITS, tier, workers=1))
+    )
+    maker.start()
+    maker.join()
+    time.sleep(0.1)
+    with boxes[0] as box:
+        assert call(box, "def f(): return 1").result == 1
+
+
+def test_environments_import_no_jax():
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "import sdpo_jax.envs.base, sdpo_jax.envs.programming, sdpo_jax.envs.sandbox\n"
+        "print([m for m in ('jax', 'jaxlib', 'numpy', 'flax') if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, str(ROOT)]
+    assert json.loads(subprocess.check_output(command)) == []

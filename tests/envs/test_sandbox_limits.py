@@ -1,0 +1,88 @@
+"""Programs that take too much of something are ended."""
+
+import time
+
+import pytest
+
+from sdpo_jax.envs.sandbox import Call, Limits, Sandbox, Stdin
+from tests.envs.boxes import call
+
+LIMIT_CASES = {
+    "endless loop": ("def f():\n    while True: pass", "time_limit"),
+    "loop that ignores signals": (
+        """
+        import signal
+        signal.signal(signal.SIGXCPU, signal.SIG_IGN)
+        def f():
+            while True: pass
+        """,
+        "time_limit",
+    ),
+    "slow compilation": ("x = " + "+".join(["1"] * 400_000), "time_limit|error"),
+    "memory bomb": ("def f():\n    return len(bytearray(10**10))", "memory_limit"),
+    "slow memory bomb": (
+        "def f():\n    x = []\n    while True: x.append(bytearray(10**7))",
+        "memory_limit",
+    ),
+    "output bomb": ("def f():\n    while True: print('x' * 1000)", "output_limit"),
+    "result bomb": ("def f():\n    return 'x' * 10**6", "output_limit"),
+    "closed pipes": (
+        "import os\ndef f():\n    os.closerange(0, 64)\n    while True: pass",
+        "time_limit",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LIMIT_CASES)
+def test_limit_ends(sandbox, name):
+    program, statuses = LIMIT_CASES[name]
+    start = time.monotonic()
+    # On a busy machine, filling the memory takes more than the usual second.
+    cpu_s = 4.0 if statuses == "memory_limit" else None
+    execution = call(sandbox, program, cpu_s=cpu_s)
+    assert execution.status in statuses.split("|"), execution
+    assert time.monotonic() - start < 8.0
+
+
+def test_program_that_sleeps_meets_the_wall_twice_and_is_counted(sandbox):
+    before = sandbox.wall_retries
+    program = "import time\ndef f():\n    time.sleep(60)"
+    execution = call(sandbox, program, cpu_s=0.1)
+    assert execution.status == "time_limit"
+    assert sandbox.wall_retries == before + 1
+
+
+def test_tests_after_a_spent_limit_are_skipped_unless_asked_for(sandbox):
+    program = "def f(x):\n    while x: pass\n    return x"
+    tests = [Call("f", [0]), Call("f", [1]), Call("f", [0])]
+    short = sandbox.run(program, tests, cpu_s=0.2)
+    whole = sandbox.run(program, tests, cpu_s=0.2, stop_at_limit=False)
+    assert [e.status for e in short] == ["ok", "time_limit", "skipped"]
+    assert [e.status for e in whole] == ["ok", "time_limit", "ok"]
+
+
+def test_thread_bomb_is_contained(sandbox):
+    program = """
+        import threading, time
+        def f():
+            count = 0
+            try:
+                while count < 100_000:
+                    threading.Thread(target=time.sleep, args=(9,), daemon=True).start()
+                    count += 1
+            except (RuntimeError, MemoryError):
+                pass
+            return count
+        """
+    execution = call(sandbox, program, cpu_s=0.5)
+    assert execution.status in ("time_limit", "memory_limit") or (
+        execution.result <= 4096
+    )
+
+
+def test_outputs_of_many_tests_need_not_fit_into_memory_together(tier):
+    program = "import os\nfor _ in range(16):\n    os.write(1, b'\\xff' * 65536)"
+    limits = Limits(memory_mb=64, output_kb=1024)
+    with Sandbox(limits, tier, workers=1) as box:
+        executions = box.run(program, [Stdin("")] * 20)
+    assert {(e.status, len(e.stdout)) for e in executions} == {("ok", 1 << 20)}
