@@ -34,7 +34,7 @@ class Limits:
     wall_s: float | None = None
     memory_mb: int = 1024
     output_kb: int = 1024
-    processes: int = 64
+    processes: int = 128
     open_files: int = 32
 
     def __post_init__(self):
