@@ -890,9 +890,8 @@ def test_run_files_of_the_paper_train_on_files_of_the_official_format(
         assert outcomes == {"Wrong Answer"}
 
 
-@pytest.mark.parametrize(
-    "name", ["frozen_lake", pytest.param("sokoban", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["frozen_lake", "sokoban"])
 def test_run_files_of_games_train_on_seeds(name, base, tmp_path, one_device):
     # Prompts take 338 to 492 of this tokenizer's letters: one shape is compiled.
     sizes = dict(rollout__max_prompt=512, reprompt__max_length=620)
@@ -909,6 +908,7 @@ def test_run_files_of_games_train_on_seeds(name, base, tmp_path, one_device):
     assert {r["outcome"] for r in records} <= {"Incorrect Format", "Truncated"}
 
 
+@pytest.mark.slow
 def test_run_file_of_opsd_trains_on_converted_rows_of_openthoughts(
     base, tmp_path, one_device
 ):

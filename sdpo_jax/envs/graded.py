@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from sdpo_jax.envs import wording
 from sdpo_jax.envs.base import Episode, Question, Verdict
+from sdpo_jax.envs.sandbox import Sandbox
 
 # (question, response, truncated) -> verdict.
 Grade = Callable[[Question, str, bool], Verdict]
@@ -59,6 +60,22 @@ class Graded(Listed):
     ):
         super().__init__(questions, functools.partial(Attempt, grade), close)
         self.versions = versions or {}
+
+
+def sandboxed(
+    questions: Mapping[str, Sequence[Question]],
+    grade: Callable[[Sandbox, Question, str, bool], Verdict],
+    sandbox: Sandbox,
+) -> Graded:
+    """Questions that are graded with a sandbox, which is closed with them.
+
+    Args:
+      questions: split -> its questions.
+      grade: called from several threads at once.
+      sandbox: its first argument.
+    """
+    versions = {"sandbox_tier": sandbox.tier}
+    return Graded(questions, functools.partial(grade, sandbox), sandbox.close, versions)
 
 
 def unreadable(told: str, truncated: bool, measurement: str = "format") -> Verdict:

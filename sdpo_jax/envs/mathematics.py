@@ -18,7 +18,6 @@ limit is not equal.
 """
 
 import decimal
-import functools
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +25,7 @@ from typing import Any
 
 from sdpo_jax.envs import installed, marked, rows, wording
 from sdpo_jax.envs.base import Question, Verdict
-from sdpo_jax.envs.graded import Graded, unreadable
+from sdpo_jax.envs.graded import Graded, sandboxed, unreadable
 from sdpo_jax.envs.sandbox import Call, Limits, Packages, Sandbox
 
 INCORRECT_FORMAT = (
@@ -81,12 +80,7 @@ def environment(
     questions = rows.load_splits(files, data)
     sandbox = Sandbox(limits, tier, packages=packages(grader), url=url)
     grade = {"fixed": fixed, "official": official}[grader]
-    return Graded(
-        questions,
-        functools.partial(grade, sandbox),
-        sandbox.close,
-        {"sandbox_tier": sandbox.tier},
-    )
+    return sandboxed(questions, grade, sandbox)
 
 
 def packages(grader: str) -> Packages:

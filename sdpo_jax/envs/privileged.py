@@ -23,7 +23,7 @@ from typing import Any
 
 from sdpo_jax.envs import marked, mathematics, rows, wording
 from sdpo_jax.envs.base import Question, Verdict
-from sdpo_jax.envs.graded import Graded
+from sdpo_jax.envs.graded import Graded, sandboxed
 from sdpo_jax.envs.sandbox import Limits, Sandbox
 
 _BOXED = "\n\nReason step by step, and put the final answer within \\boxed{}."
@@ -61,7 +61,7 @@ def environment(
         return Graded(questions, functools.partial(grade, None))
     packages = mathematics.packages("fixed")
     sandbox = Sandbox(limits, tier, packages=packages, url=url)
-    return Graded(questions, functools.partial(grade, sandbox), sandbox.close)
+    return sandboxed(questions, grade, sandbox)
 
 
 def data(row: rows.Row, where: str) -> dict[str, Any]:

@@ -15,7 +15,6 @@ miss, but for tasks whose scorer accepts what the question forbids: those are re
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 import math
@@ -25,7 +24,7 @@ from typing import Any
 
 from sdpo_jax.envs import installed, marked, rows, wording
 from sdpo_jax.envs.base import GraderFailure, Question, Verdict
-from sdpo_jax.envs.graded import Graded, unreadable
+from sdpo_jax.envs.graded import Graded, sandboxed, unreadable
 from sdpo_jax.envs.sandbox import Call, Limits, Packages, Sandbox
 
 INCORRECT_FORMAT = (
@@ -143,7 +142,7 @@ def environment(
     except BaseException:
         sandbox.close()
         raise
-    return Graded(questions, functools.partial(grade, sandbox), sandbox.close)
+    return sandboxed(questions, grade, sandbox)
 
 
 def _specs(file: Path) -> list[tuple[dict[str, Any], str]]:

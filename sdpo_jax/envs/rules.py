@@ -36,7 +36,7 @@ from typing import Any
 
 from sdpo_jax.envs import installed, marked, rows, wording
 from sdpo_jax.envs.base import GraderFailure, Question, Verdict
-from sdpo_jax.envs.graded import Graded, unreadable
+from sdpo_jax.envs.graded import Graded, sandboxed, unreadable
 from sdpo_jax.envs.sandbox import Call, Limits, Packages, Sandbox
 
 _NEEDED = object()
@@ -97,7 +97,7 @@ def environment(
         return Graded(questions, functools.partial(grade, None))
     packages = _packages("json_schema" in kinds)
     sandbox = Sandbox(limits, tier, packages=packages, url=url)
-    return Graded(questions, functools.partial(grade, sandbox), sandbox.close)
+    return sandboxed(questions, grade, sandbox)
 
 
 def _packages(schemas: bool) -> Packages:

@@ -56,7 +56,12 @@ def test_every_name_is_tried_here():
     assert set(config._CHOICES["env.name"]) - {""} == ROWS.keys()
 
 
-@pytest.mark.parametrize("name", ROWS)
+SLOW = {"reasoning_gym"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in ROWS]
+)
 def test_name_makes_an_environment(name, tmp_path):
     if name == "reasoning_gym" and importlib.util.find_spec(name) is None:
         pytest.skip("reasoning-gym is not installed")

@@ -205,6 +205,7 @@ def test_question_that_is_made_otherwise_than_before_says_nothing(made):
 
 
 @needs_library
+@pytest.mark.slow
 def test_questions_are_the_same_every_time_and_follow_the_seed(tmp_path):
     wanted = {"task": "word_sorting", "seed": 3, "size": 4, "config": {"max_words": 5}}
     file = write(tmp_path / "a.json", wanted)
@@ -224,6 +225,7 @@ def test_questions_are_the_same_every_time_and_follow_the_seed(tmp_path):
 
 
 @needs_library
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "wanted, told",
     [
