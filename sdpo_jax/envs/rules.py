@@ -49,6 +49,7 @@ _FIELDS = {
     "json_schema": {"schema": _NEEDED},
     "python_function": {"name": _NEEDED, "answer_in": "code_block"},
 }
+_SCHEMAS, _JSONSCHEMA = "a rule of the kind json_schema", "jsonschema>=4.20,<5"
 _MOST_CHARS = 100_000
 _MOST_DIGITS = 100
 _NUMBER = re.compile(
@@ -101,12 +102,10 @@ def environment(
 
 
 def _packages(schemas: bool) -> Packages:
-    return Packages(_schema_modules(), "import jsonschema") if schemas else Packages()
-
-
-def _schema_modules() -> tuple[str, ...]:
-    wanted_by = "a rule of the kind json_schema"
-    return installed.modules(wanted_by, "jsonschema", "jsonschema>=4.20,<5")
+    if not schemas:
+        return Packages()
+    modules = installed.modules(_SCHEMAS, "jsonschema", _JSONSCHEMA)
+    return Packages(modules, "import jsonschema")
 
 
 def data(row: rows.Row, where: str) -> dict[str, Any]:
@@ -176,9 +175,12 @@ def _check_number(rule: rows.Row, where: str) -> None:
 
 
 def _check_schema(rule: rows.Row, where: str) -> None:
-    _schema_modules()
-    import jsonschema  # Few tasks need it, and few installations have it.
-
+    try:
+        import jsonschema  # Few tasks need it, and few installations have it.
+    except ImportError as error:
+        raise ValueError(
+            f'{_SCHEMAS} needs the package jsonschema: pip install "{_JSONSCHEMA}"'
+        ) from error
     schema = rows.field(rule, "schema", dict, where)
     if away := [name for name in _references(schema) if not name.startswith("#")]:
         raise ValueError(
