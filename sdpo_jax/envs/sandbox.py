@@ -13,7 +13,8 @@ Tiers, best first; "auto" takes the first whose workers stop an escaping program
   R  one of these on another machine, by name: see `isolation/server.py`
 
 Programs can read the standard library and nothing else, write no file, start threads
-but no process, and have no network. Linux only.
+but no process, and have no network. In tier C they can also see the host's name and
+which files and processes there are, not what is in them. Linux only.
 """
 
 import contextlib

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sdpo_jax.envs.sandbox import Packages, Sandbox
+from sdpo_jax.envs.sandbox import Limits, Packages, Sandbox
 from tests.envs.boxes import LIMITS, call, run_as
 
 # Name -> program, arguments of f, result.
@@ -275,3 +275,9 @@ def test_files_cannot_be_written_and_programs_are_told(sandbox):
     execution = call(sandbox, "import tempfile\ndef f(): tempfile.TemporaryFile()")
     assert execution.error_type == "FileNotFoundError"
     assert "No usable temporary directory" in execution.error_message
+
+
+def test_a_hundred_threads_fit_into_the_usual_memory(tier):
+    program, _, _ = PROGRAMS["fifty threads"]
+    with Sandbox(Limits(processes=128), tier, workers=1) as box:
+        assert call(box, program, 100).result == 100
