@@ -33,7 +33,7 @@ class Limits:
     cpu_s: float = 6.0
     wall_s: float | None = None
     memory_mb: int = 1024
-    output_kb: int = 1024
+    output_kb: int = 4096
     processes: int = 128
     open_files: int = 32
 
