@@ -518,6 +518,7 @@ class Many(Words):
         return [Question(f"train-{n}", p) for n, p in enumerate(prompts)]
 
 
+@pytest.mark.slow
 def test_curriculum_passes_questions_over_and_resumes_to_the_bit(
     base, tmp_path, one_device
 ):

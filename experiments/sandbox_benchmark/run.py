@@ -70,14 +70,19 @@ def latency_s(box: Sandbox, programs: int, tests: int) -> float:
 def speed(tier: str) -> dict[str, list[float]]:
     """All timings of one tier, one number per turn."""
     rows = []
-    with Sandbox(tier=tier) as box:
+    with (
+        Sandbox(tier=tier) as box,
+        Sandbox(tier=tier, process_per="program") as shared,
+    ):
         per_second(box, 50, 1)
+        per_second(shared, 50, 2)
         for _ in range(TURNS):
             one, many = latency_s(box, 100, 1), latency_s(box, 20, TESTS)
             rows.append(
                 {
                     "programs_per_s": per_second(box, 400, 1),
                     "tests_per_s": TESTS * per_second(box, 60, TESTS),
+                    "tests_per_s_shared": TESTS * per_second(shared, 60, TESTS),
                     "ms_one_test": 1000 * one,
                     "ms_per_further_test": 1000 * (many - one) / (TESTS - 1),
                 }

@@ -191,7 +191,7 @@ def _told(named: _Named, load: Callable[[], Any]) -> Any:
     # Of many types, which differ with the library's version.
     except Exception as error:
         told = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{named.text}: {told:.300}") from error
+        raise ValueError(f"{named.text}: {told:.1000}") from error
 
 
 def _plain(value: Any, where: str) -> Any:

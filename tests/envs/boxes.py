@@ -8,7 +8,6 @@ from sdpo_jax.envs.isolation import cgroup
 from sdpo_jax.envs.sandbox import Call, Limits, Stdin
 
 LIMITS = Limits(cpu_s=1.0, wall_s=4.0, memory_mb=512, output_kb=64, processes=64)
-TIERS = ["A", "B", "C"]
 
 
 def is_installed(tier):

@@ -1,10 +1,14 @@
 import pytest
 
 from sdpo_jax.envs.sandbox import Sandbox
-from tests.envs.boxes import LIMITS, TIERS, call, is_installed
+from tests.envs.boxes import LIMITS, call, is_installed
 
 
-@pytest.fixture(scope="module", params=TIERS)
+# B is A without its control groups: `make test-slow` runs it.
+@pytest.fixture(
+    scope="module",
+    params=["A", pytest.param("B", marks=pytest.mark.slow), "C"],
+)
 def tier(request):
     if not is_installed(request.param):
         pytest.skip(f"tier {request.param}: no bubblewrap, or no control groups, here")

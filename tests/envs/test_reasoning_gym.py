@@ -12,10 +12,15 @@ from sdpo_jax.envs import installed, reasoning_gym
 from sdpo_jax.envs.base import GraderFailure
 from sdpo_jax.envs.sandbox import Call, Execution, Limits, Packages, Sandbox
 
-needs_library = pytest.mark.skipif(
-    importlib.util.find_spec("reasoning_gym") is None,
-    reason="reasoning-gym is not installed",
-)
+IS_INSTALLED = importlib.util.find_spec("reasoning_gym") is not None
+
+
+def needs_library(test):
+    """Importing the library alone takes seconds in every worker."""
+    skip = pytest.mark.skipif(not IS_INSTALLED, reason="reasoning-gym is not installed")
+    return pytest.mark.slow(skip(test))
+
+
 TASKS = (
     *("leg_counting", "countdown", "n_queens", "string_insertion", "spiral_matrix"),
     *("polynomial_multiplication", "simple_integration", "prime_factorization"),
@@ -205,7 +210,6 @@ def test_question_that_is_made_otherwise_than_before_says_nothing(made):
 
 
 @needs_library
-@pytest.mark.slow
 def test_questions_are_the_same_every_time_and_follow_the_seed(tmp_path):
     wanted = {"task": "word_sorting", "seed": 3, "size": 4, "config": {"max_words": 5}}
     file = write(tmp_path / "a.json", wanted)
@@ -225,7 +229,6 @@ def test_questions_are_the_same_every_time_and_follow_the_seed(tmp_path):
 
 
 @needs_library
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "wanted, told",
     [

@@ -244,3 +244,22 @@ def test_environments_import_no_jax():
     )
     command = [sys.executable, "-c", code, str(ROOT)]
     assert json.loads(subprocess.check_output(command)) == []
+
+
+def test_signals_that_the_trainer_ignores_reach_programs():
+    program = (
+        "import signal\n"
+        "def f():\n"
+        "    names = ('SIGINT', 'SIGTERM', 'SIGHUP', 'SIGUSR1')\n"
+        "    found = [signal.getsignal(getattr(signal, name)) for name in names]\n"
+        "    return [found[0] is signal.default_int_handler, found[1:]]"
+    )
+    ignored = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+    before = [signal.signal(number, signal.SIG_IGN) for number in ignored]
+    try:
+        with Sandbox(LIMITS, workers=1) as box:
+            execution = call(box, program)
+    finally:
+        for number, handler in zip(ignored, before, strict=True):
+            signal.signal(number, handler)
+    assert execution.result == [True, [0, 0, 0]], execution

@@ -59,6 +59,14 @@ class Given:
         return None
 
 
+def restore_signals():
+    """Forget what the trainer was told to ignore, as jobs in the background are."""
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def open_streams():
     """Standard streams over descriptors 0, 1 and 2, for the forks to inherit.
 
@@ -292,6 +300,7 @@ def main():
     except (OSError, ImportError) as error:
         send({"refused": str(error)})
         return
+    restore_signals()
     open_streams()
     if not os.path.exists("/dev/stdin"):
         provide_standard_files()
