@@ -1,6 +1,5 @@
 """Verdicts on many attempts at once, whatever becomes of their graders."""
 
-import functools
 import logging
 import math
 import numbers
@@ -27,14 +26,15 @@ class Judges:
     """
 
     def __init__(self, environment: Environment, limit_s: float):
-        self._judge = functools.partial(_judge_in_time, limit_s, environment)
+        self._environment, self._limit_s = environment, limit_s
         self._pool = ThreadPoolExecutor(_GRADERS)
         self._pending = []
+        self._is_closed = False
 
     def add(self, question: Question, response: str, truncated: bool) -> None:
         """Begin to grade the first act of an episode."""
-        judge = self._pool.submit(self._judge, question, response, truncated)
-        self._pending.append(judge)
+        attempt = (question, response, truncated)
+        self._pending.append(self._pool.submit(self._judge_in_time, *attempt))
 
     def verdicts(self) -> list[dict | str | None]:
         """Wait for all, in the order in which they were added.
@@ -46,37 +46,37 @@ class Judges:
         return [judge.result() for judge in self._pending]
 
     def close(self) -> None:
-        """Begin no more; idempotent."""
+        """Begin no more, and tell of no more failures; idempotent."""
+        self._is_closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
 
+    def _judge_in_time(self, question: Question, *attempt) -> dict | str | None:
+        said = []
+        judge = lambda: said.append(self._judge(question, *attempt))
+        # A grader that hangs is left behind; as a daemon it lets the process end.
+        thread = threading.Thread(target=judge, daemon=True)
+        thread.start()
+        thread.join(self._limit_s)
+        if not said:
+            limit = f"no verdict within env.grading_limit_s={self._limit_s:g}"
+            self._tell_failure(question, f": {limit}")
+        return said[0] if said else None
 
-def _judge_in_time(
-    limit_s: float, environment: Environment, question: Question, *attempt
-) -> dict | str | None:
-    said = []
-    judge = lambda: said.append(_judge(environment, question, *attempt))
-    # A grader that hangs is left behind; as a daemon it lets the process end.
-    thread = threading.Thread(target=judge, daemon=True)
-    thread.start()
-    thread.join(limit_s)
-    if not said:
-        _log.error(
-            "question %s: the grader failed: no verdict within env.grading_limit_s=%g",
-            *(question.uid, limit_s),
-        )
-    return said[0] if said else None
+    def _judge(
+        self, question: Question, response: str, truncated: bool
+    ) -> dict | str | None:
+        try:
+            reply = self._environment.start(question).act(response, truncated)
+            return reply if isinstance(reply, str) else _plain(reply)
+        # Whatever it is, the attempt is not to blame; a grader may call sys.exit.
+        except (Exception, SystemExit):
+            self._tell_failure(question, exc_info=True)
+            return None
 
-
-def _judge(
-    environment: Environment, question: Question, response: str, truncated: bool
-) -> dict | str | None:
-    try:
-        reply = environment.start(question).act(response, truncated)
-        return reply if isinstance(reply, str) else _plain(reply)
-    # Whatever it is, the attempt is not to blame; a grader may also call sys.exit.
-    except (Exception, SystemExit):
-        _log.exception("question %s: the grader failed", question.uid)
-        return None
+    def _tell_failure(self, question: Question, why: str = "", **how) -> None:
+        # What is still being graded when a run stops may find its sandbox closed.
+        if not self._is_closed:
+            _log.error("question %s: the grader failed%s", question.uid, why, **how)
 
 
 def _plain(verdict: Any) -> dict:

@@ -144,6 +144,24 @@ def test_more_graders_that_hang_than_run_at_once_end_in_time():
     go_on.set()
 
 
+def test_what_is_still_graded_at_the_end_says_nothing_of_a_closed_sandbox(caplog):
+    begun, go_on = threading.Event(), threading.Event()
+
+    def act(response, truncated):
+        begun.set()
+        go_on.wait()
+        raise ValueError("the sandbox is closed")
+
+    judges = judging.Judges(environment(act), 60.0)
+    judges.add(Question("q", "?"), "x", False)
+    begun.wait()
+    judges.close()
+    go_on.set()
+
+    assert judges.verdicts() == [None]
+    assert not caplog.messages
+
+
 def test_grader_that_hangs_does_not_keep_the_process():
     code = """
 import threading
