@@ -233,3 +233,51 @@ def test_program_finds_no_other_program_or_output_in_its_memory(tier, process_pe
         found = call(box, SEARCH, *backwards, cpu_s=4.0)
     # The last stands in the worker itself: the search can find something.
     assert found.result == [False, False, False, True], found
+
+
+# Reads what the worker's own objects hold, without touching memory that is not there.
+READ_WORKER = r"""
+import ctypes, mmap, os, sys
+
+def held(thing, depth=3):
+    if isinstance(thing, (bytearray, mmap.mmap)):
+        yield thing
+    elif isinstance(thing, (list, tuple)) or hasattr(thing, "__dict__"):
+        parts = thing if isinstance(thing, (list, tuple)) else vars(thing).values()
+        for part in list(parts) if depth else ():
+            yield from held(part, depth - 1)
+
+def buffers():
+    frame = sys._getframe(1)
+    while frame:
+        for thing in list(frame.f_locals.values()):
+            yield from held(thing)
+        frame = frame.f_back
+
+def f(*markers):
+    libc = ctypes.CDLL(None)
+    libc.write.argtypes = [ctypes.c_int, ctypes.c_void_p, ctypes.c_size_t]
+    reader, writer = os.pipe()
+    found, seen = set(), 0
+    for buffer in buffers():
+        start = ctypes.addressof(ctypes.c_char.from_buffer(buffer)) if buffer else 0
+        # What comes first in a buffer is where the last output was.
+        size = libc.write(writer, start, min(len(buffer), 4096))
+        text = os.read(reader, size)[::-1] if size > 0 else b""
+        found |= {marker for marker in markers if bytes(marker) in text}
+        seen += 1
+    return [seen, len(found)]
+"""
+
+
+def test_program_that_reaches_the_workers_objects_finds_no_other_output(lone):
+    victim = "def f(x):\n    print('printed-7391', flush=True)\n    return x + '-7391'"
+    call(lone, victim, "returned")
+    call(lone, victim, "returned")
+    markers = ["printed-7391", "returned-7391", "7391', flush"]
+    backwards = [tuple(marker[::-1].encode()) for marker in markers]
+    program = READ_WORKER + "\ndef g(*m):\n    return f(*map(tuple, m))"
+
+    found = lone.run(program, [Call("g", backwards)])[0].result
+
+    assert found[0] >= 4 and found[1] == 0, found

@@ -111,8 +111,8 @@ class Confinement:
         prctl(kernel.PR_SET_CHILD_SUBREAPER, 1)
         prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
         for name in ("CORE", "MEMLOCK", "MSGQUEUE"):
-            set_limit(name, 0)
-        set_limit("NOFILE", MAX_FILES)
+            resource.setrlimit(*allowed_limit(name, 0))
+        resource.setrlimit(*allowed_limit("NOFILE", MAX_FILES))
         # Programs may ask for more: it counts as memory.
         hard = resource.getrlimit(resource.RLIMIT_STACK)[1]
         resource.setrlimit(resource.RLIMIT_STACK, (lesser(STACK_BYTES, hard), hard))
@@ -122,16 +122,24 @@ class Confinement:
         if self.worker_filter is not None:
             self.worker_filter.install()
 
-    def enter_test(self, limits):
-        """Bind the fork that runs one test."""
-        os.setpgid(0, 0)
-        set_limit("AS", limits["memory_mb"] << 20)
-        set_limit("CPU", math.ceil(limits["cpu_s"]) + 1)
-        set_limit("FSIZE", 0)
-        set_limit("NOFILE", limits["open_files"])
+    def bounds(self, limits):
+        """What `enter_test` takes, found here: a fork copies all that it touches."""
+        wanted = {
+            "AS": limits["memory_mb"] << 20,
+            "CPU": math.ceil(limits["cpu_s"]) + 1,
+            "FSIZE": 0,
+            "NOFILE": limits["open_files"],
+        }
         if self.counts_processes:
             # Without a user of its own the limit would count the trainer's threads.
-            set_limit("NPROC", limits["processes"] + 1)
+            wanted["NPROC"] = limits["processes"] + 1
+        return [allowed_limit(name, value) for name, value in wanted.items()]
+
+    def enter_test(self, bounds):
+        """Bind the fork that runs one test."""
+        os.setpgid(0, 0)
+        for bound in bounds:
+            resource.setrlimit(*bound)
         # A second, nested domain: the test cannot reach the worker through /proc.
         self._restrict()
         if self.fork_filter is not None:
@@ -147,11 +155,11 @@ def lesser(value, limit):
     return value if limit == resource.RLIM_INFINITY else min(value, limit)
 
 
-def set_limit(name, value):
-    """Set both limits of RLIMIT_`name`, at most to what is allowed."""
+def allowed_limit(name, value):
+    """RLIMIT_`name`, and both of its limits: `value`, at most what is allowed."""
     kind = getattr(resource, f"RLIMIT_{name}")
     value = lesser(value, resource.getrlimit(kind)[1])
-    resource.setrlimit(kind, (value, value))
+    return kind, (value, value)
 
 
 def write_oom_score():

@@ -1,11 +1,12 @@
-"""What goes through the pipes to the trainer and to forks, in memory that is wiped.
+"""What goes through the pipes to the trainer and to forks, out of programs' reach.
 
-A program can search its memory, which is a copy of the worker's. So other programs,
-their inputs and their outputs are only ever in buffers of the worker's own, never in
-Python's objects, whose memory keeps its content when it is freed.
+A program can search its memory, which is a copy of the worker's. So what other tests
+gave out is only ever in memory that forks do not have, and a request in buffers that
+are wiped after it: never in Python's objects, which keep their content when freed.
 """
 
 import json
+import mmap
 import os
 import select
 import struct
@@ -49,6 +50,13 @@ def send(message):
     write_all(1, struct.pack(">I", len(text)) + text)
 
 
+def unforked(size):
+    """Memory of `size` bytes that no fork has: it cannot be read, nor costs a copy."""
+    memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_DONTFORK)
+    return memory
+
+
 class Request:
     """One program and its tests, read from standard input; forks decode them."""
 
@@ -72,14 +80,15 @@ class Output:
     """What one fork writes to one pipe, as far as its limit."""
 
     def __init__(self):
-        self._buffer, self._size, self._most = bytearray(), 0, 0
+        self._buffer, self._size, self._most = b"", 0, 0
         self.fd, self.is_open = -1, False
 
     def listen(self, fd, most):
         """Take what comes from `fd`, `most` bytes."""
         os.set_blocking(fd, False)
         self.fd, self.is_open, self._most = fd, True, most
-        self._buffer += bytes(max(0, most + READ_BYTES - len(self._buffer)))
+        if len(self._buffer) < most + READ_BYTES:
+            self._buffer = unforked(most + READ_BYTES)
 
     def read(self):
         """Read once; true when there is too much."""
@@ -118,9 +127,8 @@ class Output:
             yield memoryview(self._buffer)[start:end]
             start = end + 1
 
-    def wipe(self):
+    def clear(self):
         """Forget it all."""
-        self._buffer[: self._size] = bytes(self._size)
         self._size = 0
 
 
@@ -128,7 +136,7 @@ class Answers:
     """What goes to the trainer, sent together where it is small: each wakes it up."""
 
     def __init__(self):
-        self._buffer, self._size = bytearray(SEND_BYTES), 0
+        self._buffer, self._size = unforked(SEND_BYTES), 0
 
     def add(self, ended, signal=0, confined=False, cpu_s=0.0, stdout=b"", report=b""):
         """The record of one test, or of the end."""
@@ -146,5 +154,4 @@ class Answers:
     def send(self):
         """Send what was added, and forget it."""
         write_all(1, memoryview(self._buffer)[: self._size])
-        self._buffer[: self._size] = bytes(self._size)
         self._size = 0

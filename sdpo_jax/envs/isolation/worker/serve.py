@@ -2,7 +2,7 @@
 
 It confines itself first and then only ever loses rights: a fork drops what the worker
 still may do (fork, signals, sockets) and reports over pipes of its own. What a fork
-writes is passed on unread; `sandbox.py` judges it.
+writes is passed on unread; `records.py` reads it, in the trainer.
 
 Limits: Linux. The kernel is trusted, and programs can tell time.
 """
@@ -109,7 +109,7 @@ def decoded(text):
     return scan_json(text.decode("ascii"), 0)[0]
 
 
-def run_fork(confinement, request, limits, tests, fds):
+def run_fork(confinement, bounds, request, tests, fds):
     """The whole life of the process that runs `tests`; never returns."""
     stdout, report, confirm, devnull = fds
     write, leave = os.write, os._exit  # The program may replace them.
@@ -120,7 +120,7 @@ def run_fork(confinement, request, limits, tests, fds):
             os.dup2(source, target)
         if calls == [None]:
             standard_input(tests[0][1])
-        confinement.enter_test(limits)
+        confinement.enter_test(bounds)
         os.write(confirm, b"!")
         os.closerange(3, report)
         os.closerange(report + 1, MAX_FILES)
@@ -204,7 +204,7 @@ class Server:
                 record = self._run(request, request.limits, [test])
                 views = {"stdout": self._stdout.view(), "report": self._report.view()}
                 self._answers.add(**record, **views)
-                self._wipe()
+                self._clear()
                 if request.stop_at_limit and record["ended"] != "exit":
                     break
         self._answers.add("none")
@@ -233,22 +233,23 @@ class Server:
             record["cpu_s"] /= len(reports)
             for report in reports:
                 self._answers.add(**record, report=report)
-        self._wipe()
+        self._clear()
         return is_clean
 
-    def _wipe(self):
-        self._stdout.wipe()
-        self._report.wipe()
+    def _clear(self):
+        self._stdout.clear()
+        self._report.clear()
 
     def _run(self, request, limits, tests):
         """Run tests in one fork; how it ended, and what it cost."""
         (out, out_w), (report, report_w), (confirm, confirm_w) = (
             os.pipe() for _ in "123"
         )
+        bounds = self._confinement.bounds(limits)
         pid = os.fork()
         if pid == 0:
             fds = (out_w, report_w, confirm_w, self._devnull)
-            run_fork(self._confinement, request, limits, tests, fds)
+            run_fork(self._confinement, bounds, request, tests, fds)
         for fd in (out_w, report_w, confirm_w):
             os.close(fd)
         most = limits["output_kb"] << 10
