@@ -8,9 +8,9 @@ attempts per question of its baseline: `--config.method=grpo` comes close to tha
 There, on eight H100, Qwen3-4B reached .86 with RLVR and .94 with ERL, by one move per
 turn and stopped by hand within the 10 epochs that these updates are.
 
-Not as there: a response plans the whole game (env.acts), so its prompt holds one board
-and not eight turns; no reflection and second attempt, no KL loss to the initial weights
-(.001), and token_mean instead of the sum over a sequence's tokens.
+Not as there: a response plans the whole game, so its prompt holds one board and not
+eight turns; no reflection and second attempt, no KL loss to the initial weights (.001),
+and token_mean instead of the sum over a sequence's tokens.
 """
 
 from sdpo_jax import config

@@ -62,7 +62,6 @@ def default() -> ConfigDict:  # noqa: PLR0915, one line per field
     # fixed | official: as the official code scores, of what it has a grader for
     c.env.grader = "fixed"
     c.env.function = ""  # module:name of the grader of env.name=function
-    c.env.acts = "one"  # one | many: responses in a game; one holds all its moves
     # Per attempt, waiting for a sandbox included; one that takes longer is masked.
     c.env.grading_limit_s = 1800.0
     c.env.sandbox_tier = "auto"  # auto | A | B | C | D | R: isolation of programs
@@ -197,7 +196,6 @@ _CHOICES = {
         *("frozen_lake", "sokoban", ""),
     ),
     "env.grader": ("fixed", "official"),
-    "env.acts": ("one", "many"),
     "env.sandbox_tier": ("auto", "A", "B", "C", "D", "R"),
     "env.process_per": ("test", "program"),
     "env.feedback_reveals": ("inputs", "outputs", "expected"),
@@ -382,11 +380,6 @@ def _check_environment(c: ConfigDict) -> None:
         raise ValueError(
             f"env.sandbox_tier={c.env.sandbox_tier} and env.sandbox_url="
             f"{c.env.sandbox_url!r}: tier R needs the url of a grader, no other does"
-        )
-    if c.env.acts == "many":
-        raise ValueError(
-            "env.acts=many: only episodes of one act can be trained on or evaluated so "
-            "far; set env.acts=one, or play them by envs.dialogue"
         )
 
 

@@ -123,7 +123,6 @@ def test_choices_are_those_that_the_code_knows():
         ({"env__judge__url": "u"}, "env.judge.url='u' with env.name=programming"),
         ({"eval__pass_at": (1, 17)}, r"eval.pass_at=\(1, 17\).*eval.attempts=16"),
         ({"eval__pass_at": (0,)}, r"eval.pass_at=\(0,\)"),
-        ({"env__acts": "many"}, "env.acts=many: only .* set env.acts=one"),
     ],
 )
 def test_what_is_wrong_only_together_is_refused(fields, told):

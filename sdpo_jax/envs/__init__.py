@@ -53,7 +53,7 @@ def from_config(c: ConfigDict) -> Environment:
             )
     if game := _GAMES.get(c.env.name):
         seeds = {split: c.env[split] for split in SPLITS}
-        return grid_game.environment(c.env.name, seeds, game.draw, c.env.acts)
+        return grid_game.environment(c.env.name, seeds, game.draw, "one")
     files = {split: sources.of(c.env[split], f"env.{split}") for split in SPLITS}
     if task := _ANSWERS.get(c.env.name):
         grade = {"fixed": task.fixed, "official": task.official}[c.env.grader]

@@ -389,7 +389,7 @@ def test_game_is_over_in_a_hole():
 
 def test_attempts_at_one_game_do_not_meet():
     question = Question("q", "?", data={"game": LAKE})
-    environment = envs.from_config(settings("frozen_lake"))
+    environment = move_by_move("frozen_lake")
     first, second = environment.start(question), environment.start(question)
     for move in ("Down", "Right", "Right"):
         first.act(f"```{move}```", False)
@@ -401,13 +401,23 @@ def test_attempts_at_one_game_do_not_meet():
 # Whole episodes.
 
 
-def settings(name, acts="many", **sources):
+SOURCES = {
+    "train": "seeds:0-3",
+    "validation": "seeds:100-103",
+    "heldout": "seeds:200-203",
+}
+
+
+def settings(name, **sources):
     c = config.default()
-    c.model.path, c.env.name, c.env.acts = "somewhere", name, acts
-    first = {"train": 0, "validation": 100, "heldout": 200}
-    for split, seed in first.items():
-        c.env[split] = sources.get(split, f"seeds:{seed}-{seed + 3}")
+    c.model.path, c.env.name = "somewhere", name
+    c.env.update(SOURCES | sources)
     return c
+
+
+def move_by_move(name):
+    """Games in which a response holds one move."""
+    return grid_game.environment(name, SOURCES, GAMES[name].draw, "many")
 
 
 def solver(question):
@@ -418,7 +428,7 @@ def solver(question):
 
 @pytest.mark.parametrize("name", GAMES)
 def test_driver_plays_to_the_verdict(name):
-    environment = envs.from_config(settings(name))
+    environment = move_by_move(name)
     for question in environment.questions("heldout"):
         turns, verdict = play(environment, question, solver(question), 8)
 
@@ -432,7 +442,7 @@ def test_driver_plays_to_the_verdict(name):
 
 
 def test_driver_stops_without_a_verdict_after_so_many_acts():
-    environment = envs.from_config(settings("sokoban"))
+    environment = move_by_move("sokoban")
     (question, *_) = environment.questions("train")
     seen = []
 
@@ -449,7 +459,7 @@ def test_driver_stops_without_a_verdict_after_so_many_acts():
 
 
 def test_driver_plays_one_act():
-    environment = envs.from_config(settings("frozen_lake", "one"))
+    environment = envs.from_config(settings("frozen_lake"))
     (question, *_) = environment.questions("train")
 
     turns, verdict = play(environment, question, lambda turns: ("hm", False), 8)
@@ -462,6 +472,4 @@ def test_seeds_are_all_that_games_are_made_of():
         envs.from_config(settings("sokoban", validation="share:0.1"))
     with pytest.raises(ValueError, match="env.heldout is empty: give .* seeds"):
         envs.from_config(settings("sokoban", heldout=""))
-    with pytest.raises(ValueError, match="env.acts=many: only episodes of one act"):
-        config.validate(settings("sokoban"))
-    config.validate(settings("sokoban", "one"))
+    config.validate(settings("sokoban"))
