@@ -83,8 +83,8 @@ def on_split(
     key = jax.random.fold_in(jax.random.key(c.seed), zlib.crc32(split.encode()))
     prompts = feedback.encode(c, parts.tokenizer, questions)
     repeated = [q for q in questions for _ in range(c.eval.attempts)]
-    judged = (c, parts.environment, parts.tokenizer, repeated)
-    with feedback.Grading(*judged) as grading:
+    grading = feedback.Grading(c, parts.environment, parts.tokenizer, repeated)
+    with grading:
         ids = range(len(questions))
         parts.engine.sample(policy, prompts, ids, sampling, key, grading.add)
         graded = grading.finish()

@@ -209,12 +209,14 @@ class Trainer:
         key = jax.random.fold_in(jax.random.key(c.seed), self.update)
         questions, turned, counted = self._choose()
         repeated = [q for q in questions for _ in range(c.rollout.attempts)]
-        judged = (c, parts.environment, parts.tokenizer, repeated)
-        with feedback.Grading(*judged) as grading:
+        grading = feedback.Grading(c, parts.environment, parts.tokenizer, repeated)
+        with grading:
             with self.timer("sample"):
                 prompts = feedback.encode(c, parts.tokenizer, questions)
-                how = (range(len(questions)), _sampling(c), key, grading.add)
-                attempts = parts.engine.sample(self.state.policy, prompts, *how)
+                ids = range(len(questions))
+                attempts = parts.engine.sample(
+                    self.state.policy, prompts, ids, _sampling(c), key, grading.add
+                )
             self._leave_if(stop)
             # What is left of it: rows are graded as soon as they are sampled.
             with self.timer("grade"):
