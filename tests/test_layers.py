@@ -53,6 +53,7 @@ ONLY_IN = {
         "sdpo_jax/envs/isolation/remote.py",
         "sdpo_jax/envs/judge.py",
         "sdpo_jax/envs/sources.py",
+        "sdpo_jax/envs/web.py",
         "sdpo_jax/sweep.py",
     ],
     "http": [

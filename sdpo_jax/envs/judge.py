@@ -33,7 +33,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdpo_jax.envs import rows, wording
+from sdpo_jax.envs import rows, web, wording
 from sdpo_jax.envs.base import GraderFailure, Question, Verdict
 from sdpo_jax.envs.graded import Graded, unreadable
 from sdpo_jax.envs.rules_check import read_json
@@ -52,10 +52,6 @@ _MOST_BYTES = 1 << 20
 _MOST_WAIT_S = 60.0
 _TRIED_AGAIN = (408, 429, 500, 502, 503, 504, 529)
 _BROKEN = (OSError, http.client.HTTPException)
-# What reading an answer of another shape raises.
-_NO_COMPLETION = (
-    *(ValueError, LookupError, TypeError, AttributeError, RecursionError),
-)
 _TOLD_EVERY = 100  # Verdicts between two lines of the log.
 _log = logging.getLogger(__name__)
 
@@ -191,7 +187,7 @@ class Judge:
         self._endpoint = endpoint
         self._key = endpoint.key()
         self._pause_s = pause_s
-        self._open = urllib.request.build_opener(_NoRedirect).open
+        self._open = web.opener().open
         self._lock = threading.Lock()
         self.replies = self.prompt_tokens = self.completion_tokens = 0
 
@@ -304,13 +300,6 @@ class _TryAgain(Exception):
     def __init__(self, told: str, wait_s: float = 0.0):
         super().__init__(told)
         self.wait_s = wait_s
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Refuses to follow: `open` raises the redirect as an HTTPError."""
-
-    def redirect_request(self, *_) -> None:
-        return None
 
 
 def _body(response: http.client.HTTPResponse, deadline: float) -> bytes:

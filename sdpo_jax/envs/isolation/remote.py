@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
+from sdpo_jax.envs import web
 from sdpo_jax.envs.base import GraderFailure
 from sdpo_jax.envs.isolation.values import (
     Limits,
@@ -25,6 +26,8 @@ from sdpo_jax.envs.isolation.values import (
 TOKEN = "SDPO_SANDBOX_TOKEN"  # Environment variable, on both machines.
 ANSWER_BYTES = 4096  # Of what is no list of records.
 PATIENCE_S = 60.0  # A grader that restarts is waited for.
+# A token goes to the machine that it is meant for, by no proxy.
+_OPENER = web.opener(urllib.request.ProxyHandler({}))
 
 
 class RemoteWorker:
@@ -103,13 +106,3 @@ def _read(response: http.client.HTTPResponse, most: int) -> dict:
     if not isinstance(answer, dict):
         raise GraderFailure("the grader sent no JSON object")
     return answer
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A token goes to the machine that it is meant for."""
-
-    def redirect_request(self, *_):
-        return None
-
-
-_OPENER = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler({}))
