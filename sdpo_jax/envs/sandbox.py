@@ -182,29 +182,32 @@ class Sandbox:
         Returns:
           What a worker saw of each test; `records.execution` reads it.
         """
-        worker = self._free.get()
+        worker, kept = self._free.get(), None
         if self._closed:
             self._free.put(worker)
             raise ValueError("the sandbox is closed; make a new one")
         try:
-            try:
-                worker = worker or self._worker()
-                return worker.exchange(request)
-            except (GraderFailure, SandboxUnavailable) as failure:
-                logger.warning("sandbox worker failed (%s); trying once more", failure)
-            if worker is not None:
-                worker.close()
-            worker = self._worker()
-            return worker.exchange(request)
-        except BaseException as error:
-            # Whatever it was (also Ctrl-C), the pipe may be in mid-message.
-            if worker is not None:
-                worker.close()
-            worker = None
-            if isinstance(error, SandboxUnavailable):
-                raise GraderFailure(str(error)) from error
-            raise
+            kept, seen = self._attempt(worker, request)
+        except GraderFailure as failure:
+            logger.warning("sandbox worker failed (%s); trying once more", failure)
+            kept, seen = self._attempt(None, request)
         finally:
-            if self._closed and worker is not None:
-                worker.close()
-            self._free.put(worker)
+            if self._closed and kept is not None:
+                kept.close()
+            self._free.put(kept)
+        return seen
+
+    def _attempt(
+        self, worker: Worker | RemoteWorker | None, request: dict
+    ) -> tuple[Worker | RemoteWorker, list[dict]]:
+        """An answer and whose it is; a worker that gives none is closed."""
+        try:
+            worker = worker or self._worker()
+        except SandboxUnavailable as error:
+            raise GraderFailure(str(error)) from error
+        try:
+            return worker, worker.exchange(request)
+        except BaseException:
+            # Whatever it was (also Ctrl-C), the pipe may be in mid-message.
+            worker.close()
+            raise
