@@ -176,7 +176,7 @@ def test_server_that_goes_is_a_grader_failure_and_one_that_returns_is_not(monkey
 ODD = {
     "garbage": (200, b"\xff{", "no JSON"),
     "a list": (200, b"[]", "no JSON object"),
-    "no executions": (200, b"{}", "no executions"),
+    "no records": (200, b"{}", "no records"),
     "too much": (200, b"[" * 10**6, "bytes allowed"),
     "an error": (500, b"oops", "500 oops"),
     "a redirect": (302, b"", "302"),

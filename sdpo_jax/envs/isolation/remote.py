@@ -66,9 +66,9 @@ class RemoteWorker:
         """
         wait_s = PATIENCE_S + most_seconds(request)
         answer = self._ask({"request": request}, most_bytes(request), wait_s)
-        if not isinstance(answer.get("executions"), list):
-            raise GraderFailure(f"{self._url} sent no executions")
-        return answer["executions"]
+        if not isinstance(answer.get("records"), list):
+            raise GraderFailure(f"{self._url} sent no records")
+        return answer["records"]
 
     def close(self) -> None:
         """Nothing to end here."""

@@ -72,7 +72,7 @@ class Server(http.server.ThreadingHTTPServer):
         box = self._sandbox(limits, packages)
         if "request" not in message:
             return {"tier": box.tier, "workers": box.workers}
-        return {"executions": box.exchange(message["request"])}
+        return {"records": box.exchange(message["request"])}
 
     def _sandbox(self, limits: Limits, packages: Packages) -> Sandbox:
         with self._lock:
