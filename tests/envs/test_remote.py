@@ -130,11 +130,12 @@ def test_many_threads_share_the_workers_there(box):
     assert found == [2 * n for n in range(12)]
 
 
-def test_other_limits_get_another_sandbox_and_the_oldest_ends(server):
-    for memory in range(512, 518):
+def test_other_limits_get_another_sandbox_and_the_longest_unused_ends(server):
+    for memory in (512, 513, 514, 515, 512, 516):
         with Sandbox(Limits(memory_mb=memory), "R", url=url(server)) as box:
             assert box.run(ADD, [Call("f", [1, 2])])[0].result == 3
-    assert len(server._sandboxes) == 4
+    kept = [limits.memory_mb for limits, _ in server._sandboxes]
+    assert kept == [514, 515, 512, 516]
 
 
 @pytest.fixture

@@ -76,13 +76,14 @@ class Server(http.server.ThreadingHTTPServer):
 
     def _sandbox(self, limits: Limits, packages: Packages) -> Sandbox:
         with self._lock:
-            if (limits, packages) not in self._sandboxes:
+            box = self._sandboxes.pop((limits, packages), None)
+            if box is None:
                 if len(self._sandboxes) == _MOST_SANDBOXES:
-                    oldest = next(iter(self._sandboxes))
-                    self._sandboxes.pop(oldest).close()
+                    longest_unused = next(iter(self._sandboxes))
+                    self._sandboxes.pop(longest_unused).close()
                 box = Sandbox(limits, self._tier, self._workers, packages=packages)
-                self._sandboxes[limits, packages] = box
-            return self._sandboxes[limits, packages]
+            self._sandboxes[limits, packages] = box
+            return box
 
     def server_close(self) -> None:
         """Stop listening and end every sandbox."""
