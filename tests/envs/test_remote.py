@@ -4,6 +4,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -156,6 +157,29 @@ def test_token_opens_the_server(guarded, monkeypatch):
 def test_server_for_others_needs_a_token():
     with pytest.raises(ValueError, match="set SDPO_SANDBOX_TOKEN"):
         Server(("0.0.0.0", 0), "")
+
+
+def test_ctrl_c_ends_the_server_without_a_traceback():
+    # A shell may have had the tests ignore Ctrl-C.
+    program = (
+        "import signal; from sdpo_jax.envs.isolation import server\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "server.main()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "--port=0"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            assert "grader on 127.0.0.1" in process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert (process.returncode, said) == (0, "")
 
 
 def test_server_that_goes_is_a_grader_failure_and_one_that_returns_is_not(monkeypatch):

@@ -8,6 +8,7 @@ nothing else to do. HTTP is not encrypted: keep it within a private network.
 """
 
 import argparse
+import contextlib
 import hmac
 import http.server
 import json
@@ -135,7 +136,8 @@ def main() -> None:
     flags = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     token = os.environ.get(TOKEN, "")
-    with Server((flags.host, flags.port), token, flags.tier, flags.workers) as server:
+    server = Server((flags.host, flags.port), token, flags.tier, flags.workers)
+    with contextlib.suppress(KeyboardInterrupt), server:
         _log.info("grader on %s:%d", *server.server_address[:2])
         server.serve_forever()
 
