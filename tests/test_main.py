@@ -179,11 +179,23 @@ def test_help_shows_the_commands_and_the_flags(without_jax):
 def test_setting_that_cannot_work_is_one_line(arguments, told, tmp_path):
     workdir = tmp_path / "a run"
 
-    status, out, err = command(RUN_FILE, f"--workdir={workdir}", *arguments)
+    said = command(RUN_FILE, f"--workdir={workdir}", *arguments)
 
+    check_is_one_line(told, *said)
+    assert not (workdir / "metrics.jsonl").exists()
+
+
+def check_is_one_line(told, status, out, err):
     assert status == 1 and out == ""
     lines = [
         line for line in err.splitlines() if not line.lower().startswith("sandbox")
     ]
     assert len(lines) == 1 and lines[0].startswith("error: ") and told in lines[0]
-    assert not (workdir / "metrics.jsonl").exists()
+
+
+def test_sandbox_that_this_machine_cannot_have_is_one_line(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    said = command(RUN_FILE, f"--workdir={tmp_path}", "--config.env.sandbox_tier=A")
+
+    check_is_one_line("tier A: bwrap is not installed). Install bubblewrap", *said)

@@ -114,7 +114,7 @@ def first_that_holds(
     raise SandboxUnavailable(
         "no sandbox holds on this machine (" + "; ".join(reasons) + "). Install "
         "bubblewrap, or use a kernel with landlock (5.13 or later), or, only where "
-        'nothing of value is in reach, pass tier="D"'
+        "nothing of value is in reach, ask for tier D by name (env.sandbox_tier)"
     )
 
 

@@ -121,7 +121,7 @@ class Execution:
     cpu_s: float = 0.0
 
 
-class SandboxUnavailable(RuntimeError):
+class SandboxUnavailable(OSError):
     """No tier that was allowed works on this machine."""
 
 
