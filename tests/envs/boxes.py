@@ -4,6 +4,8 @@ import json
 import shutil
 import textwrap
 
+import pytest
+
 from sdpo_jax.envs.isolation import cgroup
 from sdpo_jax.envs.sandbox import Call, Limits, Stdin
 
@@ -45,6 +47,23 @@ def run_as(form, box, program, arguments):
     if execution.status != "ok":
         return execution, None
     return execution, json.loads(execution.stdout)
+
+
+def running_in_both_forms(programs):
+    """A test that programs run as a call, and as a script that prints the result.
+
+    Args:
+      programs: name -> program, arguments of f, result.
+    """
+
+    @pytest.mark.parametrize("form", ["call", "script"])
+    @pytest.mark.parametrize("name", programs)
+    def test(sandbox, name, form):
+        program, arguments, expected = programs[name]
+        execution, result = run_as(form, sandbox, program, arguments)
+        assert (execution.status, result) == ("ok", expected), (execution, expected)
+
+    return test
 
 
 # Searches its heap: the kernel tells, without a crash, which addresses can be read.

@@ -1,9 +1,7 @@
 """The standard library and numpy work for honest programs."""
 
-import pytest
-
 from sdpo_jax.envs.sandbox import Limits, Packages, Sandbox
-from tests.envs.boxes import LIMITS, call, run_as
+from tests.envs.boxes import LIMITS, call, running_in_both_forms
 
 # Name -> program, arguments of f, result.
 PROGRAMS = {
@@ -250,12 +248,7 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.parametrize("form", ["call", "script"])
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_program_runs_in_both_forms(sandbox, name, form):
-    program, arguments, expected = PROGRAMS[name]
-    execution, result = run_as(form, sandbox, program, arguments)
-    assert (execution.status, result) == ("ok", expected), execution
+test_program_runs_in_both_forms = running_in_both_forms(PROGRAMS)
 
 
 def test_numbers_and_arrays_of_numpy_are_results(tier):

@@ -2,13 +2,10 @@
 
 import textwrap
 
-import pytest
-
 from sdpo_jax.envs.sandbox import Call
-from tests.envs.boxes import call, run_as
+from tests.envs.boxes import call, running_in_both_forms
 
-# Name -> program, arguments of f, result. Each runs as a call, and as a script that
-# reads the arguments and prints the result.
+# Name -> program, arguments of f, result.
 PROGRAMS = {
     "plain function": ("def f(a, b): return a + b", [1, 2], 3),
     "lambda": ("f = lambda x: x[::-1]", ["abc"], "cba"),
@@ -219,12 +216,7 @@ PROGRAMS = {
 }
 
 
-@pytest.mark.parametrize("form", ["call", "script"])
-@pytest.mark.parametrize("name", PROGRAMS)
-def test_program_runs_in_both_forms(sandbox, name, form):
-    program, arguments, expected = PROGRAMS[name]
-    execution, result = run_as(form, sandbox, program, arguments)
-    assert (execution.status, result) == ("ok", expected), execution
+test_program_runs_in_both_forms = running_in_both_forms(PROGRAMS)
 
 
 def test_method_of_solution_goes_before_what_a_star_import_brought(sandbox):
