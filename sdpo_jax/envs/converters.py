@@ -1,7 +1,8 @@
 r"""From rows of public datasets to the rows that the environments read.
 
 A converter gets one row, and where it stands, and returns the rows that it makes: none
-for what its environment cannot grade. It raises ValueError for a malformed row.
+for what its environment cannot grade. It raises ValueError for a malformed row, or
+LeftOut where the dataset is known to hold such rows.
 
 What was compared with what others made of the same rows: SciKnowEval's prompts, system
 turn, options and answers with all files of the official SDPO repository; ToolAlpaca's
@@ -12,14 +13,11 @@ ToolAlpaca's training rows could be compared with nothing.
 
 import functools
 import json
-import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sdpo_jax.envs import livecodebench, marked, multiple_choice, privileged
 from sdpo_jax.envs.rows import Row, check_object, field
-
-_log = logging.getLogger(__name__)
 
 Converter = Callable[[Row, str], list[dict[str, Any]]]
 
@@ -61,6 +59,10 @@ _BOX = (
     "\\boxed{{}}."
 )
 _CHOICE_TYPES = ("mcq-4-choices", "mcq-2-choices")
+
+
+class LeftOut(Exception):
+    """No question can be made of a row; the others are still of use."""
 
 
 def sciknoweval(row: Row, where: str) -> list[dict[str, Any]]:
@@ -187,14 +189,13 @@ def _livecodebench(row: Row, where: str, tests: str = "all") -> list[dict[str, A
 def _or_left_out(
     convert: Callable[[Row], dict[str, Any]],
 ) -> Converter:
-    """A converter that leaves out, and tells, the rows that no question can be of."""
+    """A converter that leaves out the rows that no question can be made of."""
 
     def converted(row: Row, where: str) -> list[dict[str, Any]]:
         try:
             made = convert(row)
         except ValueError as error:
-            _log.warning("%s is left out: %s", where, error)
-            return []
+            raise LeftOut(f"{where}: {error}") from error
         # Named by its place: a dataset may hold the same problem twice.
         return [{name: value for name, value in made.items() if name != "uid"}]
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from sdpo_jax.envs import rows
-from sdpo_jax.envs.converters import CONVERTERS, Converter
+from sdpo_jax.envs.converters import CONVERTERS, Converter, LeftOut
 
 _OPTIONS = {
     "file": {"convert"},
@@ -97,17 +97,25 @@ def _parsed(text: str, field: str) -> _Named:
 
 def _rows(named: _Named, convert: Converter | None) -> Iterator[tuple[str, rows.Row]]:
     """Where each row that is used stands, and the row as the environment reads it."""
-    used, number = 0, 0
+    used, number, left_out = 0, 0, []
     for number, row in enumerate(_READ[named.kind](named), start=1):
         where = f"{named.text}, row {number}"
         rows.check_object(row, where)
         if not _is_wanted(row, named.wanted, where):
             continue
-        for made in convert(row, where) if convert else [row]:
+        try:
+            converted = convert(row, where) if convert else [row]
+        except LeftOut as reason:
+            left_out.append(str(reason))
+            continue
+        for made in converted:
             if (convert or named.kind != "file") and not made.keys() & {"uid", "idx"}:
                 made = {**made, "idx": used}
             yield where, made
             used += 1
+    if left_out:
+        told = "%s: %d of %d rows are left out, the first of them %s"
+        _log.warning(told, named.text, len(left_out), number, left_out[0])
     if convert or named.wanted:
         _log.info("%s: %d questions from %d rows", named.text, used, number)
 

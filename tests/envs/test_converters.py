@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sdpo_jax.envs import mathematics, tool_use
-from sdpo_jax.envs.converters import CONVERTERS
+from sdpo_jax.envs.converters import CONVERTERS, LeftOut
 
 sciknoweval = CONVERTERS["hicai-zju/SciKnowEval"]
 toolalpaca = CONVERTERS["tangqiaoyu/ToolAlpaca"]
@@ -230,9 +230,9 @@ LEAVES_OUT = [
 
 
 @pytest.mark.parametrize("dataset", LEAVES_OUT)
-def test_row_that_no_question_can_be_made_of_is_left_out_and_told(dataset, caplog):
-    assert CONVERTERS[dataset]({"text": "x"}, "row 9") == []
-    assert "row 9 is left out: " in caplog.text
+def test_row_that_no_question_can_be_made_of_is_left_out(dataset):
+    with pytest.raises(LeftOut, match="^row 9: .+"):
+        CONVERTERS[dataset]({"text": "x"}, "row 9")
 
 
 @pytest.mark.parametrize("answer", ["7", None])

@@ -90,6 +90,22 @@ def test_file_is_converted_and_its_rows_are_chosen_and_counted(tmp_path, caplog)
     assert "2 questions from 4 rows" in caplog.text
 
 
+def test_rows_left_out_are_told_in_one_line(tmp_path, caplog):
+    solved = {"problem": "3+4?", "solution": "It is 7."}
+    file = write(tmp_path / "rows.jsonl", solved, {"problem": ""}, solved, {"a": "b"})
+    source = f"{file}?convert=siyanzhao/Openthoughts_math_30k_opsd"
+
+    found = load(source)
+
+    assert [q.uid for q in found] == ["0", "1"]
+    (told,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert told == (
+        f"{source}: 2 of 4 rows are left out, the first of them {source}, row 2: "
+        "a row of OpenThoughts has no problem, or none of solution, "
+        "ground_truth_solution, deepseek_solution"
+    )
+
+
 def test_environment_reads_the_sources_that_its_config_names(tmp_path):
     file = write(tmp_path / "rows.jsonl", *(science(n) for n in range(40)))
     c = config.default()
