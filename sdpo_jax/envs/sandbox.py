@@ -113,6 +113,7 @@ class Sandbox:
         tests: Sequence[Call | Stdin],
         *,
         cpu_s: float | None = None,
+        output_kb: int | None = None,
         stop_at_limit: bool = True,
     ) -> list[Execution]:
         """Run `program` on every test, each in a fresh process.
@@ -121,6 +122,7 @@ class Sandbox:
           program: Python source, untrusted.
           tests: the inputs.
           cpu_s: instead of `limits.cpu_s`; the clock's limit moves in proportion.
+          output_kb: instead of `limits.output_kb`.
           stop_at_limit: skip the tests after one that spent a limit.
 
         Returns:
@@ -129,7 +131,7 @@ class Sandbox:
         Raises:
           GraderFailure: if a worker died twice; the program is not to blame.
         """
-        limits = self.limits.as_message(cpu_s)
+        limits = self.limits.as_message(cpu_s, output_kb)
         request = {
             "program": program,
             "tests": [as_message(test) for test in tests],

@@ -80,6 +80,12 @@ def test_thread_bomb_is_contained(sandbox):
     )
 
 
+def test_one_run_may_be_given_more_output(sandbox):
+    program = "def f():\n    return 'x' * 10**6"
+    ended = [call(sandbox, program, output_kb=kb).status for kb in (None, 1024, None)]
+    assert ended == ["output_limit", "ok", "output_limit"]
+
+
 def test_outputs_of_many_tests_need_not_fit_into_memory_together(tier):
     program = "import os\nfor _ in range(16):\n    os.write(1, b'\\xff' * 65536)"
     limits = Limits(memory_mb=64, output_kb=1024)

@@ -47,10 +47,13 @@ class Limits:
                 f"({self.cpu_s}); raise wall_s"
             )
 
-    def as_message(self, cpu_s: float | None = None) -> dict[str, float]:
+    def as_message(
+        self, cpu_s: float | None = None, output_kb: int | None = None
+    ) -> dict[str, float]:
         """What a worker is told; `cpu_s` moves both time limits in proportion."""
         message = dataclasses.asdict(self)
         message["cpu_s"] = self.cpu_s if cpu_s is None else cpu_s
+        message["output_kb"] = self.output_kb if output_kb is None else output_kb
         stretch = (self.wall_s or WALL_PER_CPU * self.cpu_s) / self.cpu_s
         message["wall_s"] = stretch * message["cpu_s"]
         return message
