@@ -1,6 +1,7 @@
 """Environments: text in, a verdict out. No arrays, no model."""
 
 import dataclasses
+import functools
 
 from ml_collections import ConfigDict
 
@@ -63,15 +64,17 @@ def from_config(c: ConfigDict) -> Environment:
     if c.env.name == "judge":
         return judge.environment(files, judge.Endpoint(**c.env.judge))
     limits = Limits(cpu_s=c.env.time_limit_s, memory_mb=c.env.memory_limit_mb)
-    where = {"limits": limits, "tier": c.env.sandbox_tier, "url": c.env.sandbox_url}
+    make_sandbox = functools.partial(
+        Sandbox, limits, c.env.sandbox_tier, url=c.env.sandbox_url
+    )
     if c.env.name == "mathematics":
-        return mathematics.environment(files, c.env.grader, **where)
+        return mathematics.environment(files, c.env.grader, make_sandbox)
     if task := _SANDBOXED.get(c.env.name):
-        return task.environment(files, **where)
+        return task.environment(files, make_sandbox)
     packages = dataclasses.replace(PACKAGES, modules=c.env.packages)
     return Programming(
         files,
-        Sandbox(**where, process_per=c.env.process_per, packages=packages),
+        make_sandbox(process_per=c.env.process_per, packages=packages),
         grader=c.env.grader,
         wrong_answers_shown=c.env.wrong_answers_shown,
         reveals=c.env.feedback_reveals,

@@ -19,14 +19,14 @@ limit is not equal.
 
 import decimal
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from sdpo_jax.envs import installed, marked, rows, wording
 from sdpo_jax.envs.base import Question, Verdict
 from sdpo_jax.envs.graded import Graded, sandboxed, unreadable
-from sdpo_jax.envs.sandbox import Call, Limits, Packages, Sandbox
+from sdpo_jax.envs.sandbox import Call, Packages, Sandbox
 
 INCORRECT_FORMAT = (
     "Incorrect Format: Give the answer in the format: \\boxed{your_answer}."
@@ -60,25 +60,21 @@ for pair in [
 def environment(
     files: Mapping[str, str | Path],
     grader: str = "fixed",
-    limits: Limits = Limits(),  # noqa: B008
-    tier: str = "auto",
-    url: str = "",
+    make_sandbox: Callable[..., Sandbox] = Sandbox,
 ) -> Graded:
     """An environment of questions with one mathematical answer.
 
     Args:
       files: split ("train", "validation" or "heldout") -> file of questions.
       grader: "fixed" or "official".
-      limits: what one comparison may spend.
-      tier: of the sandbox.
-      url: of its server, in tier R.
+      make_sandbox: called with the packages that comparisons need.
 
     Raises:
       ValueError: if a row is malformed; names file, row and field.
       SandboxUnavailable: if no sandbox holds here, or math-verify is missing.
     """
     questions = rows.load_splits(files, data)
-    sandbox = Sandbox(limits, tier, packages=packages(grader), url=url)
+    sandbox = make_sandbox(packages=packages(grader))
     grade = {"fixed": fixed, "official": official}[grader]
     return sandboxed(questions, grade, sandbox)
 

@@ -17,14 +17,14 @@ The run's config decides who is shown what: `reprompt.show_feedback="always"` an
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from sdpo_jax.envs import marked, mathematics, rows, wording
 from sdpo_jax.envs.base import Question, Verdict
 from sdpo_jax.envs.graded import Graded, sandboxed
-from sdpo_jax.envs.sandbox import Limits, Sandbox
+from sdpo_jax.envs.sandbox import Sandbox
 
 _BOXED = "\n\nReason step by step, and put the final answer within \\boxed{}."
 # Where a row of OpenThoughts has its solution; the first two are no model's.
@@ -33,17 +33,14 @@ _SOLUTIONS = ("solution", "ground_truth_solution", "deepseek_solution")
 
 def environment(
     files: Mapping[str, str | Path],
-    limits: Limits = Limits(),  # noqa: B008
-    tier: str = "auto",
-    url: str = "",
+    make_sandbox: Callable[..., Sandbox] = Sandbox,
 ) -> Graded:
     """An environment of questions with a reference solution.
 
     Args:
       files: split ("train", "validation" or "heldout") -> file of questions.
-      limits: what one comparison of answers may spend.
-      tier: of the sandbox, which is there only where a row has an answer.
-      url: of its server, in tier R.
+      make_sandbox: called with the packages that comparisons of answers need, and
+        only where a row has an answer.
 
     Raises:
       ValueError: if a row is malformed (names file, row and field), or math-verify is
@@ -59,8 +56,7 @@ def environment(
         )
     if not any("answer" in q.data for split in questions.values() for q in split):
         return Graded(questions, functools.partial(grade, None))
-    packages = mathematics.packages("fixed")
-    sandbox = Sandbox(limits, tier, packages=packages, url=url)
+    sandbox = make_sandbox(packages=mathematics.packages("fixed"))
     return sandboxed(questions, grade, sandbox)
 
 

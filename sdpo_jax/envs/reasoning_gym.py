@@ -14,18 +14,17 @@ would evaluate a program as well. Scores are the library's, from 0 to 1; so is w
 miss, but for tasks whose scorer accepts what the question forbids: those are refused.
 """
 
-import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sdpo_jax.envs import installed, marked, rows, wording
 from sdpo_jax.envs.base import GraderFailure, Question, Verdict
 from sdpo_jax.envs.graded import Graded, sandboxed, unreadable
-from sdpo_jax.envs.sandbox import Call, Limits, Packages, Sandbox
+from sdpo_jax.envs.sandbox import Call, Packages, Sandbox
 
 INCORRECT_FORMAT = (
     "Incorrect Format: Give the answer, and nothing else, between <answer> and "
@@ -38,7 +37,7 @@ _FIELDS = {"task": str, "seed": int, "size": int, "config": dict}
 _MOST_CHARS = 10_000
 _CHUNK = 200  # Questions made by one call.
 _MAKING_S = 600.0  # Processor seconds of such a call.
-_OUTPUT_KB = 16 << 10
+_MAKING_KB = 16 << 10  # Of what it returns.
 
 # Tasks whose scorer accepts what is wrong -> why.
 _REFUSED = {
@@ -110,17 +109,13 @@ def score(task, seed, size, config, index, question, entry, answer, evaluated):
 
 def environment(
     files: Mapping[str, str | Path],
-    limits: Limits = Limits(),  # noqa: B008
-    tier: str = "auto",
-    url: str = "",
+    make_sandbox: Callable[..., Sandbox] = Sandbox,
 ) -> Graded:
     """An environment of made-up questions.
 
     Args:
       files: split ("train", "validation" or "heldout") -> file of what to make.
-      limits: what scoring one answer may spend.
-      tier: of the sandbox.
-      url: of its server, in tier R.
+      make_sandbox: called with the packages that the library needs.
 
     Raises:
       ValueError: if a file is malformed (names file, row and field), splits overlap,
@@ -132,8 +127,7 @@ def environment(
     )
     specs = {split: _specs(Path(file)) for split, file in files.items()}
     _refuse_overlaps([spec for found in specs.values() for spec in found])
-    limits = dataclasses.replace(limits, output_kb=_OUTPUT_KB)
-    sandbox = Sandbox(limits, tier, packages=Packages(modules, _PREPARE), url=url)
+    sandbox = make_sandbox(packages=Packages(modules, _PREPARE))
     try:
         questions = {
             split: [q for spec in found for q in _questions(sandbox, *spec)]
@@ -207,7 +201,9 @@ def _questions(sandbox: Sandbox, spec: dict[str, Any], where: str) -> list[Quest
     for first in range(0, spec["size"], _CHUNK):
         last = min(first + _CHUNK, spec["size"])
         call = Call("questions", {**spec, "first": first, "last": last})
-        (execution,) = sandbox.run(_PROGRAM, [call], cpu_s=_MAKING_S)
+        (execution,) = sandbox.run(
+            _PROGRAM, [call], cpu_s=_MAKING_S, output_kb=_MAKING_KB
+        )
         if execution.status != "ok":
             raise ValueError(
                 f"{where}: reasoning-gym cannot make it: {execution.status} "

@@ -30,14 +30,14 @@ import fractions
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from sdpo_jax.envs import installed, marked, rows, wording
 from sdpo_jax.envs.base import GraderFailure, Question, Verdict
 from sdpo_jax.envs.graded import Graded, sandboxed, unreadable
-from sdpo_jax.envs.sandbox import Call, Limits, Packages, Sandbox
+from sdpo_jax.envs.sandbox import Call, Packages, Sandbox
 
 _NEEDED = object()
 _PLACES = ("response", "tag", "box", "code_block", "last_line")
@@ -75,17 +75,14 @@ _IN_SANDBOX = {
 
 def environment(
     files: Mapping[str, str | Path],
-    limits: Limits = Limits(),  # noqa: B008
-    tier: str = "auto",
-    url: str = "",
+    make_sandbox: Callable[..., Sandbox] = Sandbox,
 ) -> Graded:
     """An environment of questions that carry their rules.
 
     Args:
       files: split ("train", "validation" or "heldout") -> file of questions.
-      limits: what one check may spend.
-      tier: of the sandbox, which is there only where a rule needs it.
-      url: of its server, in tier R.
+      make_sandbox: called with the packages that checks need, and only where a rule
+        is checked there.
 
     Raises:
       ValueError: if a row is malformed (names file, row and field), or jsonschema is
@@ -96,8 +93,7 @@ def environment(
     kinds = {q.data["rule"]["kind"] for split in questions.values() for q in split}
     if not kinds & _IN_SANDBOX.keys():
         return Graded(questions, functools.partial(grade, None))
-    packages = _packages("json_schema" in kinds)
-    sandbox = Sandbox(limits, tier, packages=packages, url=url)
+    sandbox = make_sandbox(packages=_packages("json_schema" in kinds))
     return sandboxed(questions, grade, sandbox)
 
 

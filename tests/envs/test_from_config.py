@@ -29,11 +29,11 @@ ROWS = {
 }
 
 
-def made(name, folder):
+def made(name, folder, tier="auto", **fields):
     c = config.default()
     c.model.path = "somewhere"
     c.env.name = name
-    c.env.sandbox_tier = "auto"
+    c.env.sandbox_tier = tier
     if name == "function":
         c.env.function = "json:dumps"
     if name == "judge":
@@ -42,7 +42,7 @@ def made(name, folder):
         if name in ("frozen_lake", "sokoban"):
             c.env[split] = f"seeds:{10 * number}-{10 * number + 3}"
             continue
-        row = ROWS[name] | (
+        row = {**ROWS[name], **fields} | (
             {"seed": 10 * number} if name == "reasoning_gym" else {"uid": split}
         )
         file = folder / f"{split}.json"
@@ -70,4 +70,21 @@ def test_name_makes_an_environment(name, tmp_path):
 
     for split in config.SPLITS:
         assert environment.questions(split)[0].prompt
+    environment.close()
+
+
+# Name -> fields of a row that needs the sandbox.
+SANDBOXED = {
+    "programming": {},
+    "mathematics": {},
+    "rules": {"rule": {"kind": "regex", "pattern": "4"}},
+    "privileged": {"answer": "4"},
+}
+
+
+@pytest.mark.parametrize("name", SANDBOXED)
+def test_sandbox_is_of_the_tier_that_the_config_names(name, tmp_path):
+    environment = made(name, tmp_path, tier="C", **SANDBOXED[name])
+
+    assert environment.versions["sandbox_tier"] == "C"
     environment.close()

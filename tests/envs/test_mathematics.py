@@ -1,3 +1,4 @@
+import functools
 import json
 
 import pytest
@@ -507,7 +508,8 @@ def test_environment_grades_rows_of_its_files(tmp_path):
     ]
     file.write_text("\n".join(map(json.dumps, lines)))
 
-    environment = mathematics.environment({"train": file}, limits=Limits(cpu_s=2.0))
+    make_sandbox = functools.partial(Sandbox, Limits(cpu_s=2.0))
+    environment = mathematics.environment({"train": file}, make_sandbox=make_sandbox)
 
     four, half, small = environment.questions("train")
     assert environment.start(four).act("\\boxed{4.0}", False).score == 1

@@ -77,19 +77,16 @@ def write(path, *rows):
 
 
 @pytest.mark.parametrize("answer", [None, "4"])
-def test_environment_starts_a_sandbox_only_where_there_is_an_answer(
-    tmp_path, monkeypatch, answer
-):
+def test_environment_starts_a_sandbox_only_where_there_is_an_answer(tmp_path, answer):
     started = []
 
-    def start(*arguments, **options):
-        started.append(Sandbox(*arguments, workers=1, **options))
+    def start(packages):
+        started.append(Sandbox(workers=1, packages=packages))
         return started[0]
 
-    monkeypatch.setattr(privileged, "Sandbox", start)
     file = write(tmp_path / "rows.jsonl", ROW | {"answer": answer})
 
-    environment = privileged.environment({"train": file})
+    environment = privileged.environment({"train": file}, start)
 
     (question,) = environment.questions("train")
     verdict = environment.start(question).act("\\boxed{4}", False)

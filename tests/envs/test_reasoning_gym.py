@@ -1,3 +1,4 @@
+import functools
 import importlib.metadata
 import importlib.util
 import inspect
@@ -37,7 +38,8 @@ def made(tmp_path_factory):
     """Task -> (its environment, its first question)."""
     file = tmp_path_factory.mktemp("files") / "train.json"
     write(file, *({"task": task, "seed": 7, "size": 1} for task in TASKS))
-    environment = reasoning_gym.environment({"train": file}, Limits(cpu_s=2.0))
+    make_sandbox = functools.partial(Sandbox, Limits(cpu_s=2.0))
+    environment = reasoning_gym.environment({"train": file}, make_sandbox)
     yield {
         question.uid.split("/")[0]: (environment, question)
         for question in environment.questions("train")

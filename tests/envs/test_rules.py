@@ -424,18 +424,18 @@ def test_columns_of_parquet_that_a_rule_does_not_use_are_no_fields():
 
 @pytest.mark.parametrize("rule, sandboxed", [(EXACT, False), (DATE, True)])
 def test_environment_starts_a_sandbox_only_where_a_rule_needs_it(
-    tmp_path, monkeypatch, rule, sandboxed
+    tmp_path, rule, sandboxed
 ):
     started = []
-    monkeypatch.setattr(
-        rules,
-        "Sandbox",
-        lambda *a, **k: started.append(Sandbox(workers=1)) or started[0],
-    )
+
+    def start(packages):
+        started.append(Sandbox(workers=1, packages=packages))
+        return started[0]
+
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({"uid": "a", "prompt": "?", "rule": rule}))
 
-    environment = rules.environment({"train": file})
+    environment = rules.environment({"train": file}, start)
 
     (asked,) = environment.questions("train")
     assert environment.start(asked).act("Basel", False).score == 0
