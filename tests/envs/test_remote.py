@@ -13,6 +13,7 @@ import pytest
 
 from sdpo_jax.envs.base import GraderFailure
 from sdpo_jax.envs.isolation import remote
+from sdpo_jax.envs.isolation import server as grader_server
 from sdpo_jax.envs.isolation.server import Server
 from sdpo_jax.envs.isolation.values import SandboxUnavailable
 from sdpo_jax.envs.programming import Programming
@@ -154,9 +155,12 @@ def test_token_opens_the_server(guarded, monkeypatch):
             Sandbox(LIMITS, "R", url=url(guarded))
 
 
-def test_server_for_others_needs_a_token():
-    with pytest.raises(ValueError, match="set SDPO_SANDBOX_TOKEN"):
-        Server(("0.0.0.0", 0), "")
+def test_server_for_others_needs_a_token(monkeypatch):
+    monkeypatch.delenv(remote.TOKEN, raising=False)
+    monkeypatch.setattr(sys, "argv", ["server", "--host=0.0.0.0", "--port=0"])
+
+    with pytest.raises(SystemExit, match="^error: .*set SDPO_SANDBOX_TOKEN"):
+        grader_server.main()
 
 
 def test_ctrl_c_ends_the_server_without_a_traceback():

@@ -14,6 +14,7 @@ import http.server
 import json
 import logging
 import os
+import sys
 import threading
 from typing import Any
 
@@ -136,7 +137,10 @@ def main() -> None:
     flags = parser.parse_args()
     logging.basicConfig(level=logging.INFO)
     token = os.environ.get(TOKEN, "")
-    server = Server((flags.host, flags.port), token, flags.tier, flags.workers)
+    try:
+        server = Server((flags.host, flags.port), token, flags.tier, flags.workers)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
     with contextlib.suppress(KeyboardInterrupt), server:
         _log.info("grader on %s:%d", *server.server_address[:2])
         server.serve_forever()
