@@ -1,9 +1,11 @@
 """What a program says of itself is a claim, whatever way it is said."""
 
+import json
 import time
 
 import pytest
 
+from sdpo_jax.envs.isolation import records
 from tests.envs.boxes import call
 
 
@@ -107,6 +109,25 @@ def test_unclosed_strings_in_a_report_are_read_in_linear_time(sandbox):
     start = time.monotonic()
     assert call(sandbox, program).status == "error"
     assert time.monotonic() - start < 5.0
+
+
+@pytest.mark.parametrize("value", ["[]", "{}", '[[1], {"a": []}]', '"[[{\\"["'])
+def test_millions_of_brackets_in_a_report_are_read_in_a_second(value):
+    count = (4 << 20) // (len(value) + 1)
+    report = '{"result": [' + ",".join([value] * count) + "]}"
+    start = time.process_time()
+    assert not records._is_deep(report)
+    assert time.process_time() - start < 1.0
+
+
+@pytest.mark.parametrize(
+    "opened, closed", [("[", "]"), ('{"a":', "}"), ('["]", ', "]")]
+)
+def test_nesting_counts_up_to_its_limit(opened, closed):
+    for depth, is_deep in ((records.MAX_DEPTH, False), (records.MAX_DEPTH + 1, True)):
+        assert records._is_deep(opened * depth + "1" + closed * depth) == is_deep
+        assert records._is_deep(opened * depth) == is_deep
+        assert not records._is_deep(json.dumps(opened * depth))
 
 
 def test_output_that_grows_when_escaped_is_no_failure_of_the_grader(sandbox):

@@ -6,6 +6,8 @@ import re
 from sdpo_jax.envs.isolation.values import Call, Execution, Stdin
 
 MAX_DEPTH = 100  # Nesting of a returned value.
+_SQUARE = bytes.maketrans(b"{}", b"[]")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def execution(record: dict, test: Call | Stdin, cpu_limit_s: float) -> Execution:
@@ -34,7 +36,7 @@ def _error(seen: dict, kind: str, message: str) -> Execution:
 def _read_report(report: str, seen: dict) -> Execution:
     """Read what a test says of itself; a test may have written anything here."""
     try:
-        if _depth(report) > MAX_DEPTH:
+        if _is_deep(report):
             return _error(seen, "ValueError", f"nested deeper than {MAX_DEPTH} levels")
         said = json.loads(report)
     except (ValueError, RecursionError) as error:
@@ -57,14 +59,17 @@ def _read_report(report: str, seen: dict) -> Execution:
     )
 
 
-def _depth(text: str) -> int:
-    """Nesting of brackets in JSON text, strings left out."""
+def _is_deep(text: str) -> bool:
+    """Whether JSON text nests deeper than `MAX_DEPTH`."""
     if text.count("[") + text.count("{") <= MAX_DEPTH:
-        return 0
-    depth = deepest = 0
+        return False
     # A string may lack its end: if the pattern could fail, it would be tried again at
     # each quote.
-    for bracket in re.findall(r"[\[\]{}]", re.sub(r'"(?:[^"\\]|\\.)*+"?', "", text)):
-        depth += 1 if bracket in "[{" else -1
-        deepest = max(deepest, depth)
-    return deepest
+    bare = re.sub(r'"(?:[^"\\]|\\.)*+"?', "", text).encode("ascii", "replace")
+    brackets = bare.translate(_SQUARE, _NO_BRACKETS)
+    # From the inside out; megabytes of brackets, one by one, would take seconds.
+    for _ in range(MAX_DEPTH):
+        if b"[]" not in brackets:
+            break
+        brackets = brackets.replace(b"[]", b"")
+    return b"[]" in brackets or brackets.count(b"[") > MAX_DEPTH
