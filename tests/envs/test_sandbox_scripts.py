@@ -76,6 +76,37 @@ SCRIPTS = {
         sys.stdout = Fast()
         print(3)
         """,
+    "file left open in an object": """
+        class Printer:
+            def __init__(self):
+                self.file = open(1, "w", closefd=False)
+        printer = Printer()
+        printer.file.write("3")
+        """,
+    "finalizer": """
+        import os
+        class Printer:
+            def __del__(self, write=os.write):
+                write(1, b"3")
+        printer = Printer()
+        """,
+    "globals without names": "globals()[1] = 2\nprint(3)",
+    "modes of streams": """
+        import sys
+        assert (sys.stdin.mode, sys.stdout.mode, sys.stderr.mode) == ("r", "w", "w")
+        assert (sys.stdin.name, sys.stdout.name) == ("<stdin>", "<stdout>")
+        print(3)
+        """,
+    "input read twice": """
+        import sys
+        sys.stdin.read()
+        sys.stdin.seek(0)
+        print(sum(map(int, sys.stdin)))
+        """,
+    "input by its path": """
+        import pathlib
+        print(sum(map(int, pathlib.Path("/dev/stdin").read_text().split())))
+        """,
     "stdout closed at the end": "import sys\nprint(3)\nsys.stdout.close()",
     "buffered at exit": """
         import atexit, io, os, sys

@@ -3,7 +3,6 @@
 import atexit
 import builtins
 import functools
-import io
 import json
 import sys
 import traceback
@@ -41,8 +40,15 @@ def run_script(program):
     if "threading" in sys.modules:
         sys.modules["threading"]._shutdown()
     atexit._run_exitfuncs()
-    # Python would flush them as it takes the module down, which takes too long.
-    flush(value for value in names.values() if isinstance(value, io.IOBase))
+    flush([sys.stdout])  # While what it was made of is still there.
+    take_down(names)
+
+
+def take_down(names):
+    """Drop what a module held, as Python does at exit: files flush, finalizers run."""
+    for name in list(names):
+        if name != "__builtins__":
+            names[name] = None
 
 
 def flush(streams):
