@@ -89,6 +89,25 @@ PROGRAMS = {
         [4000],
         pow(3, 4000, 1000003) + 3381,
     ),
+    "pools of threads": (
+        "from multiprocessing.dummy import Pool\n"
+        "from multiprocessing.pool import ThreadPool\n"
+        "def f(n):\n"
+        "    with Pool(4) as a, ThreadPool(4) as b:\n"
+        "        return a.map(abs, range(-n, 0)) + b.map(abs, range(n))",
+        [3],
+        [3, 2, 1, 0, 1, 2],
+    ),
+    "locks of multiprocessing": (
+        "from multiprocessing import Lock, RLock, Semaphore\n"
+        "def f():\n"
+        "    lock, again, two = Lock(), RLock(), Semaphore(2)\n"
+        "    taken = [lock.acquire(), lock.acquire(timeout=0.01), lock.release()]\n"
+        "    with again, again, two, two:\n"
+        "        return taken + [two.acquire(False), two.acquire(True, 0.01)]",
+        [],
+        [True, False, None, False, False],
+    ),
     "long integers as text": (
         "import sys\nsys.set_int_max_str_digits(0)\ndef f(n): return str(10**n)[-3:]",
         [9000],

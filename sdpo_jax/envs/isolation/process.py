@@ -30,7 +30,10 @@ from sdpo_jax.envs.isolation.worker.pipes import ENDINGS, RECORD
 FIRST_UID, NUM_UIDS = 60_000, 5_000
 
 # The files of a worker, in the order of their imports.
-_WORKER = ("kernel", "seccomp", "confinement", "programs", "pipes", "serve")
+_WORKER = (
+    *("kernel", "seccomp", "confinement"),
+    *("programs", "semaphores", "pipes", "serve"),
+)
 # They are modules there as they are here; nothing else of this package is.
 _BOOTSTRAP = """
 import json, sys, types

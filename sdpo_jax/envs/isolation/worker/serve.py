@@ -7,6 +7,7 @@ writes is passed on unread; `records.py` reads it, in the trainer.
 Limits: Linux. The kernel is trusted, and programs can tell time.
 """
 
+import _multiprocessing
 import _sitebuiltins
 import bisect  # noqa: F401
 import builtins
@@ -37,6 +38,7 @@ from sdpo_jax.envs.isolation.worker.pipes import (
     write_all,
 )
 from sdpo_jax.envs.isolation.worker.programs import FILENAME, solve
+from sdpo_jax.envs.isolation.worker.semaphores import SemLock
 
 CHEAP_CPU_S = 0.2  # Above this a fork per test costs nothing in comparison.
 RECURSION = 1_000 + 16  # The worker is that deep when it calls a program.
@@ -283,6 +285,7 @@ def main():
     """Confine, say so, and serve until standard input ends."""
     devnull = os.open(os.devnull, os.O_RDWR)
     # Without `site`, which would read the host's packages, these are missing.
+    _multiprocessing.SemLock = SemLock
     builtins.exit = _sitebuiltins.Quitter("exit", "Ctrl-D (i.e. EOF)")
     builtins.quit = _sitebuiltins.Quitter("quit", "Ctrl-D (i.e. EOF)")
     try:
