@@ -114,6 +114,18 @@ def test_groups_of_trainers_that_were_killed_are_removed():
         path.rmdir()
 
 
+@needs_groups
+def test_group_that_a_trainer_with_the_same_pid_left_is_taken_over():
+    name = f"sdpo_jax-{os.getpid()}-98"
+    left = [folder / name for folder in set(FOLDERS.values())]
+    for path in left:
+        path.mkdir()
+
+    cgroup.Group(98, 64, 4, FOLDERS).close()
+
+    assert not any(path.exists() for path in left)
+
+
 def tree(folder, *names):
     """A folder that looks like a control group."""
     folder.mkdir(parents=True, exist_ok=True)

@@ -35,7 +35,8 @@ class Group:
         self._paths = sorted({folder / name for folder in folders.values()})
         try:
             for path in self._paths:
-                path.mkdir()
+                # A trainer that was killed may have had this one's pid.
+                path.mkdir(exist_ok=True)
             self._limit(memory_mb, tasks, folders["memory"] == folders["pids"])
         except OSError:
             self.close()
