@@ -17,7 +17,7 @@ def execution(record: dict, test: Call | Stdin, cpu_limit_s: float) -> Execution
         return Execution("output_limit", **seen)
     if record["ended"] in ("cpu", "wall") or record["cpu_s"] >= cpu_limit_s:
         return Execution("time_limit", **seen)
-    if record["signal"] == 9:  # No program can send this; the kernel is out of memory.
+    if record["signal"] == 9:  # Out of memory, or the program asked for it.
         return Execution("memory_limit", **seen)
     if record["signal"]:
         message = f"the interpreter crashed with signal {record['signal']}"
