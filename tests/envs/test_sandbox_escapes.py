@@ -2,8 +2,15 @@
 
 import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 
 from tests.envs.boxes import call
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_program_cannot_read_host_files(sandbox, tmp_path):
@@ -197,3 +204,34 @@ def test_program_runs_as_nobody_of_importance(sandbox):
     program = "import os\ndef f():\n    return [os.getuid(), os.getgroups()]"
     uid, groups = call(sandbox, program).result
     assert uid != 0 and 0 not in groups
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="others may trace no process here")
+def test_landlock_holds_the_worker_and_its_fork_once_more():
+    """Without the filters of seccomp, which would hide that a wall is missing."""
+    program = """
+import os
+from sdpo_jax.envs.isolation.worker.confinement import Confinement
+from sdpo_jax.envs.isolation.worker.kernel import libc, prctl
+
+PTRACE_SEIZE = 0x4206
+confinement = Confinement(
+    {"landlock": "required", "seccomp": False, "drops_uid": False, "readable": []}
+)
+confinement.enter_worker()
+prctl(4, 1)  # Dumpable: another wall.
+try:
+    open("/etc/passwd")
+except PermissionError:
+    print("closed", flush=True)
+for is_test in (False, True):
+    if os.fork() == 0:
+        if is_test:
+            confinement.enter_test([])
+        print(libc.ptrace(PTRACE_SEIZE, os.getppid(), 0, 0), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+    command = [sys.executable, "-c", program]
+    found = subprocess.check_output(command, cwd=ROOT, text=True)
+    assert found.split() == ["closed", "0", "-1"]

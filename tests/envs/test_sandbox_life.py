@@ -122,6 +122,17 @@ def descendants(pid):
     return found
 
 
+def test_worker_is_the_first_to_be_killed_and_its_memory_nobodys_to_read():
+    with Sandbox(LIMITS, "C", workers=1) as box:
+        worker = box._free.get()
+        box._free.put(worker)
+        folder = Path(f"/proc/{worker._process.pid}")
+        # Of a process that may not be dumped, such files belong to root.
+        owners = [(folder / name).stat().st_uid for name in ("stat", "mem")]
+        assert owners == [0, 0]
+        assert (folder / "oom_score_adj").read_text() == "1000\n"
+
+
 def test_killed_worker_is_replaced_and_its_program_run_again(tier):
     with Sandbox(LIMITS, tier, workers=1) as box:
         worker = box._free.get()
@@ -173,19 +184,30 @@ def test_limits_only_still_ends_daemons_and_fork_bombs(monkeypatch):
     program = """
         import os, time
         def f():
+            reader, writer = os.pipe()
             if os.fork() == 0:
                 os.setsid()
                 if os.fork() == 0:
+                    os.write(writer, str(os.getpid()).encode())
                     time.sleep(60)
                 os._exit(0)
-            return os.getpid()
+            return int(os.read(reader, 9))
         """
     with Sandbox(LIMITS, tier="D", workers=1) as box:
         assert box.tier == "D"
-        assert call(box, program).status == "ok"
+        daemon = call(box, program).result
+        assert daemon and not alive(daemon)
         worker = box._free.get()
         box._free.put(worker)
         assert children_of(worker._process.pid) == []
+
+
+def test_limits_only_program_that_kills_its_group_ends_alone(monkeypatch):
+    for name in tiers.CREDENTIALS:
+        monkeypatch.delenv(name, raising=False)
+    program = "import os, signal\ndef f(): os.killpg(0, signal.SIGTERM)"
+    with Sandbox(LIMITS, tier="D", workers=1) as box:
+        assert call(box, program).error_type == "Crash"
 
 
 def test_tier_that_does_not_hold_is_refused_with_what_to_do(monkeypatch):

@@ -1,5 +1,6 @@
 """Programs that take too much of something are ended."""
 
+import os
 import time
 
 import pytest
@@ -42,6 +43,25 @@ def test_limit_ends(sandbox, name):
     execution = call(sandbox, program, cpu_s=cpu_s)
     assert execution.status in statuses.split("|"), execution
     assert time.monotonic() - start < 8.0
+
+
+def test_kernel_holds_a_program_to_every_limit(tier):
+    program = """
+        import resource
+        def f(names):
+            numbers = [getattr(resource, f"RLIMIT_{name}") for name in names]
+            return [resource.getrlimit(number) for number in numbers]
+        """
+    limits = Limits(cpu_s=1.5, memory_mb=300, processes=40, open_files=20)
+    expected = {"AS": 300 << 20, "CPU": 3, "NOFILE": 20, "FSIZE": 0}
+    expected |= {"CORE": 0, "MEMLOCK": 0, "MSGQUEUE": 0}
+    if os.geteuid() == 0:  # A user per worker, whose first task is the test itself.
+        expected["NPROC"] = 41
+
+    with Sandbox(limits, tier, workers=1) as box:
+        found = call(box, program, list(expected)).result
+
+    assert found == [[value, value] for value in expected.values()]
 
 
 def test_program_that_sleeps_meets_the_wall_twice_and_is_counted(sandbox):
