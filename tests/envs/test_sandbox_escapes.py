@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.envs.boxes import call
+from sdpo_jax.envs.isolation.worker import confinement
+from sdpo_jax.envs.sandbox import Packages, Sandbox
+from tests.envs.boxes import LIMITS, call
 
 ROOT = Path(__file__).parents[2]
 
@@ -235,3 +237,46 @@ for is_test in (False, True):
     command = [sys.executable, "-c", program]
     found = subprocess.check_output(command, cwd=ROOT, text=True)
     assert found.split() == ["closed", "0", "-1"]
+
+
+def test_program_cannot_empty_a_file_that_it_may_read(tier, tmp_path, monkeypatch):
+    module = tmp_path / "given.py"
+    module.write_text("x = 1")
+    for path in (tmp_path, *tmp_path.parents[:2]):
+        path.chmod(0o777)
+    module.chmod(0o666)
+    monkeypatch.syspath_prepend(tmp_path)
+    program = """
+        import os, given
+        def f():
+            os.open(given.__file__, os.O_RDONLY | os.O_TRUNC)
+        """
+    with Sandbox(LIMITS, tier, workers=1, packages=Packages(("given",))) as box:
+        assert call(box, program).error_type in ("PermissionError", "OSError")
+    assert module.read_text() == "x = 1"
+
+
+SETUP = {"landlock": "required", "seccomp": True, "drops_uid": True, "readable": []}
+
+
+def test_kernel_without_landlock_is_refused_where_it_is_required(monkeypatch):
+    monkeypatch.setattr(confinement, "landlock_version", lambda: 0)
+    with pytest.raises(OSError, match="no landlock"):
+        confinement.Confinement(SETUP)
+
+
+def test_machine_without_a_filter_is_refused(monkeypatch):
+    monkeypatch.setattr(confinement.platform, "machine", lambda: "riscv64")
+    with pytest.raises(OSError, match="no filter for riscv64"):
+        confinement.Confinement(SETUP | {"landlock": "off"})
+
+
+def test_packages_of_the_host_are_no_part_of_the_standard_library(
+    monkeypatch, tmp_path
+):
+    for name in ("json", "site-packages", "dist-packages"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(os, "__file__", str(tmp_path / "os.py"))
+    paths = dict(confinement.readable_paths([]))
+    inside = [name for name in os.listdir(tmp_path) if str(tmp_path / name) in paths]
+    assert inside == ["json"]
