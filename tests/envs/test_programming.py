@@ -446,6 +446,14 @@ def test_sanitise(text, clean):
     assert wording.sanitise(clean) == clean
 
 
+def test_field_has_250_characters_at_most_and_a_feedback_2000():
+    assert wording.cut("x" * 250) == "x" * 250
+    assert wording.cut("x" * 251) == "x" * 250 + "..."
+    assert wording.feedback(["x" * 3000]) == "x" * 2000
+    # What makes special tokens harmless makes them longer.
+    assert len(wording.feedback(["<|" * 3000])) == 2000
+
+
 # Files.
 
 
@@ -479,6 +487,7 @@ def changed(row, **fields):
     [
         ([1], "row 2: expected an object, got list"),
         (ADD | {"uid": None}, "row 2, field uid"),
+        (ADD | {"uid": True}, "row 2, field uid .*: expected a name, got True"),
         (ADD | {"prompt": 3}, "row 2, field prompt: expected str, got 3"),
         (ADD | {"prompt": " "}, "row 2, field prompt: is empty"),
         (ADD | {"system": 3}, "row 2, field system"),
