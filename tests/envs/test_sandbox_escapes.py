@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -239,13 +240,19 @@ for is_test in (False, True):
     assert found.split() == ["closed", "0", "-1"]
 
 
-def test_program_cannot_empty_a_file_that_it_may_read(tier, tmp_path, monkeypatch):
-    module = tmp_path / "given.py"
+@pytest.fixture
+def open_folder():
+    """A folder that every user may enter; another run of pytest would close its own."""
+    with tempfile.TemporaryDirectory() as name:
+        os.chmod(name, 0o777)
+        yield Path(name)
+
+
+def test_program_cannot_empty_a_file_that_it_may_read(tier, open_folder, monkeypatch):
+    module = open_folder / "given.py"
     module.write_text("x = 1")
-    for path in (tmp_path, *tmp_path.parents[:2]):
-        path.chmod(0o777)
     module.chmod(0o666)
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.syspath_prepend(open_folder)
     program = """
         import os, given
         def f():
