@@ -216,6 +216,19 @@ def test_tier_that_does_not_hold_is_refused_with_what_to_do(monkeypatch):
         Sandbox(LIMITS, tier="auto", workers=1)
 
 
+def test_worker_whose_tests_cannot_be_confined_is_no_sandbox(tier):
+    """A program must not be blamed for it, nor run."""
+    broken = """
+import sys
+module = sys.modules["sdpo_jax.envs.isolation.worker.confinement"]
+def refuse(self, bounds):
+    raise OSError
+module.Confinement.enter_test = refuse
+"""
+    with pytest.raises(SandboxUnavailable, match="could not confine a test"):
+        Sandbox(LIMITS, tier, workers=1, packages=Packages(prepare=broken))
+
+
 def test_probe_finds_the_holes_of_limits_only():
     with_limits_only = process.Worker("D", LIMITS, Packages())
     try:
