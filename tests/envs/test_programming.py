@@ -356,6 +356,8 @@ def test_program_that_stops_with_right_output_passes(make):
         ([1, 2], [2, 1], False),
         ([1], [1, 1], False),
         ({"a": 1}, {"b": 1}, False),
+        ({"a": 1, "b": 2}, {"a": 1}, False),
+        ({"a": 1}, {"a": 1, "b": 2}, False),
         ([], {}, False),
         (None, 0, False),
         (0.1 + 0.2, 0.3, False),

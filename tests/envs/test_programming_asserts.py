@@ -238,6 +238,14 @@ def test_error_outside_of_the_program_names_no_line_of_it(grade):
     )
 
 
+def test_line_that_goes_on_does_not_reach_the_test(grade):
+    verdict = grade("def rotate(items, by=1):\n    return \\")
+    assert (verdict.outcome, "Output\nnull" in verdict.feedback) == (
+        "Wrong Answer",
+        True,
+    )
+
+
 CHEATS = {
     "equal to everything": (
         "class E(list):\n    def __eq__(self, other): return True\n"

@@ -16,6 +16,7 @@ import pytest
 from sdpo_jax.envs.base import GraderFailure
 from sdpo_jax.envs.isolation import process, tiers
 from sdpo_jax.envs.isolation.values import SandboxUnavailable
+from sdpo_jax.envs.isolation.worker import pipes
 from sdpo_jax.envs.sandbox import Limits, Packages, Sandbox
 from tests.envs.boxes import LIMITS, call
 
@@ -111,6 +112,33 @@ def test_workers_and_programs_end_when_the_trainer_is_killed(tier):
     while any(map(alive, family)) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(map(alive, family))
+
+
+def test_worker_ends_though_a_fork_of_its_trainer_holds_the_pipe():
+    program = f"""
+        import os, sys, time
+        sys.path.insert(0, {str(ROOT)!r})
+        from sdpo_jax.envs.isolation.process import Worker
+        from sdpo_jax.envs.sandbox import Limits, Packages
+        worker = Worker("C", Limits(), Packages())
+        worker.wait_until_ready()
+        holder = os.fork()
+        if holder:
+            print(worker._process.pid, holder, flush=True)
+        time.sleep(60)
+        """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as trainer:
+        worker, holder = map(int, trainer.stdout.readline().split())
+        trainer.kill()
+        trainer.wait()
+        try:
+            deadline = time.monotonic() + 3 * pipes.IDLE_POLL_MS / 1000
+            while alive(worker) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert alive(holder) and not alive(worker)
+        finally:
+            os.kill(holder, signal.SIGKILL)
 
 
 def descendants(pid):

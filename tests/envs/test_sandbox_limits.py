@@ -64,6 +64,17 @@ def test_kernel_holds_a_program_to_every_limit(tier):
     assert found == [[value, value] for value in expected.values()]
 
 
+def test_time_in_the_kernel_is_spent_too(sandbox):
+    program = """
+        import os, time
+        def f():
+            zero = os.open("/dev/zero", os.O_RDONLY)
+            while time.process_time() < 0.1:
+                os.read(zero, 1 << 20)
+        """
+    assert call(sandbox, program).cpu_s > 0.09
+
+
 def test_program_that_sleeps_meets_the_wall_twice_and_is_counted(sandbox):
     before = sandbox.wall_retries
     program = "import time\ndef f():\n    time.sleep(60)"
