@@ -318,6 +318,20 @@ CHEATS = {
 }
 
 
+@pytest.mark.parametrize("end", ["1 / 0", "while True: pass", "import os; os.abort()"])
+def test_right_output_of_a_script_that_fails_is_no_answer(make, end):
+    program = f"print(sum(map(int, input().split())), flush=True)\n{end}"
+    assert grade(make(ECHO), fenced(program)).score == 0.0
+
+
+@pytest.mark.parametrize("end", ["1 / 0", "while True: pass", "import os; os.abort()"])
+def test_call_that_fails_returns_no_null(make, end):
+    tests = ADD["tests"] | {"outputs": [None] * 3}
+    environment = make(ADD | {"tests": tests})
+    assert grade(environment, fenced(f"def add(a, b):\n    {end}")).score == 0.0
+    assert grade(environment, fenced("def add(a, b): pass")).score == 1.0
+
+
 @pytest.mark.parametrize("name", CHEATS)
 def test_cheat_scores_nothing(make, name):
     tests = ADD["tests"] | {"outputs": [1, 1, 1]}

@@ -114,7 +114,9 @@ def test_workers_and_programs_end_when_the_trainer_is_killed(tier):
     assert not any(map(alive, family))
 
 
-def test_worker_ends_though_a_fork_of_its_trainer_holds_the_pipe():
+@pytest.mark.parametrize("is_held", [False, True])
+def test_idle_worker_ends_with_its_trainer(is_held):
+    """Also where a fork of the trainer holds the other end of the worker's pipe."""
     program = f"""
         import os, sys, time
         sys.path.insert(0, {str(ROOT)!r})
@@ -122,23 +124,20 @@ def test_worker_ends_though_a_fork_of_its_trainer_holds_the_pipe():
         from sdpo_jax.envs.sandbox import Limits, Packages
         worker = Worker("C", Limits(), Packages())
         worker.wait_until_ready()
-        holder = os.fork()
-        if holder:
-            print(worker._process.pid, holder, flush=True)
-        time.sleep(60)
+        if not {is_held} or os.fork():
+            print(worker._process.pid, flush=True)
+            time.sleep(60)
+        sys.stdout.close()
+        time.sleep(20)
         """
     command = [sys.executable, "-c", textwrap.dedent(program)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as trainer:
-        worker, holder = map(int, trainer.stdout.readline().split())
+        worker = int(trainer.stdout.readline())
         trainer.kill()
-        trainer.wait()
-        try:
-            deadline = time.monotonic() + 3 * pipes.IDLE_POLL_MS / 1000
-            while alive(worker) and time.monotonic() < deadline:
-                time.sleep(0.05)
-            assert alive(holder) and not alive(worker)
-        finally:
-            os.kill(holder, signal.SIGKILL)
+    deadline = time.monotonic() + 3 * pipes.IDLE_POLL_MS / 1000
+    while alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(worker)
 
 
 def descendants(pid):

@@ -1,10 +1,12 @@
 """Programs that take too much of something are ended."""
 
+import fcntl
 import os
 import time
 
 import pytest
 
+from sdpo_jax.envs.isolation.worker import pipes
 from sdpo_jax.envs.sandbox import Call, Limits, Sandbox, Stdin
 from tests.envs.boxes import call
 
@@ -115,6 +117,21 @@ def test_one_run_may_be_given_more_output(sandbox):
     program = "def f():\n    return 'x' * 10**6"
     ended = [call(sandbox, program, output_kb=kb).status for kb in (None, 1024, None)]
     assert ended == ["output_limit", "ok", "output_limit"]
+
+
+@pytest.mark.parametrize("most, is_too_much", [(300_000, False), (299_999, True)])
+def test_output_of_an_ended_fork_is_read_to_its_end(most, is_too_much):
+    reader, writer = os.pipe()
+    # More than one read takes, and than a pipe holds unasked.
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 1 << 20)
+    os.write(writer, b"x" * 300_000)
+    os.close(writer)
+    output = pipes.Output()
+    output.listen(reader, most)
+
+    assert output.drain() == is_too_much
+    assert bytes(output.view()) == b"x" * most
+    os.close(reader)
 
 
 def test_outputs_of_many_tests_need_not_fit_into_memory_together(tier):
