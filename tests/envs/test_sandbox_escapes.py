@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from sdpo_jax.envs.isolation.values import SandboxUnavailable
 from sdpo_jax.envs.isolation.worker import confinement
-from tests.envs.boxes import call
+from sdpo_jax.envs.sandbox import Packages, Sandbox
+from tests.envs.boxes import LIMITS, call, is_installed
 
 ROOT = Path(__file__).parents[2]
 
@@ -241,6 +243,27 @@ for is_test in (False, True):
     command = [sys.executable, "-c", program]
     found = subprocess.check_output(command, cwd=ROOT, text=True)
     assert found.split() == ["closed", "0", "-1"]
+
+
+@pytest.mark.skipif(not is_installed("B"), reason="no bubblewrap here")
+def test_namespaces_hold_a_worker_that_has_not_confined_itself():
+    """Trusted source runs before landlock and seccomp, and tells what it can do."""
+    look = """
+import os, socket
+found = [name for _, name in socket.if_nameindex() if name != "lo"]
+found += [path for path in ("/etc/passwd", "/proc/self", "/sys")
+          if os.path.exists(path)]
+found += [os.getuid()] * (os.getuid() == 0) + [os.getpid()] * (os.getpid() > 9)
+for path in ("/x", "/usr/x", "/dev/x"):
+    try:
+        open(path, "w")
+        found.append(path)
+    except OSError:
+        pass
+raise OSError(str(found))
+"""
+    with pytest.raises(SandboxUnavailable, match=r"cannot confine itself: \[\]"):
+        Sandbox(LIMITS, "B", workers=1, packages=Packages(prepare=look))
 
 
 SETUP = {"landlock": "required", "seccomp": True, "drops_uid": True, "readable": []}

@@ -160,6 +160,13 @@ def test_worker_is_the_first_to_be_killed_and_its_memory_nobodys_to_read():
         assert (folder / "oom_score_adj").read_text() == "1000\n"
 
 
+def test_ctrl_c_in_the_terminal_of_the_trainer_reaches_no_worker(tier):
+    with Sandbox(LIMITS, tier, workers=1) as box:
+        worker = box._free.get()
+        box._free.put(worker)
+        assert os.getsid(worker._process.pid) == worker._process.pid
+
+
 def test_killed_worker_is_replaced_and_its_program_run_again(tier):
     with Sandbox(LIMITS, tier, workers=1) as box:
         worker = box._free.get()
@@ -192,6 +199,30 @@ def test_oversized_message_of_a_worker_is_refused(monkeypatch):
         monkeypatch.setattr(worker._process, "stdout", open(reader, "rb", buffering=0))
         with pytest.raises(GraderFailure, match="allowed"):
             worker._read(1000, 1.0)
+        worker._process.stdout.close()
+        monkeypatch.undo()
+        os.close(writer)
+        box._free.put(worker)
+
+
+@pytest.mark.parametrize(
+    "count, sizes, message",
+    [
+        (2, (0, 0), "too many records"),
+        (1, (1 << 20, 0), "65536 allowed"),
+        (1, (0, 1 << 20), "65536 allowed"),
+    ],
+)
+def test_oversized_answer_of_a_worker_is_refused(monkeypatch, count, sizes, message):
+    request = {"program": "", "tests": [{"stdin": ""}], "limits": LIMITS.as_message()}
+    with Sandbox(LIMITS, workers=1) as box:
+        worker = box._free.get()
+        reader, writer = os.pipe()
+        os.write(writer, pipes.RECORD.pack(0, 0, 1, 0.0, *sizes) * count)
+        monkeypatch.setattr(worker._process, "stdout", open(reader, "rb", buffering=0))
+        monkeypatch.setattr(worker, "_write", lambda data: None)
+        with pytest.raises(GraderFailure, match=message):
+            worker.exchange(request)
         worker._process.stdout.close()
         monkeypatch.undo()
         os.close(writer)
