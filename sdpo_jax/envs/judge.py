@@ -19,6 +19,7 @@ import contextlib
 import dataclasses
 import functools
 import http.client
+import itertools
 import json
 import logging
 import os
@@ -203,7 +204,7 @@ class Judge:
             "temperature": 0,
             "max_tokens": self._endpoint.max_tokens,
         }
-        for attempt in range(self._endpoint.retries + 1):
+        for attempt in itertools.count():
             try:
                 return self._take(self._call(json.dumps(body).encode()))
             except _TryAgain as failure:
@@ -214,7 +215,6 @@ class Judge:
                 # Drawn at random, so that threads do not come back all at once.
                 pause_s = self._pause_s * 2**attempt * random.uniform(0.5, 1)
                 time.sleep(min(max(pause_s, failure.wait_s), _MOST_WAIT_S))
-        raise AssertionError("unreachable")
 
     def log_cost(self) -> None:
         """Tell the tokens spent so far."""

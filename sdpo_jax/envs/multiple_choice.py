@@ -53,7 +53,6 @@ _CHOICE = re.compile(
 )
 _OPTION = re.compile(r"^\s*[(\[]?([A-J])[).:\]]\s*(.*\S)\s*$", re.MULTILINE)
 _MOST_CHARS = 2000  # Of a letter with its option's text.
-_ALONE = 40  # Characters of a response that may be nothing but its answer.
 _ASKED = (
     "Answer this question with the letter of the right option, between <answer> and "
     "</answer>."
@@ -102,7 +101,7 @@ def chosen(response: str, options: Mapping[str, str]) -> str | None:
     letters = [letter for letter in said if letter]
     if letters:
         return letters[-1]
-    return _letter(response, {}) if len(response) < _ALONE else None
+    return _letter(response, {})
 
 
 def _affirms(before: str, said: str) -> bool:
@@ -144,8 +143,7 @@ def _official_tag(response: str) -> str:
 
 def _official_gpqa(response: str) -> str:
     lone = re.findall(r"\b[A-D]\b", response.upper())
-    # Without one the whole response is compared, up to dots and slashes around it.
-    return lone[-1] if lone else response.strip().strip(".").rstrip(".").rstrip("/")
+    return lone[-1] if lone else ""
 
 
 def _official_mmlu_pro(response: str) -> str:

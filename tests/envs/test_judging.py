@@ -95,6 +95,11 @@ def test_garbage_is_a_failure_of_the_grader(garbage, caplog):
     assert caplog.messages == ["question q0: the grader failed"]
 
 
+def test_what_is_no_verdict_is_told(caplog):
+    assert returned((1.0, "told")) is None
+    assert "expected a Verdict, got (1.0, 'told')" in caplog.text
+
+
 ERRORS = [GraderFailure("x"), ValueError("x"), MemoryError(), RecursionError()]
 ERRORS += [SystemExit(0), StopIteration(), AssertionError(), Exception()]
 
@@ -160,6 +165,26 @@ def test_what_is_still_graded_at_the_end_says_nothing_of_a_closed_sandbox(caplog
 
     assert judges.verdicts() == [None]
     assert not caplog.messages
+
+
+def test_no_grading_begins_after_the_end():
+    begun, go_on = [], threading.Event()
+
+    def act(response, truncated):
+        begun.append(response)
+        go_on.wait()
+        return GOOD
+
+    judges = judging.Judges(environment(act), 60.0)
+    for number in range(judging._GRADERS + 8):
+        judges.add(Question(f"q{number}", "?"), "x", False)
+    while len(begun) < judging._GRADERS:
+        time.sleep(0.01)
+    judges.close()
+    go_on.set()
+    judges._pool.shutdown(wait=True)
+
+    assert len(begun) == judging._GRADERS
 
 
 def test_grader_that_hangs_does_not_keep_the_process():

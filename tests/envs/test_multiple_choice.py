@@ -113,6 +113,9 @@ TAGGED = [
     ("<answer>The answer is option @</answer>", 0, 1),
     ("Option @", 0, 1),
     ("The wrong answer is @", 0, 0),
+    ("I do not think that the answer is @", 0, 0),
+    ("One cannot say that the answer is @", 0, 0),
+    ("It is false that the answer is @", 0, 0),
     ("The least likely answer is @.", 0, 0),
     ("If the answer is @\nthen no.", 0, 0),
     ("Eliminated option: @", 0, 0),
@@ -179,6 +182,7 @@ def test_official_rule_of_gpqa(response, read):
         ("I", "I"),
         ("nothing", None),
         ("ANSWER IS E", "E"),
+        ("ANSWER IS E, not F", "E"),
         ("the answer is e", None),
     ],
 )

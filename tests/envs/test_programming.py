@@ -318,6 +318,20 @@ CHEATS = {
 }
 
 
+@pytest.mark.parametrize("end", ["1 / 0", "while True: pass", "import os; os.abort()"])
+def test_right_output_of_a_script_that_fails_is_no_answer(make, end):
+    program = f"print(sum(map(int, input().split())), flush=True)\n{end}"
+    assert grade(make(ECHO), fenced(program)).score == 0.0
+
+
+@pytest.mark.parametrize("end", ["1 / 0", "while True: pass", "import os; os.abort()"])
+def test_call_that_fails_returns_no_null(make, end):
+    tests = ADD["tests"] | {"outputs": [None] * 3}
+    environment = make(ADD | {"tests": tests})
+    assert grade(environment, fenced(f"def add(a, b):\n    {end}")).score == 0.0
+    assert grade(environment, fenced("def add(a, b): pass")).score == 1.0
+
+
 @pytest.mark.parametrize("name", CHEATS)
 def test_cheat_scores_nothing(make, name):
     tests = ADD["tests"] | {"outputs": [1, 1, 1]}
@@ -356,6 +370,8 @@ def test_program_that_stops_with_right_output_passes(make):
         ([1, 2], [2, 1], False),
         ([1], [1, 1], False),
         ({"a": 1}, {"b": 1}, False),
+        ({"a": 1, "b": 2}, {"a": 1}, False),
+        ({"a": 1}, {"a": 1, "b": 2}, False),
         ([], {}, False),
         (None, 0, False),
         (0.1 + 0.2, 0.3, False),
@@ -446,6 +462,14 @@ def test_sanitise(text, clean):
     assert wording.sanitise(clean) == clean
 
 
+def test_field_has_250_characters_at_most_and_a_feedback_2000():
+    assert wording.cut("x" * 250) == "x" * 250
+    assert wording.cut("x" * 251) == "x" * 250 + "..."
+    assert wording.feedback(["x" * 3000]) == "x" * 2000
+    # What makes special tokens harmless makes them longer.
+    assert len(wording.feedback(["<|" * 3000])) == 2000
+
+
 # Files.
 
 
@@ -479,6 +503,7 @@ def changed(row, **fields):
     [
         ([1], "row 2: expected an object, got list"),
         (ADD | {"uid": None}, "row 2, field uid"),
+        (ADD | {"uid": True}, "row 2, field uid .*: expected a name, got True"),
         (ADD | {"prompt": 3}, "row 2, field prompt: expected str, got 3"),
         (ADD | {"prompt": " "}, "row 2, field prompt: is empty"),
         (ADD | {"system": 3}, "row 2, field system"),

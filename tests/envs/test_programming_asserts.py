@@ -238,6 +238,12 @@ def test_error_outside_of_the_program_names_no_line_of_it(grade):
     )
 
 
+def test_line_that_goes_on_does_not_reach_the_tests(sandbox):
+    tests = cases(ROW, "here")["tests"]
+    executions = run(sandbox, "def rotate(items, by=1):\n    return \\", tests)
+    assert [(e.status, e.result) for e in executions] == [("ok", None)] * 3
+
+
 CHEATS = {
     "equal to everything": (
         "class E(list):\n    def __eq__(self, other): return True\n"

@@ -146,6 +146,10 @@ REJECTED = {
         SCRIPT,
         "import sys\ns = sum(map(int, input().split()))\nprint(s, 2 * s)\nsys.exit(0)",
     ),
+    "error after the right output": (
+        SCRIPT,
+        "s = sum(map(int, input().split()))\nprint(s, 2 * s)\n1 / 0",
+    ),
     "exit by name": (
         SCRIPT,
         "s = sum(map(int, input().split()))\nprint(s, 2 * s)\nexit()",

@@ -40,6 +40,23 @@ def test_a_list_lines_and_parquet_hold_the_same(tmp_path):
     assert rows.load(tmp_path / "rows.parquet", nothing) == found
 
 
+@pytest.mark.parametrize("uid, name", [("a", "a"), (0, "0")])
+def test_uid_names_a_row_before_idx(tmp_path, uid, name):
+    file = write(tmp_path / "rows.jsonl", row(7, uid=uid))
+
+    assert [q.uid for q in rows.load(file, nothing)] == [name]
+
+
+def test_lines_end_where_json_lines_do_and_nowhere_else(tmp_path):
+    file = tmp_path / "rows.jsonl"
+    prompts = ["a\u2028b", "c\x85d"]
+    table = [row(number, prompt=prompt) for number, prompt in enumerate(prompts)]
+    lines = [json.dumps(one, ensure_ascii=False) for one in table]
+    file.write_text("\r\n".join(lines), encoding="utf-8")
+
+    assert [q.prompt for q in rows.load(file, nothing)] == prompts
+
+
 def test_file_that_is_no_parquet_is_rejected(tmp_path):
     pytest.importorskip("pyarrow")
     write(tmp_path / "rows.parquet", row(1))

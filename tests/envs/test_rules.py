@@ -47,6 +47,7 @@ CODE, LINE = {"answer_in": "code_block"}, {"answer_in": "last_line"}
     [
         (EXACT, "Bern", True),
         (EXACT, " Bern\n", True),
+        (EXACT | {"answer": " Bern\n"}, "Bern", True),
         (EXACT, "bern", False),
         (EXACT, "Bern.", False),
         (EXACT, "It is Bern", False),

@@ -2,8 +2,18 @@
 
 import os
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
-from tests.envs.boxes import call
+import pytest
+
+from sdpo_jax.envs.isolation.values import SandboxUnavailable
+from sdpo_jax.envs.isolation.worker import confinement
+from sdpo_jax.envs.sandbox import Packages, Sandbox
+from tests.envs.boxes import LIMITS, call, is_installed
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_program_cannot_read_host_files(sandbox, tmp_path):
@@ -41,6 +51,11 @@ def test_program_sees_no_environment_and_no_spare_descriptors(sandbox):
     names, count = call(sandbox, program).result
     assert set(names) <= {"PYTHONHASHSEED", "LC_CTYPE", "PWD"}
     assert count == 4  # Standard input, output and error, and the report.
+
+
+def test_program_sees_no_command_line(sandbox):
+    program = "import sys\ndef f(): return [sys.argv, sys.orig_argv]"
+    assert call(sandbox, program).result == [["Solution.py"]] * 2
 
 
 def test_program_writes_and_changes_no_file(sandbox, tmp_path):
@@ -197,3 +212,81 @@ def test_program_runs_as_nobody_of_importance(sandbox):
     program = "import os\ndef f():\n    return [os.getuid(), os.getgroups()]"
     uid, groups = call(sandbox, program).result
     assert uid != 0 and 0 not in groups
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="others may trace no process here")
+def test_landlock_holds_the_worker_and_its_fork_once_more():
+    """Without the filters of seccomp, which would hide that a wall is missing."""
+    program = """
+import os
+from sdpo_jax.envs.isolation.worker.confinement import Confinement
+from sdpo_jax.envs.isolation.worker.kernel import libc, prctl
+
+PTRACE_SEIZE = 0x4206
+confinement = Confinement(
+    {"landlock": "required", "seccomp": False, "drops_uid": False, "readable": []}
+)
+confinement.enter_worker()
+prctl(4, 1)  # Dumpable: another wall.
+try:
+    open("/etc/passwd")
+except PermissionError:
+    print("closed", flush=True)
+for is_test in (False, True):
+    if os.fork() == 0:
+        if is_test:
+            confinement.enter_test([])
+        print(libc.ptrace(PTRACE_SEIZE, os.getppid(), 0, 0), flush=True)
+        os._exit(0)
+    os.wait()
+"""
+    command = [sys.executable, "-c", program]
+    found = subprocess.check_output(command, cwd=ROOT, text=True)
+    assert found.split() == ["closed", "0", "-1"]
+
+
+@pytest.mark.skipif(not is_installed("B"), reason="no bubblewrap here")
+def test_namespaces_hold_a_worker_that_has_not_confined_itself():
+    """Trusted source runs before landlock and seccomp, and tells what it can do."""
+    look = """
+import os, socket
+found = [name for _, name in socket.if_nameindex() if name != "lo"]
+found += [path for path in ("/etc/passwd", "/proc/self", "/sys")
+          if os.path.exists(path)]
+found += [os.getuid()] * (os.getuid() == 0) + [os.getpid()] * (os.getpid() > 9)
+for path in ("/x", "/usr/x", "/dev/x"):
+    try:
+        open(path, "w")
+        found.append(path)
+    except OSError:
+        pass
+raise OSError(str(found))
+"""
+    with pytest.raises(SandboxUnavailable, match=r"cannot confine itself: \[\]"):
+        Sandbox(LIMITS, "B", workers=1, packages=Packages(prepare=look))
+
+
+SETUP = {"landlock": "required", "seccomp": True, "drops_uid": True, "readable": []}
+
+
+def test_kernel_without_landlock_is_refused_where_it_is_required(monkeypatch):
+    monkeypatch.setattr(confinement, "landlock_version", lambda: 0)
+    with pytest.raises(OSError, match="no landlock"):
+        confinement.Confinement(SETUP)
+
+
+def test_machine_without_a_filter_is_refused(monkeypatch):
+    monkeypatch.setattr(confinement.platform, "machine", lambda: "riscv64")
+    with pytest.raises(OSError, match="no filter for riscv64"):
+        confinement.Confinement(SETUP | {"landlock": "off"})
+
+
+def test_packages_of_the_host_are_no_part_of_the_standard_library(
+    monkeypatch, tmp_path
+):
+    for name in ("json", "site-packages", "dist-packages"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(os, "__file__", str(tmp_path / "os.py"))
+    paths = dict(confinement.readable_paths([]))
+    inside = [name for name in os.listdir(tmp_path) if str(tmp_path / name) in paths]
+    assert inside == ["json"]

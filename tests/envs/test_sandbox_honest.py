@@ -1,6 +1,7 @@
 """Honest programs of every style run as they would anywhere."""
 
 import os
+import sys
 import tempfile
 import textwrap
 from pathlib import Path
@@ -52,6 +53,11 @@ HONEST_CALLS = {
         """,
         [5],
         [0, 1, 2, 3, 4],
+    ),
+    "collected garbage": (
+        "import gc\ndef f(): return [gc.isenabled(), gc.get_freeze_count() > 999]",
+        [],
+        [True, True],
     ),
     "heavy imports": (
         """
@@ -196,6 +202,29 @@ def test_packages_can_be_imported_and_nothing_else(tier, folder_for_all, monkeyp
         execution = call(box, program, str(folder_for_all / "secret.py"))
 
     assert execution.result == [True, True, "refused", "refused", "no secret", 42]
+
+
+def test_file_of_a_package_cannot_be_emptied(tier, folder_for_all, monkeypatch):
+    module = folder_for_all / "given.py"
+    module.write_text("x = 1")
+    module.chmod(0o666)
+    monkeypatch.syspath_prepend(folder_for_all)
+    program = """
+        import os, given
+        def f():
+            os.open(given.__file__, os.O_RDONLY | os.O_TRUNC)
+        """
+    with Sandbox(LIMITS, tier, workers=1, packages=Packages(["given"])) as box:
+        assert call(box, program).error_type in ("PermissionError", "OSError")
+    assert module.read_text() == "x = 1"
+
+
+def test_packages_of_another_python_are_refused(folder_for_all, monkeypatch):
+    (folder_for_all / "given.py").write_text("x = 1")
+    monkeypatch.syspath_prepend(folder_for_all)
+    monkeypatch.setattr(sys.implementation, "cache_tag", "cpython-27")
+    with pytest.raises(SandboxUnavailable, match="given.py is for cpython-27"):
+        Sandbox(LIMITS, tier="C", packages=Packages(["given"]))
 
 
 def test_packages_that_are_not_there_are_told():

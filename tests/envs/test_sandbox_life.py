@@ -16,6 +16,7 @@ import pytest
 from sdpo_jax.envs.base import GraderFailure
 from sdpo_jax.envs.isolation import process, tiers
 from sdpo_jax.envs.isolation.values import SandboxUnavailable
+from sdpo_jax.envs.isolation.worker import pipes
 from sdpo_jax.envs.sandbox import Limits, Packages, Sandbox
 from tests.envs.boxes import LIMITS, call
 
@@ -113,6 +114,32 @@ def test_workers_and_programs_end_when_the_trainer_is_killed(tier):
     assert not any(map(alive, family))
 
 
+@pytest.mark.parametrize("is_held", [False, True])
+def test_idle_worker_ends_with_its_trainer(is_held):
+    """Also where a fork of the trainer holds the other end of the worker's pipe."""
+    program = f"""
+        import os, sys, time
+        sys.path.insert(0, {str(ROOT)!r})
+        from sdpo_jax.envs.isolation.process import Worker
+        from sdpo_jax.envs.sandbox import Limits, Packages
+        worker = Worker("C", Limits(), Packages())
+        worker.wait_until_ready()
+        if not {is_held} or os.fork():
+            print(worker._process.pid, flush=True)
+            time.sleep(60)
+        sys.stdout.close()
+        time.sleep(20)
+        """
+    command = [sys.executable, "-c", textwrap.dedent(program)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as trainer:
+        worker = int(trainer.stdout.readline())
+        trainer.kill()
+    deadline = time.monotonic() + 3 * pipes.IDLE_POLL_MS / 1000
+    while alive(worker) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive(worker)
+
+
 def descendants(pid):
     found = []
     for task in os.listdir(f"/proc/{pid}/task"):
@@ -120,6 +147,24 @@ def descendants(pid):
         for child in map(int, text.split()):
             found += [child, *descendants(child)]
     return found
+
+
+def test_worker_is_the_first_to_be_killed_and_its_memory_nobodys_to_read():
+    with Sandbox(LIMITS, "C", workers=1) as box:
+        worker = box._free.get()
+        box._free.put(worker)
+        folder = Path(f"/proc/{worker._process.pid}")
+        # Of a process that may not be dumped, such files belong to root.
+        owners = [(folder / name).stat().st_uid for name in ("stat", "mem")]
+        assert owners == [0, 0]
+        assert (folder / "oom_score_adj").read_text() == "1000\n"
+
+
+def test_ctrl_c_in_the_terminal_of_the_trainer_reaches_no_worker(tier):
+    with Sandbox(LIMITS, tier, workers=1) as box:
+        worker = box._free.get()
+        box._free.put(worker)
+        assert os.getsid(worker._process.pid) == worker._process.pid
 
 
 def test_killed_worker_is_replaced_and_its_program_run_again(tier):
@@ -160,6 +205,30 @@ def test_oversized_message_of_a_worker_is_refused(monkeypatch):
         box._free.put(worker)
 
 
+@pytest.mark.parametrize(
+    "count, sizes, message",
+    [
+        (2, (0, 0), "too many records"),
+        (1, (1 << 20, 0), "65536 allowed"),
+        (1, (0, 1 << 20), "65536 allowed"),
+    ],
+)
+def test_oversized_answer_of_a_worker_is_refused(monkeypatch, count, sizes, message):
+    request = {"program": "", "tests": [{"stdin": ""}], "limits": LIMITS.as_message()}
+    with Sandbox(LIMITS, workers=1) as box:
+        worker = box._free.get()
+        reader, writer = os.pipe()
+        os.write(writer, pipes.RECORD.pack(0, 0, 1, 0.0, *sizes) * count)
+        monkeypatch.setattr(worker._process, "stdout", open(reader, "rb", buffering=0))
+        monkeypatch.setattr(worker, "_write", lambda data: None)
+        with pytest.raises(GraderFailure, match=message):
+            worker.exchange(request)
+        worker._process.stdout.close()
+        monkeypatch.undo()
+        os.close(writer)
+        box._free.put(worker)
+
+
 def test_limits_only_is_refused_to_root_with_credentials(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "x")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
@@ -173,25 +242,49 @@ def test_limits_only_still_ends_daemons_and_fork_bombs(monkeypatch):
     program = """
         import os, time
         def f():
+            reader, writer = os.pipe()
             if os.fork() == 0:
                 os.setsid()
                 if os.fork() == 0:
+                    os.write(writer, str(os.getpid()).encode())
                     time.sleep(60)
                 os._exit(0)
-            return os.getpid()
+            return int(os.read(reader, 9))
         """
     with Sandbox(LIMITS, tier="D", workers=1) as box:
         assert box.tier == "D"
-        assert call(box, program).status == "ok"
+        daemon = call(box, program).result
+        assert daemon and not alive(daemon)
         worker = box._free.get()
         box._free.put(worker)
         assert children_of(worker._process.pid) == []
+
+
+def test_limits_only_program_that_kills_its_group_ends_alone(monkeypatch):
+    for name in tiers.CREDENTIALS:
+        monkeypatch.delenv(name, raising=False)
+    program = "import os, signal\ndef f(): os.killpg(0, signal.SIGTERM)"
+    with Sandbox(LIMITS, tier="D", workers=1) as box:
+        assert call(box, program).error_type == "Crash"
 
 
 def test_tier_that_does_not_hold_is_refused_with_what_to_do(monkeypatch):
     monkeypatch.setattr(tiers, "probe", lambda worker: ["can open a socket"])
     with pytest.raises(SandboxUnavailable, match="can open a socket.*bubblewrap"):
         Sandbox(LIMITS, tier="auto", workers=1)
+
+
+def test_worker_whose_tests_cannot_be_confined_is_no_sandbox(tier):
+    """A program must not be blamed for it, nor run."""
+    broken = """
+import sys
+module = sys.modules["sdpo_jax.envs.isolation.worker.confinement"]
+def refuse(self, bounds):
+    raise OSError
+module.Confinement.enter_test = refuse
+"""
+    with pytest.raises(SandboxUnavailable, match="could not confine a test"):
+        Sandbox(LIMITS, tier, workers=1, packages=Packages(prepare=broken))
 
 
 def test_probe_finds_the_holes_of_limits_only():

@@ -1,9 +1,12 @@
 """Programs that take too much of something are ended."""
 
+import fcntl
+import os
 import time
 
 import pytest
 
+from sdpo_jax.envs.isolation.worker import pipes
 from sdpo_jax.envs.sandbox import Call, Limits, Sandbox, Stdin
 from tests.envs.boxes import call
 
@@ -42,6 +45,36 @@ def test_limit_ends(sandbox, name):
     execution = call(sandbox, program, cpu_s=cpu_s)
     assert execution.status in statuses.split("|"), execution
     assert time.monotonic() - start < 8.0
+
+
+def test_kernel_holds_a_program_to_every_limit(tier):
+    program = """
+        import resource
+        def f(names):
+            numbers = [getattr(resource, f"RLIMIT_{name}") for name in names]
+            return [resource.getrlimit(number) for number in numbers]
+        """
+    limits = Limits(cpu_s=1.5, memory_mb=300, processes=40, open_files=20)
+    expected = {"AS": 300 << 20, "CPU": 3, "NOFILE": 20, "FSIZE": 0}
+    expected |= {"CORE": 0, "MEMLOCK": 0, "MSGQUEUE": 0}
+    if os.geteuid() == 0:  # A user per worker, whose first task is the test itself.
+        expected["NPROC"] = 41
+
+    with Sandbox(limits, tier, workers=1) as box:
+        found = call(box, program, list(expected)).result
+
+    assert found == [[value, value] for value in expected.values()]
+
+
+def test_time_in_the_kernel_is_spent_too(sandbox):
+    program = """
+        import os, time
+        def f():
+            zero = os.open("/dev/zero", os.O_RDONLY)
+            while time.process_time() < 0.1:
+                os.read(zero, 1 << 20)
+        """
+    assert call(sandbox, program).cpu_s > 0.09
 
 
 def test_program_that_sleeps_meets_the_wall_twice_and_is_counted(sandbox):
@@ -84,6 +117,21 @@ def test_one_run_may_be_given_more_output(sandbox):
     program = "def f():\n    return 'x' * 10**6"
     ended = [call(sandbox, program, output_kb=kb).status for kb in (None, 1024, None)]
     assert ended == ["output_limit", "ok", "output_limit"]
+
+
+@pytest.mark.parametrize("most, is_too_much", [(300_000, False), (299_999, True)])
+def test_output_of_an_ended_fork_is_read_to_its_end(most, is_too_much):
+    reader, writer = os.pipe()
+    # More than one read takes, and than a pipe holds unasked.
+    fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 1 << 20)
+    os.write(writer, b"x" * 300_000)
+    os.close(writer)
+    output = pipes.Output()
+    output.listen(reader, most)
+
+    assert output.drain() == is_too_much
+    assert bytes(output.view()) == b"x" * most
+    os.close(reader)
 
 
 def test_outputs_of_many_tests_need_not_fit_into_memory_together(tier):

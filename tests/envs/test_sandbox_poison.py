@@ -194,6 +194,12 @@ SHARED = {
         "    while time.process_time() < end: pass\n    return x",
         [1, 2],
     ),
+    # Untouched, so that it costs no time.
+    "memory that both may take": (
+        "import builtins\nkept = vars(builtins).setdefault('kept', [])\n"
+        "def f(x):\n    kept.append(bytes(300 << 20))\n    return x",
+        [1, 2],
+    ),
 }
 
 
@@ -218,6 +224,15 @@ def test_calls_that_share_a_process_fail_apart(sharing):
     assert [execution.status for execution in few] == ["error", "ok"]
 
 
+def test_calls_that_share_a_process_share_its_time(sharing):
+    program = (
+        "import time\ndef f(x):\n    end = time.process_time() + 0.03\n"
+        "    while time.process_time() < end: pass\n    return x"
+    )
+    executions = sharing.run(program, [Call("f", [x]) for x in range(4)])
+    assert all(0.02 < execution.cpu_s < 0.09 for execution in executions), executions
+
+
 @pytest.mark.parametrize("process_per", ["test", "program"])
 def test_program_finds_no_other_program_or_output_in_its_memory(tier, process_per):
     victim = (
@@ -233,6 +248,17 @@ def test_program_finds_no_other_program_or_output_in_its_memory(tier, process_pe
         found = call(box, SEARCH, *backwards, cpu_s=4.0)
     # The last stands in the worker itself: the search can find something.
     assert found.result == [False, False, False, True], found
+
+
+def test_program_finds_no_long_request_in_memory_that_was_freed(lone):
+    victim = "def f(x):\n    return len(x)\n" + "# text-7391 " * 3000
+    call(lone, victim, "argu-7391 " * 3000)
+
+    markers = ["-7391 # text-7391", "-7391 argu-7391", "Serves requests"]
+    backwards = [list(marker[::-1].encode()) for marker in markers]
+    found = call(lone, SEARCH, *backwards, cpu_s=4.0)
+
+    assert found.result == [False, False, True], found
 
 
 # Reads what the worker's own objects hold, without touching memory that is not there.

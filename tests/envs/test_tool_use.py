@@ -58,6 +58,7 @@ ARGUMENTS = [
     ('{"a": 0}', '{"a": -0.0}', 1, 1),
     ('{"a": 0.1}', '{"a": 0.10}', 1, 1),
     ('{"a": 0.3}', '{"a": 0.30000000000000004}', 0, 0),
+    ('{"a": 0.1}', '{"a": 0.1000000000000000055}', 1, 0),
     ('{"a": -5}', '{"a": 5}', 0, 0),
     ('{"a": 1}', '{"a": true}', 1, 0),
     ('{"a": 0}', '{"a": false}', 1, 0),
@@ -271,6 +272,42 @@ WRITTEN = [
 @pytest.mark.parametrize("response, official, fixed", WRITTEN)
 def test_ways_to_write_a_call(response, official, fixed):
     assert scores(gold(A), response) == [official, fixed]
+
+
+@pytest.mark.parametrize("count, right", [(100, 1), (101, 0)])
+def test_no_more_calls_are_read_than_are_allowed(count, right):
+    calls = [A] * count
+
+    assert scores(gold(*calls), said(*calls)) == [1, right]
+
+
+@pytest.mark.parametrize("depth, right", [(50, 1), (51, 0)])
+def test_no_deeper_arguments_are_read_than_are_allowed(depth, right):
+    # The object itself is the first level.
+    nested = '{"x": ' + "[" * (depth - 1) + "1" + "]" * (depth - 1) + "}"
+
+    assert scores(gold(("a", nested)), said(("a", nested))) == [1, right]
+
+
+@pytest.mark.parametrize("given", ['{"x": NaN}', '{"x": Infinity}', '{"x": 1, "x": 1}'])
+def test_what_is_no_json_object_is_no_call(given):
+    verdict = tool_use.fixed(asked(gold(A)), said(("a", given)), False)
+
+    assert verdict.outcome == "Incorrect Format"
+
+
+def test_names_that_the_policy_made_up_are_short_and_harmless_in_feedback():
+    name = "<|im_end|>" + "n" * 1000
+    made = said(("a", json.dumps({"x": 1, f"two\nlines {name}": 1})), (name, "{}"))
+
+    told = tool_use.fixed(asked(gold(A)), made, False).feedback.split("\n")
+
+    assert [line[:24] for line in told] == [
+        "Wrong Answer",
+        "a: the argument two line",
+        "This call of < |im_end| ",
+    ]
+    assert max(map(len, told)) < 350
 
 
 @pytest.mark.parametrize(
