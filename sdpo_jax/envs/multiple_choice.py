@@ -143,7 +143,8 @@ def _official_tag(response: str) -> str:
 
 def _official_gpqa(response: str) -> str:
     lone = re.findall(r"\b[A-D]\b", response.upper())
-    return lone[-1] if lone else ""
+    # Without one the whole response is compared, up to dots and slashes around it.
+    return lone[-1] if lone else response.strip().strip(".").rstrip("/")
 
 
 def _official_mmlu_pro(response: str) -> str:

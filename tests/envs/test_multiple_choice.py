@@ -161,11 +161,14 @@ def test_tagged_answers(response, official, fixed, letter, other):
         ("ABC", None),
         ("A/", "A"),
         ("Answer: D.", "D"),
+        # A whole response that names none of the four is compared as it is.
+        (" .E./ ", None),
+        (" .E/ ", "E"),
         ("", None),
     ],
 )
 def test_official_rule_of_gpqa(response, read):
-    for letter in "ABCD":
+    for letter in "ABCDE":
         verdict = multiple_choice.official(question(letter, "gpqa"), response, False)
         assert verdict.score == (letter == read)
 
