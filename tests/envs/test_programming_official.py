@@ -1,6 +1,7 @@
 """The official mode: what it accepts, what it does not, and that nothing breaks it."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
@@ -173,6 +174,20 @@ REJECTED = {
 def test_program_that_the_official_code_rejects(grade, name):
     verdict = grade(*REJECTED[name])
     assert verdict.score == 0.0 and verdict.feedback
+
+
+@pytest.mark.parametrize("limit, seconds", [(None, 2.0), (1, 2.0), (6, 7.0)])
+def test_time_limit_is_the_rows_or_a_second_and_one_more(limit, seconds):
+    row = {"tests": SCRIPT["tests"] | {"time_limit": limit}}
+    tests = programming_official.cases(row, "here")["tests"]
+    given = []
+    box = SimpleNamespace(
+        run=lambda program, calls, cpu_s: (
+            given.append(cpu_s) or [Execution("ok", result={"output": ""})] * len(calls)
+        )
+    )
+    programming_official.run(box, "", tests)
+    assert given == [seconds]
 
 
 def test_arguments_written_with_spaces_fail_every_program(grade):

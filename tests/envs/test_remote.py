@@ -254,7 +254,8 @@ def test_server_refuses_what_it_cannot_read(server, body):
 
 @pytest.mark.parametrize("where", ["", "grader:8000", "ftp://grader"])
 def test_url_of_no_server_is_refused(where):
-    with pytest.raises((ValueError, SandboxUnavailable), match="url"):
+    told = "needs a url|expected http://host:port"
+    with pytest.raises((ValueError, SandboxUnavailable), match=told):
         Sandbox(LIMITS, "R", url=where)
 
 
