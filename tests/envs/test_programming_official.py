@@ -8,8 +8,9 @@ import pytest
 from sdpo_jax.envs import programming_official
 from sdpo_jax.envs.programming import PACKAGES, Programming
 from sdpo_jax.envs.programming_official import _of_program
-from sdpo_jax.envs.sandbox import Execution, Limits, Sandbox, Stdin
+from sdpo_jax.envs.sandbox import Call, Execution, Limits, Sandbox, Stdin
 
+CALL = Call("total", [])
 FUNCTION = {
     "uid": "total",
     "prompt": "Write total(nums).",
@@ -160,6 +161,10 @@ REJECTED = {
         "import sys\ns = sum(map(int, sys.stdin.buffer.read().split()))\nprint(s, 2*s)",
     ),
     "open(0)": (SCRIPT, "s = sum(map(int, open(0).read().split()))\nprint(s, 2 * s)"),
+    "open": (
+        SCRIPT,
+        "open('/dev/null')\ns = sum(map(int, input().split()))\nprint(s, 2 * s)",
+    ),
     "spaces between": (SCRIPT, "s = sum(map(int, input().split()))\nprint(s, '', 2*s)"),
     "float of a script": (
         SCRIPT,
@@ -224,6 +229,21 @@ def test_feedback_names_the_program_and_not_what_runs_it(grade):
 )
 def test_limits_are_told_as_elsewhere(grade, status, outcome):
     assert grade(FUNCTION, SUM + status).outcome == f"{outcome} Exceeded"
+
+
+@pytest.mark.parametrize(
+    "execution, test, expected, right",
+    [
+        (Execution("ok", stdout="3\r\n6\r\n"), Stdin(""), "3\n6", True),
+        (Execution("ok", stdout="3\n6"), Stdin(""), "3 6", True),
+        (Execution("ok", stdout="3  6"), Stdin(""), "3 6", False),
+        (Execution("ok", result={"a": 1, "b": 2}), CALL, {"b": 2, "a": 1}, True),
+        (Execution("ok", result={"a": 1}), CALL, {"a": 1.0}, False),
+        (Execution("error"), CALL, None, False),
+    ],
+)
+def test_official_comparison(execution, test, expected, right):
+    assert programming_official.is_right(execution, test, expected) == right
 
 
 FORGED = (

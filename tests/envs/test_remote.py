@@ -155,6 +155,25 @@ def test_token_opens_the_server(guarded, monkeypatch):
             Sandbox(LIMITS, "R", url=url(guarded))
 
 
+def test_token_goes_by_no_proxy(server):
+    program = (
+        "import sys\n"
+        "from sdpo_jax.envs.isolation import remote, values\n"
+        "remote.PATIENCE_S = 1.0\n"
+        "sandbox = values.Limits(), values.Packages()\n"
+        "print(remote.RemoteWorker(sys.argv[1], *sandbox).about['workers'])"
+    )
+    elsewhere = {"http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
+    found = subprocess.run(
+        [sys.executable, "-c", program, url(server)],
+        cwd=ROOT,
+        env=os.environ | elsewhere,
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout == "2\n", found.stderr
+
+
 def test_server_for_others_needs_a_token(monkeypatch):
     monkeypatch.delenv(remote.TOKEN, raising=False)
     monkeypatch.setattr(sys, "argv", ["server", "--host=0.0.0.0", "--port=0"])
