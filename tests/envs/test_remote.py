@@ -1,3 +1,4 @@
+import http.client
 import http.server
 import json
 import os
@@ -5,6 +6,7 @@ import pathlib
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -269,6 +271,23 @@ def test_server_refuses_what_it_cannot_read(server, body):
         remote.urllib.request.urlopen(request, timeout=10)
     assert raised.value.code == 400
     raised.value.close()
+
+
+@pytest.mark.parametrize("size", ["", "x", "-1", str(1 << 40)])
+def test_request_of_no_size_or_too_large_is_refused_unread(server, size):
+    connection = http.client.HTTPConnection(*server.server_address, timeout=10)
+    connection.putrequest("POST", "/")
+    connection.putheader("Content-Length", size)
+    connection.endheaders()
+    assert connection.getresponse().status == 413
+    connection.close()
+
+
+def test_client_that_says_nothing_is_left(server, monkeypatch):
+    handler = grader_server._Handler
+    monkeypatch.setattr(handler, "timeout", handler.timeout / 300)
+    with socket.create_connection(server.server_address, timeout=10) as client:
+        assert client.recv(1) == b""
 
 
 @pytest.mark.parametrize("where", ["", "grader:8000", "ftp://grader"])

@@ -18,7 +18,7 @@ from sdpo_jax.envs.isolation import process, tiers
 from sdpo_jax.envs.isolation.values import SandboxUnavailable
 from sdpo_jax.envs.isolation.worker import pipes
 from sdpo_jax.envs.sandbox import Limits, Packages, Sandbox
-from tests.envs.boxes import LIMITS, call
+from tests.envs.boxes import LIMITS, call, is_installed
 
 ROOT = Path(__file__).parents[2]
 
@@ -266,6 +266,11 @@ def test_limits_only_program_that_kills_its_group_ends_alone(monkeypatch):
     program = "import os, signal\ndef f(): os.killpg(0, signal.SIGTERM)"
     with Sandbox(LIMITS, tier="D", workers=1) as box:
         assert call(box, program).error_type == "Crash"
+
+
+def test_best_tier_that_holds_is_taken():
+    with Sandbox(LIMITS, workers=1) as box:
+        assert box.tier == next(tier for tier in "ABC" if is_installed(tier))
 
 
 def test_tier_that_does_not_hold_is_refused_with_what_to_do(monkeypatch):
