@@ -110,10 +110,6 @@ REJECTED = {
     "float": (FUNCTION, SUM + "return float(sum(nums))"),
     "true": (FUNCTION, SUM + "return sum(nums) if nums else False"),
     "text": (FUNCTION, SUM + "return str(sum(nums))"),
-    "number of numpy": (
-        FUNCTION,
-        "import numpy\n" + SUM + "return numpy.int64(sum(nums))",
-    ),
     "missing name": (FUNCTION, SUM + "return divmod(sum(nums), 1)[0]"),
     "missing exception": (
         FUNCTION,

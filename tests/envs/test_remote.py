@@ -87,6 +87,12 @@ def test_limits_are_those_of_the_trainer(box):
     assert (endless.status, loud.status) == ("time_limit", "output_limit")
 
 
+def test_output_that_grows_six_times_on_its_way_comes_back(box):
+    program = "import os\nos.write(1, bytes(30_000))\nos.write(1, bytes(30_000))"
+    (execution,) = box.run(program, [Stdin("")])
+    assert execution.stdout == "\0" * 60_000
+
+
 def test_programs_are_confined_there(box):
     program = "import os\ndef f():\n    return os.fork()"
     (execution,) = box.run(program, [Call("f", [])])
