@@ -83,6 +83,26 @@ def test_group_bounds_the_number_of_processes(group):
 
 
 @needs_groups
+def test_children_that_a_process_has_already_move_with_it(group):
+    code = (
+        "import subprocess\n"
+        "child = subprocess.Popen(['sleep', '60'])\n"
+        "print(child.pid, flush=True)\n"
+        "input()\n"
+        "child.kill()\n"
+        "child.wait()\n"
+    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as process:
+        child = int(process.stdout.readline())
+        group.add(process.pid)
+        for path in groups():
+            held = (path / "cgroup.procs").read_text().split()
+            assert {str(process.pid), str(child)} <= set(held)
+        process.communicate("\n")
+
+
+@needs_groups
 def test_worker_is_in_a_group_of_its_own_while_it_lives():
     workers = [Worker("A", Limits(), Packages()) for _ in range(2)]
     try:
@@ -134,6 +154,13 @@ def tree(folder, *names):
     return folder
 
 
+def made(*paths):
+    """A group of these folders, none of which it has made."""
+    group = cgroup.Group.__new__(cgroup.Group)
+    group._paths = list(paths)
+    return group
+
+
 def test_second_version_is_taken_where_its_controllers_are_handed_on(tmp_path):
     own = tree(tmp_path / "user" / "run.scope")
     (own / "cgroup.subtree_control").write_text("cpu memory pids")
@@ -152,14 +179,48 @@ def test_second_version_is_left_where_no_controllers_are(tmp_path):
 
 
 def test_limits_are_written_to_the_files_of_the_second_version(tmp_path):
-    group = cgroup.Group.__new__(cgroup.Group)
-    group._paths = [tree(tmp_path / "g", "memory.max", "memory.swap.max", "pids.max")]
+    names = ["memory.max", "memory.swap.max", "pids.max"]
+    group = made(tree(tmp_path / "g", *names))
 
     group._limit(memory_mb=32, tasks=4, has_version_2=True)
 
     read = lambda name: (tmp_path / "g" / name).read_text()
     assert read("memory.max") == str((32 + cgroup.WORKER_MB) << 20)
     assert (read("memory.swap.max"), read("pids.max")) == ("0", "12")
+
+
+def test_limits_are_written_to_the_files_of_the_first_version(tmp_path):
+    names = ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"]
+    group = made(tree(tmp_path / "m", *names), tree(tmp_path / "p", "pids.max"))
+
+    group._limit(memory_mb=32, tasks=4, has_version_2=False)
+
+    limits = [(tmp_path / "m" / name).read_text() for name in names]
+    assert limits == [str((32 + cgroup.WORKER_MB) << 20)] * 2
+    assert (tmp_path / "p" / "pids.max").read_text() == "12"
+
+
+@pytest.mark.parametrize("names", [["memory.max"], ["pids.max", "memory.swap.max"]])
+def test_group_without_a_limit_is_none(tmp_path, names):
+    with pytest.raises(OSError, match="the kernel has no (pids|memory).max"):
+        made(tree(tmp_path, *names))._limit(32, 4, has_version_2=True)
+
+
+def test_group_that_cannot_be_limited_is_removed(tmp_path):
+    folders = {"memory": tree(tmp_path / "m"), "pids": tree(tmp_path / "p")}
+
+    with pytest.raises(OSError, match="no memory.limit_in_bytes"):
+        cgroup.Group(0, 32, 4, folders)
+
+    assert not list(tmp_path.glob("*/*"))
+
+
+def test_group_holds_a_process_only_where_each_controller_does(tmp_path):
+    group = made(tree(tmp_path / "m"), tree(tmp_path / "p"))
+    for memory, pids, holds in (("1", "1", True), ("1", "\n", False)):
+        (tmp_path / "m" / "cgroup.procs").write_text(memory)
+        (tmp_path / "p" / "cgroup.procs").write_text(pids)
+        assert group.holds_processes() == holds
 
 
 def test_first_version_is_found_among_other_mounts(tmp_path):

@@ -140,6 +140,22 @@ def test_toolalpaca_instances_are_taken_if_one_call_answers_them(steps):
     assert tool_use.data(made, "row 1")["calls"] == [("switch", {"lamp": "hall"})]
 
 
+def test_toolalpaca_leaves_out_prices_as_the_official_files_do():
+    priced = [[call("buy", price="$5")], [call("buy", price="5")], []]
+
+    (made,) = toolalpaca(EVALUATION | {"Golden_Answers": priced}, "row 1")
+
+    assert made["prompt"].endswith("Question: And in its neighbour.")
+
+
+def test_toolalpaca_loses_only_its_last_hint():
+    asked = instance("A\nHint: B\nHint: C", ("switch", "{}"))
+
+    (made,) = toolalpaca(TOOL | {"Instances": [asked]}, "row 1")
+
+    assert made["prompt"].endswith("Question: A\nHint: B")
+
+
 @pytest.mark.parametrize(
     "row, told",
     [

@@ -109,6 +109,7 @@ def test_judge_gives_score_feedback_and_cost(score, outcome):
     assert path == "/v1/chat/completions"
     assert "Authorization" not in headers
     assert json.loads(body).keys() == {"model", "messages", "temperature", "max_tokens"}
+    assert json.loads(body)["temperature"] == 0
 
 
 def prompt_of(server):

@@ -455,6 +455,33 @@ def test_box_goes_before_a_tag(sandboxes, response, right):
     assert mathematics.fixed(sandboxes[1], asked("7"), response, False).score == right
 
 
+@pytest.mark.parametrize(
+    "answer, given",
+    [
+        ("1,2", "1,2,3"),
+        ("1,2", "1,2,2"),
+        ("x=1,x=2", "x=1,x=2,x=3"),
+        (r"\pm 1", "1,-1,0"),
+        (r"\{1,2\}", r"\{1,2,3\}"),
+        (r"\{1,2\}", "1,2,3"),
+        ("(1,2)", "(1,2,3)"),
+        (r"[0,1]\cup[2,3]", r"[0,1]\cup[2,3]\cup[4,5]"),
+        (
+            r"\begin{pmatrix}1&2\end{pmatrix}",
+            r"\begin{pmatrix}1&2\\3&4\end{pmatrix}",
+        ),
+        (
+            r"\begin{pmatrix}1\\2\end{pmatrix}",
+            r"\begin{pmatrix}1&3\\2&4\end{pmatrix}",
+        ),
+    ],
+)
+def test_answer_with_a_member_too_many_or_too_few_is_wrong(sandbox, answer, given):
+    for one, other in ((answer, given), (given, answer)):
+        response = f"\\boxed{{{other}}}"
+        assert mathematics.fixed(sandbox, asked(one), response, False).score == 0
+
+
 def test_official_rule_looks_for_a_box_that_begins_near_the_end(sandboxes):
     near, far = "\\boxed{7}" + "." * 90, "\\boxed{7}" + "." * 93
 

@@ -120,6 +120,11 @@ def test_expected_output_stays_secret_where_it_should(make, reveals):
         assert feedback and "2718" not in feedback
 
 
+def test_builtin_functions_stay_what_they_are_beside_the_imported_names(make):
+    body = "    return pow(a, 1, 10**9) + b if gcd(a, a) == a and open else 0"
+    assert grade(make(ADD), fenced(f"def add(a, b):\n{body}")).score == 1.0
+
+
 def test_share_of_passed_tests_is_measured_but_not_scored(make):
     verdict = grade(make(ADD), fenced("def add(a, b):\n    return min(a + b, 10)"))
     assert verdict.score == 0.0

@@ -1,14 +1,16 @@
 """The official mode: what it accepts, what it does not, and that nothing breaks it."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from sdpo_jax.envs import programming_official
 from sdpo_jax.envs.programming import PACKAGES, Programming
 from sdpo_jax.envs.programming_official import _of_program
-from sdpo_jax.envs.sandbox import Execution, Limits, Sandbox, Stdin
+from sdpo_jax.envs.sandbox import Call, Execution, Limits, Sandbox, Stdin
 
+CALL = Call("total", [])
 FUNCTION = {
     "uid": "total",
     "prompt": "Write total(nums).",
@@ -159,6 +161,10 @@ REJECTED = {
         "import sys\ns = sum(map(int, sys.stdin.buffer.read().split()))\nprint(s, 2*s)",
     ),
     "open(0)": (SCRIPT, "s = sum(map(int, open(0).read().split()))\nprint(s, 2 * s)"),
+    "open": (
+        SCRIPT,
+        "open('/dev/null')\ns = sum(map(int, input().split()))\nprint(s, 2 * s)",
+    ),
     "spaces between": (SCRIPT, "s = sum(map(int, input().split()))\nprint(s, '', 2*s)"),
     "float of a script": (
         SCRIPT,
@@ -173,6 +179,20 @@ REJECTED = {
 def test_program_that_the_official_code_rejects(grade, name):
     verdict = grade(*REJECTED[name])
     assert verdict.score == 0.0 and verdict.feedback
+
+
+@pytest.mark.parametrize("limit, seconds", [(None, 2.0), (1, 2.0), (6, 7.0)])
+def test_time_limit_is_the_rows_or_a_second_and_one_more(limit, seconds):
+    row = {"tests": SCRIPT["tests"] | {"time_limit": limit}}
+    tests = programming_official.cases(row, "here")["tests"]
+    given = []
+    box = SimpleNamespace(
+        run=lambda program, calls, cpu_s: (
+            given.append(cpu_s) or [Execution("ok", result={"output": ""})] * len(calls)
+        )
+    )
+    programming_official.run(box, "", tests)
+    assert given == [seconds]
 
 
 def test_arguments_written_with_spaces_fail_every_program(grade):
@@ -209,6 +229,21 @@ def test_feedback_names_the_program_and_not_what_runs_it(grade):
 )
 def test_limits_are_told_as_elsewhere(grade, status, outcome):
     assert grade(FUNCTION, SUM + status).outcome == f"{outcome} Exceeded"
+
+
+@pytest.mark.parametrize(
+    "execution, test, expected, right",
+    [
+        (Execution("ok", stdout="3\r\n6\r\n"), Stdin(""), "3\n6", True),
+        (Execution("ok", stdout="3\n6"), Stdin(""), "3 6", True),
+        (Execution("ok", stdout="3  6"), Stdin(""), "3 6", False),
+        (Execution("ok", result={"a": 1, "b": 2}), CALL, {"b": 2, "a": 1}, True),
+        (Execution("ok", result={"a": 1}), CALL, {"a": 1.0}, False),
+        (Execution("error"), CALL, None, False),
+    ],
+)
+def test_official_comparison(execution, test, expected, right):
+    assert programming_official.is_right(execution, test, expected) == right
 
 
 FORGED = (

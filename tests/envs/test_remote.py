@@ -1,3 +1,4 @@
+import http.client
 import http.server
 import json
 import os
@@ -5,6 +6,7 @@ import pathlib
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -85,6 +87,12 @@ def test_limits_are_those_of_the_trainer(box):
     assert (endless.status, loud.status) == ("time_limit", "output_limit")
 
 
+def test_output_that_grows_six_times_on_its_way_comes_back(box):
+    program = "import os\nos.write(1, bytes(30_000))\nos.write(1, bytes(30_000))"
+    (execution,) = box.run(program, [Stdin("")])
+    assert execution.stdout == "\0" * 60_000
+
+
 def test_programs_are_confined_there(box):
     program = "import os\ndef f():\n    return os.fork()"
     (execution,) = box.run(program, [Call("f", [])])
@@ -153,6 +161,25 @@ def test_token_opens_the_server(guarded, monkeypatch):
         monkeypatch.setenv(remote.TOKEN, token)
         with pytest.raises(SandboxUnavailable, match="401.*SDPO_SANDBOX_TOKEN"):
             Sandbox(LIMITS, "R", url=url(guarded))
+
+
+def test_token_goes_by_no_proxy(server):
+    program = (
+        "import sys\n"
+        "from sdpo_jax.envs.isolation import remote, values\n"
+        "remote.PATIENCE_S = 1.0\n"
+        "sandbox = values.Limits(), values.Packages()\n"
+        "print(remote.RemoteWorker(sys.argv[1], *sandbox).about['workers'])"
+    )
+    elsewhere = {"http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
+    found = subprocess.run(
+        [sys.executable, "-c", program, url(server)],
+        cwd=ROOT,
+        env=os.environ | elsewhere,
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout == "2\n", found.stderr
 
 
 def test_server_for_others_needs_a_token(monkeypatch):
@@ -252,9 +279,27 @@ def test_server_refuses_what_it_cannot_read(server, body):
     raised.value.close()
 
 
+@pytest.mark.parametrize("size", ["", "x", "-1", str(1 << 40)])
+def test_request_of_no_size_or_too_large_is_refused_unread(server, size):
+    connection = http.client.HTTPConnection(*server.server_address, timeout=10)
+    connection.putrequest("POST", "/")
+    connection.putheader("Content-Length", size)
+    connection.endheaders()
+    assert connection.getresponse().status == 413
+    connection.close()
+
+
+def test_client_that_says_nothing_is_left(server, monkeypatch):
+    handler = grader_server._Handler
+    monkeypatch.setattr(handler, "timeout", handler.timeout / 300)
+    with socket.create_connection(server.server_address, timeout=10) as client:
+        assert client.recv(1) == b""
+
+
 @pytest.mark.parametrize("where", ["", "grader:8000", "ftp://grader"])
 def test_url_of_no_server_is_refused(where):
-    with pytest.raises((ValueError, SandboxUnavailable), match="url"):
+    told = "needs a url|expected http://host:port"
+    with pytest.raises((ValueError, SandboxUnavailable), match=told):
         Sandbox(LIMITS, "R", url=where)
 
 

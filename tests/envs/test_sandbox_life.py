@@ -10,6 +10,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,7 +19,7 @@ from sdpo_jax.envs.isolation import process, tiers
 from sdpo_jax.envs.isolation.values import SandboxUnavailable
 from sdpo_jax.envs.isolation.worker import pipes
 from sdpo_jax.envs.sandbox import Limits, Packages, Sandbox
-from tests.envs.boxes import LIMITS, call
+from tests.envs.boxes import LIMITS, call, is_installed
 
 ROOT = Path(__file__).parents[2]
 
@@ -268,10 +269,16 @@ def test_limits_only_program_that_kills_its_group_ends_alone(monkeypatch):
         assert call(box, program).error_type == "Crash"
 
 
+def test_best_tier_that_holds_is_taken():
+    with Sandbox(LIMITS, workers=1) as box:
+        assert box.tier == next(tier for tier in "ABC" if is_installed(tier))
+
+
 def test_tier_that_does_not_hold_is_refused_with_what_to_do(monkeypatch):
     monkeypatch.setattr(tiers, "probe", lambda worker: ["can open a socket"])
-    with pytest.raises(SandboxUnavailable, match="can open a socket.*bubblewrap"):
+    with pytest.raises(SandboxUnavailable, match="can open a socket.*bubblewrap") as e:
         Sandbox(LIMITS, tier="auto", workers=1)
+    assert "tier C: can" in str(e.value) and "tier D: can" not in str(e.value)
 
 
 def test_worker_whose_tests_cannot_be_confined_is_no_sandbox(tier):
@@ -294,6 +301,32 @@ def test_probe_finds_the_holes_of_limits_only():
     finally:
         with_limits_only.close()
     assert {"can open a socket", "can start a process"} <= set(found)
+
+
+ENDED = {"ended": "exit", "signal": 0, "cpu_s": 0.1, "stdout": ""}
+
+
+@pytest.mark.parametrize(
+    "seen, writes, found",
+    [
+        ({"report": '{"result": []}'}, False, []),
+        ({"report": '{"result": ["be root"]}'}, False, ["can be root"]),
+        ({"report": '{"result": []}'}, True, ["wrote a file"]),
+        (
+            {"signal": 11, "report": ""},
+            False,
+            ["Crash: the interpreter crashed with signal 11"],
+        ),
+    ],
+)
+def test_probe_believes_only_a_canary_that_came_back(seen, writes, found):
+    def exchange(request):
+        _, folder = request["tests"][0]["arguments"]
+        if writes:
+            Path(folder, "x").write_text("")
+        return [ENDED | seen]
+
+    assert tiers.probe(SimpleNamespace(exchange=exchange)) == found
 
 
 def test_platform_without_a_sandbox_is_named(monkeypatch):

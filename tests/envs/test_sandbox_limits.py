@@ -77,12 +77,26 @@ def test_time_in_the_kernel_is_spent_too(sandbox):
     assert call(sandbox, program).cpu_s > 0.09
 
 
-def test_program_that_sleeps_meets_the_wall_twice_and_is_counted(sandbox):
-    before = sandbox.wall_retries
-    program = "import time\ndef f():\n    time.sleep(60)"
-    execution = call(sandbox, program, cpu_s=0.1)
+@pytest.mark.parametrize(
+    "body, times", [("time.sleep(60)", 2), ("while True: pass", 1)]
+)
+def test_program_that_sleeps_meets_the_wall_twice_and_is_counted(
+    sandbox, monkeypatch, body, times
+):
+    before, exchange, seen = sandbox.wall_retries, sandbox.exchange, []
+    monkeypatch.setattr(sandbox, "exchange", lambda r: seen.append(r) or exchange(r))
+
+    execution = call(sandbox, f"import time\ndef f():\n    {body}", cpu_s=0.1)
+
     assert execution.status == "time_limit"
-    assert sandbox.wall_retries == before + 1
+    assert (len(seen), sandbox.wall_retries) == (times, before + times - 1)
+
+
+def test_limits_are_told_in_proportion():
+    usual = {"cpu_s": 6.0, "wall_s": 30.0, "memory_mb": 1024, "output_kb": 4096}
+    assert Limits().as_message() == usual | {"processes": 128, "open_files": 32}
+    told = Limits(cpu_s=2.0, wall_s=8.0).as_message(cpu_s=0.5, output_kb=7)
+    assert (told["cpu_s"], told["wall_s"], told["output_kb"]) == (0.5, 2.0, 7)
 
 
 def test_tests_after_a_spent_limit_are_skipped_unless_asked_for(sandbox):

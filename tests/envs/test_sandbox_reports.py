@@ -6,7 +6,48 @@ import time
 import pytest
 
 from sdpo_jax.envs.isolation import records
+from sdpo_jax.envs.sandbox import Call, Stdin
 from tests.envs.boxes import call
+
+
+def read(test=Stdin(""), **seen):  # noqa: B008
+    """What is made of a record, of a script that ended well unless it says so."""
+    record = {"ended": "exit", "signal": 0, "cpu_s": 0.1, "stdout": "", "report": ""}
+    return records.execution(record | seen, test, cpu_limit_s=1.0)
+
+
+@pytest.mark.parametrize(
+    "seen, status, kind",
+    [
+        ({}, "ok", ""),
+        ({"cpu_s": 0.999}, "ok", ""),
+        ({"cpu_s": 1.0}, "time_limit", ""),  # It ended before anybody looked.
+        ({"ended": "wall"}, "time_limit", ""),
+        ({"ended": "output", "cpu_s": 2.0}, "output_limit", ""),
+        ({"signal": 9}, "memory_limit", ""),
+        ({"signal": 11, "report": '{"result": 1}'}, "error", "Crash"),
+        ({"signal": 15}, "error", "Crash"),
+        ({"test": Call("f", [])}, "error", "SystemExit"),
+    ],
+)
+def test_record_says_how_a_test_ended(seen, status, kind):
+    execution = read(**seen)
+    assert (execution.status, execution.error_type) == (status, kind)
+
+
+@pytest.mark.parametrize(
+    "line, read_as",
+    [(3, 3), (True, None), (0, None), (-1, None), (1 << 31, None), ("3", None)],
+)
+def test_line_of_an_error_is_one_or_unknown(line, read_as):
+    report = json.dumps({"error": {"type": "E", "line": line}})
+    assert read(report=report).error_line == read_as
+
+
+def test_brackets_in_text_are_no_nesting():
+    text = "[{" * 500 + '"' + "]" * 7
+    execution = read(Call("f", []), report=json.dumps({"result": text}))
+    assert execution.result == text
 
 
 def test_program_that_reads_its_own_pipes_harms_only_itself(sandbox):
