@@ -192,6 +192,19 @@ def test_worker_that_dies_twice_raises_grader_failure(monkeypatch):
         assert call(box, "def f(): return 1").result == 1
 
 
+def test_worker_that_cannot_be_replaced_is_a_grader_failure(monkeypatch):
+    def refuse(box):
+        raise SandboxUnavailable("no more processes")
+
+    with Sandbox(LIMITS, workers=1) as box:
+        worker = box._free.get()
+        box._free.put(worker)
+        os.kill(worker._process.pid, signal.SIGKILL)
+        monkeypatch.setattr(Sandbox, "_worker", refuse)
+        with pytest.raises(GraderFailure, match="no more processes"):
+            call(box, "def f(): return 1")
+
+
 def test_oversized_message_of_a_worker_is_refused(monkeypatch):
     with Sandbox(LIMITS, workers=1) as box:
         worker = box._free.get()
@@ -343,6 +356,8 @@ def test_platform_without_a_sandbox_is_named(monkeypatch):
         (lambda: Sandbox(tier="Z"), "tier must be"),
         (lambda: Sandbox(workers=0), "workers must be"),
         (lambda: Sandbox(process_per="x"), "process_per must be"),
+        (lambda: Sandbox(tier="R"), 'tier "R" needs a url'),
+        (lambda: Sandbox(tier="C", url="http://grader"), "and no other does"),
     ],
 )
 def test_impossible_settings_are_refused(make, message):
