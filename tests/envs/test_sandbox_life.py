@@ -168,11 +168,17 @@ def test_ctrl_c_in_the_terminal_of_the_trainer_reaches_no_worker(tier):
         assert os.getsid(worker._process.pid) == worker._process.pid
 
 
+def kill_worker(box):
+    """End the one worker of a sandbox, and what bubblewrap runs it in."""
+    worker = box._free.get()
+    box._free.put(worker)
+    for pid in (worker._process.pid, *descendants(worker._process.pid)):
+        os.kill(pid, signal.SIGKILL)
+
+
 def test_killed_worker_is_replaced_and_its_program_run_again(tier):
     with Sandbox(LIMITS, tier, workers=1) as box:
-        worker = box._free.get()
-        box._free.put(worker)
-        os.kill(worker._process.pid, signal.SIGKILL)
+        kill_worker(box)
         assert call(box, "def f(): return 1").result == 1
 
 
@@ -197,9 +203,7 @@ def test_worker_that_cannot_be_replaced_is_a_grader_failure(monkeypatch):
         raise SandboxUnavailable("no more processes")
 
     with Sandbox(LIMITS, workers=1) as box:
-        worker = box._free.get()
-        box._free.put(worker)
-        os.kill(worker._process.pid, signal.SIGKILL)
+        kill_worker(box)
         monkeypatch.setattr(Sandbox, "_worker", refuse)
         with pytest.raises(GraderFailure, match="no more processes"):
             call(box, "def f(): return 1")
