@@ -21,6 +21,7 @@ import traceback
 import typing
 
 FILENAME = "Solution.py"
+getframe = sys._getframe
 BUILTINS = """
 abs all any bool bytes callable chr dict enumerate filter float format frozenset hash
 hex input int isinstance issubclass iter len list map max min next object ord pow print
@@ -42,7 +43,12 @@ def import_allowed(name, *arguments, **options):
     """`__import__` for a list of modules."""
     if name.split(".")[0] not in MODULES.split():
         raise ImportError(f"Import of module '{name}' is not allowed")
-    return builtins.__import__(name, *arguments, **options)
+    # Modules may ask for frames as they begin, as numpy does; programs may not.
+    sys._getframe = getframe
+    try:
+        return builtins.__import__(name, *arguments, **options)
+    finally:
+        sys._getframe = None
 
 
 def namespace(name):

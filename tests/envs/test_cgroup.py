@@ -1,4 +1,5 @@
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -8,7 +9,8 @@ import pytest
 
 from sdpo_jax.envs.isolation import cgroup
 from sdpo_jax.envs.isolation.process import Worker
-from sdpo_jax.envs.isolation.values import Limits, Packages
+from sdpo_jax.envs.isolation.values import Limits, Packages, SandboxUnavailable
+from sdpo_jax.envs.sandbox import Sandbox
 
 try:
     FOLDERS = cgroup.folders()
@@ -115,6 +117,14 @@ def test_worker_is_in_a_group_of_its_own_while_it_lives():
         for worker in workers:
             worker.close()
     assert not groups()
+
+
+@needs_groups
+@pytest.mark.skipif(not shutil.which("bwrap"), reason="no bubblewrap here: tier A")
+def test_worker_in_no_group_is_not_of_tier_a(monkeypatch):
+    monkeypatch.setattr(Worker, "is_bound", lambda worker: False)
+    with pytest.raises(SandboxUnavailable, match="tier A: is in no control group"):
+        Sandbox(tier="A", workers=1)
 
 
 @needs_groups

@@ -455,6 +455,28 @@ def test_box_goes_before_a_tag(sandboxes, response, right):
     assert mathematics.fixed(sandboxes[1], asked("7"), response, False).score == right
 
 
+def test_space_in_a_box_is_none_by_the_official_rule(sandboxes):
+    scores = [
+        grade(sandbox, asked("7"), "\\boxed {7}", False).score
+        for sandbox, grade in zip(sandboxes, GRADES, strict=True)
+    ]
+
+    assert scores == [0, 1]
+
+
+@pytest.mark.parametrize("size, right", [(1000, True), (1001, False)])
+def test_answer_longer_than_any_is_not_read(sandbox, size, right):
+    response = "\\boxed{" + "7".ljust(size) + "}"
+
+    assert mathematics.fixed(sandbox, asked("7"), response, False).score == right
+
+
+def test_official_feedback_on_a_cut_response_is_on_its_length(sandboxes):
+    verdict = mathematics.official(sandboxes[0], asked("7"), "\\boxed{6} and", True)
+
+    assert verdict.outcome == "Truncated" and "maximum length" in verdict.feedback
+
+
 @pytest.mark.parametrize(
     "answer, given",
     [

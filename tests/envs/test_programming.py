@@ -148,6 +148,11 @@ def test_runtime_error_names_source_line_function_and_last_input(make):
     )
 
 
+def test_runtime_error_of_a_later_test_speaks_for_all(make):
+    verdict = grade(make(ADD), fenced("def add(a, b): return 1 // (a - 30)"))
+    assert verdict.feedback.endswith("Last Executed Input\n30\n4")
+
+
 @pytest.mark.parametrize(
     "body, outcome",
     [
@@ -515,6 +520,7 @@ def changed(row, **fields):
         (ADD | {"tests": "{"}, "row 2, field tests: is not JSON"),
         (ADD | {"tests": None}, "row 2, field tests: expected an object"),
         (changed(ADD, inputs=[]), "row 2, field tests: 0 inputs and 3 outputs"),
+        (changed(ADD, inputs=[], outputs=[]), "field tests: 0 inputs and 0 outputs"),
         (changed(ADD, outputs="3"), "row 2, field tests, field outputs: expected list"),
         (changed(ADD, testtype="x"), "field testtype: expected .*, got 'x'"),
         (changed(ADD, fn_name=None), "field fn_name: expected str, got None"),

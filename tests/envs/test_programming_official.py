@@ -87,6 +87,7 @@ ACCEPTED = {
         "import sys, io\ns = sum(map(int, input().split()))\nprint(s, 2 * s)\n"
         "sys.stdout = io.StringIO()\nprint('more')",
     ),
+    "numpy": (FUNCTION, "import numpy\ndef total(nums): return int(numpy.sum(nums))"),
     "long time": (
         FUNCTION,
         "import time\ndef total(nums):\n    end = time.process_time() + 1.3\n"
@@ -110,6 +111,10 @@ REJECTED = {
     "float": (FUNCTION, SUM + "return float(sum(nums))"),
     "true": (FUNCTION, SUM + "return sum(nums) if nums else False"),
     "text": (FUNCTION, SUM + "return str(sum(nums))"),
+    "number of numpy": (
+        FUNCTION,
+        "import numpy\ndef total(nums): return numpy.int64(sum(nums))",
+    ),
     "missing name": (FUNCTION, SUM + "return divmod(sum(nums), 1)[0]"),
     "missing exception": (
         FUNCTION,

@@ -168,11 +168,17 @@ def test_ctrl_c_in_the_terminal_of_the_trainer_reaches_no_worker(tier):
         assert os.getsid(worker._process.pid) == worker._process.pid
 
 
+def kill_worker(box):
+    """End the one worker of a sandbox, and what bubblewrap runs it in."""
+    worker = box._free.get()
+    box._free.put(worker)
+    for pid in (worker._process.pid, *descendants(worker._process.pid)):
+        os.kill(pid, signal.SIGKILL)
+
+
 def test_killed_worker_is_replaced_and_its_program_run_again(tier):
     with Sandbox(LIMITS, tier, workers=1) as box:
-        worker = box._free.get()
-        box._free.put(worker)
-        os.kill(worker._process.pid, signal.SIGKILL)
+        kill_worker(box)
         assert call(box, "def f(): return 1").result == 1
 
 
@@ -190,6 +196,17 @@ def test_worker_that_dies_twice_raises_grader_failure(monkeypatch):
         assert len(answers) == 2
         monkeypatch.undo()
         assert call(box, "def f(): return 1").result == 1
+
+
+def test_worker_that_cannot_be_replaced_is_a_grader_failure(monkeypatch):
+    def refuse(box):
+        raise SandboxUnavailable("no more processes")
+
+    with Sandbox(LIMITS, workers=1) as box:
+        kill_worker(box)
+        monkeypatch.setattr(Sandbox, "_worker", refuse)
+        with pytest.raises(GraderFailure, match="no more processes"):
+            call(box, "def f(): return 1")
 
 
 def test_oversized_message_of_a_worker_is_refused(monkeypatch):
@@ -343,6 +360,8 @@ def test_platform_without_a_sandbox_is_named(monkeypatch):
         (lambda: Sandbox(tier="Z"), "tier must be"),
         (lambda: Sandbox(workers=0), "workers must be"),
         (lambda: Sandbox(process_per="x"), "process_per must be"),
+        (lambda: Sandbox(tier="R"), 'tier "R" needs a url'),
+        (lambda: Sandbox(tier="C", url="http://grader"), "and no other does"),
     ],
 )
 def test_impossible_settings_are_refused(make, message):

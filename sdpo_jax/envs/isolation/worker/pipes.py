@@ -11,6 +11,8 @@ import os
 import select
 import struct
 
+# Asked for once: the parent of an orphan is another process, which does not end.
+PARENT = os.getppid()
 IDLE_POLL_MS = 5_000
 READ_BYTES = SEND_BYTES = 1 << 16
 # How a test ended (by its place in ENDINGS), its signal, whether it was confined, its
@@ -21,13 +23,13 @@ ENDINGS = ("exit", "cpu", "wall", "output", "none")  # The last one ends the ans
 
 def fill(buffer):
     """`buffer`, filled from standard input; exits at its end, or when orphaned."""
-    parent, view = os.getppid(), memoryview(buffer)
+    view = memoryview(buffer)
     poller = select.poll()
     poller.register(0, select.POLLIN)
     while view:
         if not poller.poll(IDLE_POLL_MS):
             # A fork of the trainer may hold the other end open for ever.
-            if os.getppid() != parent:
+            if os.getppid() != PARENT:
                 os._exit(0)
             continue
         size = os.readv(0, [view])
