@@ -201,7 +201,7 @@ slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 CASES = [
     *(slow("top_k", False, *mesh) for mesh in MESHES[:3]),
     ("top_k", False, *CUT),
-    ("top_k", True, *MESHES[4]),
+    slow("top_k", True, *MESHES[4]),
     ("grpo", False, *CUT),
     slow("top_k", False, *MESHES[4]),
     slow("top_k", True, *CUT),

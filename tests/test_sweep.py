@@ -261,6 +261,7 @@ def short(base, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_failed_run_stops_no_other_and_finished_ones_are_not_repeated(
     short, tmp_path, capsys, monkeypatch
 ):
