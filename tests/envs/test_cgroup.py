@@ -1,5 +1,4 @@
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -11,12 +10,14 @@ from sdpo_jax.envs.isolation import cgroup
 from sdpo_jax.envs.isolation.process import Worker
 from sdpo_jax.envs.isolation.values import Limits, Packages, SandboxUnavailable
 from sdpo_jax.envs.sandbox import Sandbox
+from tests.envs.boxes import is_installed
 
 try:
     FOLDERS = cgroup.folders()
 except OSError:
     FOLDERS = {}
 needs_groups = pytest.mark.skipif(not FOLDERS, reason="no control groups here: tier A")
+needs_tier_a = pytest.mark.skipif(not is_installed("A"), reason="no tier A here")
 
 
 def groups():
@@ -104,7 +105,7 @@ def test_children_that_a_process_has_already_move_with_it(group):
         process.communicate("\n")
 
 
-@needs_groups
+@needs_tier_a
 def test_worker_is_in_a_group_of_its_own_while_it_lives():
     workers = [Worker("A", Limits(), Packages()) for _ in range(2)]
     try:
@@ -119,8 +120,7 @@ def test_worker_is_in_a_group_of_its_own_while_it_lives():
     assert not groups()
 
 
-@needs_groups
-@pytest.mark.skipif(not shutil.which("bwrap"), reason="no bubblewrap here: tier A")
+@needs_tier_a
 def test_worker_in_no_group_is_not_of_tier_a(monkeypatch):
     monkeypatch.setattr(Worker, "is_bound", lambda worker: False)
     with pytest.raises(SandboxUnavailable, match="tier A: is in no control group"):
