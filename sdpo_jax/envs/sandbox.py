@@ -50,7 +50,7 @@ class Sandbox:
       workers: programs run at the same time; None for one per processor.
       process_per: "test" gives every test a process of its own. "program" lets the
         calls of a cheap, silent program share one, each with freshly run top level:
-        two to three times as fast, but what a program does to other modules lasts
+        up to thirteen times as fast, but what a program does to other modules lasts
         from one of its calls to the next.
       packages: what programs can import beside the standard library.
       url: of the server of tier R.
