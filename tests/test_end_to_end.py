@@ -336,12 +336,10 @@ def test_killed_run_ends_as_an_undisturbed_one(run_file, cache, undisturbed, tmp
     assert_same_run(config_of(run_file), folder, undisturbed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "number, send",
-    [
-        (signal.SIGTERM, os.kill),
-        pytest.param(signal.SIGINT, os.killpg, marks=pytest.mark.slow),
-    ],
+    [(signal.SIGTERM, os.kill), (signal.SIGINT, os.killpg)],
     ids=["SIGTERM", "Ctrl-C"],
 )
 def test_signalled_run_saves_leaves_and_goes_on(

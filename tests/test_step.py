@@ -202,7 +202,7 @@ CASES = [
     *(slow("top_k", False, *mesh) for mesh in MESHES[:3]),
     ("top_k", False, *CUT),
     slow("top_k", True, *MESHES[4]),
-    ("grpo", False, *CUT),
+    slow("grpo", False, *CUT),
     slow("top_k", False, *MESHES[4]),
     slow("top_k", True, *CUT),
     slow("top_k", True, (1, 1, 8), 0),
