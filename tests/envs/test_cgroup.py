@@ -26,6 +26,12 @@ def groups():
     ]
 
 
+def started(code):
+    """A Python that runs `code`, with pipes to it."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", code], **pipes)
+
+
 @pytest.fixture
 def group():
     assert not groups()
@@ -95,8 +101,7 @@ def test_children_that_a_process_has_already_move_with_it(group):
         "child.kill()\n"
         "child.wait()\n"
     )
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", code], **pipes) as process:
+    with started(code) as process:
         child = int(process.stdout.readline())
         group.add(process.pid)
         for path in groups():
@@ -260,8 +265,7 @@ def test_children_are_those_of_every_thread():
         "thread.join()\n"
         "[p.kill() for p in started]\n"
     )
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen([sys.executable, "-c", code], **pipes) as process:
+    with started(code) as process:
         pids = sorted(map(int, process.stdout.readline().split()))
         assert sorted(cgroup.children(process.pid)) == pids
         assert Path(f"/proc/{pids[0]}").exists()
