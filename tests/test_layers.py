@@ -1,6 +1,7 @@
 """Which file may import which, as data: a new file needs a line in LAYERS."""
 
 import ast
+import functools
 import os
 import pathlib
 import subprocess
@@ -97,16 +98,18 @@ def dotted(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@functools.cache
 def imports(path):
     """Dotted names that a file imports, at its top or within functions."""
+    names = []
     for node in ast.walk(ast.parse((ROOT / path).read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{path}: relative import"
             # `from sdpo_jax import step` names the module in its alias.
-            for alias in node.names:
-                yield f"{node.module}.{alias.name}"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
 
 
 def level(name):
@@ -128,7 +131,7 @@ def test_every_file_has_a_layer(path):
 def test_imports_point_down(path):
     name = unit(dotted(path))
     if name is None:
-        assert not list(imports(path)), f"{path} must import nothing"
+        assert not imports(path), f"{path} must import nothing"
         return
 
     for module in imports(path):
