@@ -1,6 +1,6 @@
 """SDPO with rich feedback on LiveCodeBench v6, as the paper's Table 5 has it.
 
-  python -m sdpo_jax.envs.livecodebench test*.jsonl datasets/lcb_v6
+  python -m sdpo_jax.questions.livecodebench test*.jsonl datasets/lcb_v6
   python -m sdpo_jax.main --config=configs/livecodebench_v6.py
 
 Bring livecodebench/code_generation_lite from the hub for the first command, or

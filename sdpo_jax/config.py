@@ -54,7 +54,7 @@ def default() -> ConfigDict:  # noqa: PLR0915, one line per field
     # handed to train.run
     c.env.name = "programming"
     # A file of questions, or a dataset: hf:NAME?split=train, tfds:NAME?split=train;
-    # see envs/sources.py. Games are drawn from seeds, seeds:0-9999.
+    # see questions/sources.py. Games are drawn from seeds, seeds:0-9999.
     c.env.train = ""
     # The best checkpoint is chosen on these; "share:0.1" takes a tenth of env.train.
     c.env.validation = ""
@@ -152,7 +152,7 @@ def default() -> ConfigDict:  # noqa: PLR0915, one line per field
     c.step.questions = 32  # of one optimiser step
     c.step.micro_batch = 0  # rows per device at a time; 0 takes all at once
     c.step.chunk = 512  # response positions whose logits exist at once
-    c.step.aggregation = "token_mean"  # see masked.token_weights
+    c.step.aggregation = "token_mean"  # see weights.token_weights
     c.step.sampler_ratio_cap = 2.0  # on pi_old / pi_sampler
 
     c.mesh = ConfigDict()

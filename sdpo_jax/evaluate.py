@@ -9,9 +9,9 @@ import jax
 import numpy as np
 
 from sdpo_jax import config, feedback
+from sdpo_jax.components import Parts, build
 from sdpo_jax.config import SPLITS
 from sdpo_jax.envs.base import Environment
-from sdpo_jax.parts import Parts, build
 from sdpo_jax.rollout import Sampling
 
 

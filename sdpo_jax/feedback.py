@@ -18,9 +18,10 @@ from sdpo_jax import distributed, reprompt
 from sdpo_jax.batch import Attempts, Batch
 from sdpo_jax.data import padding
 from sdpo_jax.data.tokenizer import Tokenizer
-from sdpo_jax.envs import judging
-from sdpo_jax.envs.base import Environment, Question, Verdict
-from sdpo_jax.losses import READS_TEACHER
+from sdpo_jax.envs import grading_pool
+from sdpo_jax.envs.base import Environment, Verdict
+from sdpo_jax.methods import READS_TEACHER
+from sdpo_jax.questions.question import Question
 
 _log = logging.getLogger(__name__)
 _CUT = "\n[...]\n"
@@ -104,7 +105,7 @@ class Grading:
 
     Args:
       c: the run's config; `env.grading_limit_s` is the longest that one attempt takes.
-      environment: the judge; see `judging.Judges` for how it may fail.
+      environment: the judge; see `grading_pool.Judges` for how it may fail.
       tokenizer: of the model that wrote them.
       questions: one per attempt, in the same order.
     """
@@ -118,7 +119,7 @@ class Grading:
     ):
         self._tokenizer, self._questions = tokenizer, questions
         self._written: list[Graded] = []
-        self._judges = judging.Judges(environment, c.env.grading_limit_s)
+        self._judges = grading_pool.Judges(environment, c.env.grading_limit_s)
 
     def __enter__(self) -> "Grading":
         return self

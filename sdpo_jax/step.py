@@ -19,11 +19,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from pallas_kernels.topk_tail_kl import chunked
-from sdpo_jax import distributed, masked, teacher
+from sdpo_jax import distributed, teacher
 from sdpo_jax.batch import Attempts, Batch
 from sdpo_jax.distributed import constrain
-from sdpo_jax.losses import LOSSES, READS_TEACHER
-from sdpo_jax.losses.tokens import Tokens
+from sdpo_jax.methods import LOSSES, READS_TEACHER, weights
+from sdpo_jax.methods.tokens import Tokens
 from sdpo_jax.model import causal_attention, decoder, lora
 from sdpo_jax.model.families import Architecture
 
@@ -323,7 +323,7 @@ def _rows(c: ConfigDict, batch: Batch) -> _Rows:
     """Per-token arrays, with the weights that one global denominator gives."""
     attempts = batch.attempts
     mask_BR = attempts.response_mask_BR & batch.has_target_B[:, None]
-    weight_BR = masked.token_weights(mask_BR, batch.loss_weight_B, c.step.aggregation)
+    weight_BR = weights.token_weights(mask_BR, batch.loss_weight_B, c.step.aggregation)
     advantage_BR = jnp.broadcast_to(batch.advantage_B[:, None], mask_BR.shape)
     tokens = Tokens(
         id_BC=attempts.response_BR,

@@ -24,7 +24,6 @@ from ml_collections import ConfigDict
 
 from sdpo_jax import (
     config,
-    curriculum,
     distributed,
     evaluate,
     export,
@@ -35,11 +34,12 @@ from sdpo_jax import (
 )
 from sdpo_jax.batch import Batch
 from sdpo_jax.checkpoint import Checkpoints
-from sdpo_jax.data import questions as question_order
+from sdpo_jax.components import Parts, build
 from sdpo_jax.envs.base import Environment
-from sdpo_jax.losses import READS_TEACHER
+from sdpo_jax.methods import READS_TEACHER
 from sdpo_jax.model import huggingface
-from sdpo_jax.parts import Parts, build
+from sdpo_jax.questions import curriculum
+from sdpo_jax.questions import order as question_order
 from sdpo_jax.rollout import Sampling
 
 _SHOWN = ("loss", "rollout/score", "validation/pass@1")

@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from sdpo_jax import config, masked, teacher
-from sdpo_jax.losses import LOSSES
+from sdpo_jax import config, teacher
+from sdpo_jax.methods import LOSSES, weights
 
 
 def valid():
@@ -78,7 +78,7 @@ def test_every_checked_field_exists():
 def test_choices_are_those_that_the_code_knows():
     assert set(config._CHOICES["method"]) == set(LOSSES)
     assert config._CHOICES["teacher.mode"] == tuple(teacher.MODES)
-    assert config._CHOICES["step.aggregation"] == masked.AGGREGATIONS
+    assert config._CHOICES["step.aggregation"] == weights.AGGREGATIONS
 
 
 @pytest.mark.parametrize(

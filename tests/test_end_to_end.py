@@ -22,11 +22,12 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.quickstart import make_base, task, tokenizer
-from sdpo_jax import config, distributed, evaluate, metrics, parts, step, train
+from sdpo_jax import components, config, distributed, evaluate, metrics, step, train
 from sdpo_jax.checkpoint import Checkpoints
-from sdpo_jax.envs import privileged
-from sdpo_jax.envs.base import Question, Verdict
+from sdpo_jax.envs.base import Verdict
 from sdpo_jax.model import decoder, huggingface
+from sdpo_jax.questions import openthoughts
+from sdpo_jax.questions.question import Question
 from sdpo_jax.rollout import sampler
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -804,7 +805,7 @@ def test_grader_that_fails_now_and_then_is_trained_past(base, tmp_path, one_devi
 
 def heldout_of(c, folder, update):
     """What the weights of a checkpoint do on the held-out questions."""
-    with parts.build(c, Words()) as built:
+    with components.build(c, Words()) as built:
         abstract = step.abstract_state(c, built.arch, built.mesh).student
         checkpoints = Checkpoints(folder / "checkpoints")
         student = checkpoints.restore_part("student", abstract, update)
@@ -923,7 +924,7 @@ def test_run_file_of_opsd_trains_on_converted_rows_of_openthoughts(
     for split in ("train", "heldout"):
         c.env[split] = str(tmp_path / f"{split}.jsonl")
         rows = [
-            privileged.from_openthoughts(
+            openthoughts.from_openthoughts(
                 {"problem": f"2*{n}?", "solution": solution.format(n=n), "Answer": n}
             )
             | {"prompt": f"2*{n}?"}

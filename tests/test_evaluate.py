@@ -7,9 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from sdpo_jax import config, evaluate, feedback, parts
+from sdpo_jax import components, config, evaluate, feedback
 from sdpo_jax.batch import Attempts
-from sdpo_jax.envs.base import Question, Verdict
+from sdpo_jax.envs.base import Verdict
+from sdpo_jax.questions.question import Question
 from sdpo_jax.rollout import Sampling
 
 QUESTIONS = {
@@ -121,7 +122,9 @@ class Sums:
 
 
 def make_parts(**changes):
-    return parts.Parts(settings(**changes), None, None, Characters(), Sums(), Digits())
+    return components.Parts(
+        settings(**changes), None, None, Characters(), Sums(), Digits()
+    )
 
 
 class OneByOne(Digits):
@@ -221,7 +224,7 @@ def test_run_evaluates_every_split_of_an_environment_of_ones_own(monkeypatch):
             built.append("closed")
 
     monkeypatch.setattr(evaluate, "build", Build)
-    monkeypatch.setattr(parts.Parts, "load_params", lambda self: "a")
+    monkeypatch.setattr(components.Parts, "load_params", lambda self: "a")
     c = settings()
     c.model.path = "anything"
 

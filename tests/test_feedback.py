@@ -13,7 +13,8 @@ import pytest
 from sdpo_jax import config, feedback, reprompt
 from sdpo_jax.batch import PAD, Attempts
 from sdpo_jax.data.tokenizer import Tokenizer
-from sdpo_jax.envs.base import GraderFailure, Question, Verdict
+from sdpo_jax.envs.base import GraderFailure, Verdict
+from sdpo_jax.questions.question import Question
 from tests.data.test_tokenizer import ADDED, byte_level, ids_of, unigram, write
 
 GROUP = 4

@@ -15,12 +15,12 @@ PACKAGES = ("sdpo_jax", "pallas_kernels")
 # Lowest first. A file imports from lower layers, or from its own folder.
 LAYERS = [
     ["pallas_kernels"],
-    ["config", "batch", "masked", "distributed", "metrics"],
-    ["run_config", "run_folder"],
-    ["model", "losses", "teacher", "envs", "reprompt", "data"],
+    ["config", "batch", "distributed", "metrics", "sandbox"],
+    ["run_config", "run_folder", "questions"],
+    ["model", "methods", "teacher", "envs", "reprompt", "data"],
     ["step", "rollout", "checkpoint"],
-    # `feedback` turns text into arrays; `parts` builds a run's objects from its config.
-    ["feedback", "parts", "curriculum"],
+    # `feedback` turns text into arrays; `components` builds a run's objects.
+    ["feedback", "components"],
     ["evaluate", "export"],
     ["train", "discover", "plan", "report"],
     ["main"],
@@ -28,8 +28,8 @@ LAYERS = [
     ["sweep"],
 ]
 # Within one layer these sides never import each other: arrays here, text there.
-ARRAYS = {"model", "losses", "teacher"}
-TEXT = {"envs", "reprompt", "data"}
+ARRAYS = {"model", "methods", "teacher"}
+TEXT = {"sandbox", "questions", "envs", "reprompt", "data"}
 # Weighty modules, and the only files that may import them.
 ONLY_IN = {
     "transformers": ["sdpo_jax/data/tokenizer.py"],
@@ -37,38 +37,37 @@ ONLY_IN = {
     "safetensors": ["sdpo_jax/model/huggingface.py"],
     "huggingface_hub": ["sdpo_jax/model/huggingface.py", "sdpo_jax/data/tokenizer.py"],
     "orbax": ["sdpo_jax/checkpoint.py"],
-    "subprocess": [
-        "sdpo_jax/envs/isolation/process.py",
-        "sdpo_jax/sweep.py",
-    ],
+    "subprocess": ["sdpo_jax/sandbox/process.py", "sdpo_jax/sweep.py"],
     "socket": [],
     "multiprocessing": [],
     "torch": [],
     "tensorflow": [],
     "wandb": ["sdpo_jax/metrics.py"],
     "matplotlib": ["sdpo_jax/report.py"],
-    "pyarrow": ["sdpo_jax/envs/rows.py"],
-    "datasets": ["sdpo_jax/envs/sources.py"],
-    "tensorflow_datasets": ["sdpo_jax/envs/sources.py"],
+    "pyarrow": ["sdpo_jax/questions/rows.py"],
+    "datasets": ["sdpo_jax/questions/sources.py"],
+    "tensorflow_datasets": ["sdpo_jax/questions/sources.py"],
     "urllib": [
-        "sdpo_jax/envs/isolation/remote.py",
+        "sdpo_jax/sandbox/remote.py",
+        "sdpo_jax/questions/sources.py",
         "sdpo_jax/envs/judge.py",
-        "sdpo_jax/envs/sources.py",
         "sdpo_jax/envs/web.py",
         "sdpo_jax/sweep.py",
     ],
     "http": [
-        "sdpo_jax/envs/isolation/remote.py",
-        "sdpo_jax/envs/isolation/server.py",
+        "sdpo_jax/sandbox/remote.py",
+        "sdpo_jax/sandbox/server.py",
         "sdpo_jax/envs/judge.py",
     ],
-    "jsonschema": ["sdpo_jax/envs/rules.py", "sdpo_jax/envs/rules_check.py"],
+    "jsonschema": ["sdpo_jax/envs/rules/grader.py", "sdpo_jax/envs/rules/check.py"],
     "reasoning_gym": [],
-    "sympy": ["sdpo_jax/envs/mathematics_equality.py"],
-    "latex2sympy2_extended": ["sdpo_jax/envs/mathematics_equality.py"],
+    "sympy": ["sdpo_jax/envs/mathematics/equality.py"],
+    "latex2sympy2_extended": ["sdpo_jax/envs/mathematics/equality.py"],
 }
 # Packages and files whose import pulls in no jax, directly or not.
 WITHOUT_JAX = [
+    "sdpo_jax.sandbox",
+    "sdpo_jax.questions",
     "sdpo_jax.envs",
     "sdpo_jax.reprompt",
     "sdpo_jax.config",
@@ -227,3 +226,30 @@ assert threading.active_count() == 1, threading.enumerate()
     status, printed, made = in_fresh_interpreter(code, tmp_path)
 
     assert (status, printed, made) == (0, "", [])
+
+
+def test_server_of_the_sandbox_loads_the_sandbox_only(tmp_path):
+    code = """
+import sys
+import sdpo_jax.sandbox.server
+ours = [name for name in sys.modules if name.startswith("sdpo_jax.")]
+assert len(ours) > 5
+others = [name for name in ours if not name.startswith("sdpo_jax.sandbox")]
+assert not others, others
+"""
+
+    status, printed, _ = in_fresh_interpreter(code, tmp_path)
+
+    assert status == 0, printed
+
+
+ROOMS = ["sandbox", "questions", "envs", "methods", "model", "rollout", "data"]
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_room_holds_more_than_three_tenths_of_the_package(room):
+    lines = {path: len((ROOT / path).read_text().splitlines()) for path in files()}
+
+    inside = sum(n for path, n in lines.items() if path.parts[:2] == ("sdpo_jax", room))
+
+    assert 0 < inside <= 0.3 * sum(lines.values())

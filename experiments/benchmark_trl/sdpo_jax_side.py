@@ -16,8 +16,9 @@ import jax
 from ml_collections import ConfigDict
 
 from experiments.benchmark_trl import workload as w
-from sdpo_jax import config, metrics, parts, train
-from sdpo_jax.envs.base import Question, Verdict
+from sdpo_jax import components, config, metrics, train
+from sdpo_jax.envs.base import Verdict
+from sdpo_jax.questions.question import Question
 
 # No update is ever the last, nor one to evaluate or save after.
 _NEVER = 10**6
@@ -99,7 +100,7 @@ def measure(workload: w.Workload, checkpoint: str) -> dict:
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         with (
-            parts.build(c, environment) as built,
+            components.build(c, environment) as built,
             train.Trainer(built, folder) as trainer,
         ):
             _watch(trainer, seen)

@@ -15,7 +15,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-from sdpo_jax import metrics  # noqa: E402
+from sdpo_jax import metrics
 
 _COLUMNS = ("method", "generations", "seconds", "base", "last", "best", "best at")
 

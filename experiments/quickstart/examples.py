@@ -14,9 +14,10 @@ import numpy as np
 from experiments.quickstart import task
 from sdpo_jax import config, reprompt
 from sdpo_jax.batch import PAD
-from sdpo_jax.envs import programming, sandbox
-from sdpo_jax.envs.base import Question
-from sdpo_jax.envs.isolation.worker import programs
+from sdpo_jax.envs.programming import grader
+from sdpo_jax.questions.question import Question
+from sdpo_jax.sandbox import pool
+from sdpo_jax.sandbox.worker import programs
 
 # Kind of example -> its share.
 KINDS = {"bare": 0.30, "feedback": 0.42, "solution": 0.18, "both": 0.10}
@@ -213,11 +214,11 @@ class InProcess:
 
     tier = "none"
 
-    def run(self, program: str, inputs: Sequence[sandbox.Call], cpu_s) -> list:
+    def run(self, program: str, inputs: Sequence[pool.Call], cpu_s) -> list:
         """What each call of the program does."""
         return [self._run_one(program, call) for call in inputs]
 
-    def _run_one(self, program: str, call: sandbox.Call) -> sandbox.Execution:
+    def _run_one(self, program: str, call: pool.Call) -> pool.Execution:
         names = {}
         try:
             exec(compile(program, programs.FILENAME, "exec"), names)
@@ -225,20 +226,20 @@ class InProcess:
         except (SyntaxError, NameError) as error:
             said = programs.describe(error, program)
             fields = {f"error_{name}": value for name, value in said.items()}
-            return sandbox.Execution("error", **fields)
-        return sandbox.Execution("ok", result=result)
+            return pool.Execution("error", **fields)
+        return pool.Execution("ok", result=result)
 
     def close(self) -> None:
         """Nothing to close."""
 
 
-ENVIRONMENT = programming.Programming({}, InProcess(), wrong_answers_shown=1)
+ENVIRONMENT = grader.Programming({}, InProcess(), wrong_answers_shown=1)
 
 
 def feedback(problem: Problem, response: str) -> str:
     """The environment's words on a response; empty for a right one."""
-    tests = programming.Cases(
-        inputs=[sandbox.Call(task.FUNCTION, [x]) for x in problem.inputs],
+    tests = grader.Cases(
+        inputs=[pool.Call(task.FUNCTION, [x]) for x in problem.inputs],
         outputs=[task.values(problem.operations, x) for x in problem.inputs],
         shown=[str(x) for x in problem.inputs],
     )

@@ -28,7 +28,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 from experiments.quickstart import make_questions  # noqa: E402
-from sdpo_jax import config, metrics, sweep  # noqa: E402
+from sdpo_jax import config, metrics, sweep
 
 HERE = pathlib.Path(__file__).resolve().parent
 METHODS = ("sdpo", "grpo")

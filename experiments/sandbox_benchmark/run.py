@@ -19,9 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from sdpo_jax import metrics
 from sdpo_jax.envs.base import GraderFailure
-from sdpo_jax.envs.isolation import cgroup, process
-from sdpo_jax.envs.isolation.values import SandboxUnavailable
-from sdpo_jax.envs.sandbox import Call, Sandbox
+from sdpo_jax.sandbox import control_groups, process
+from sdpo_jax.sandbox.pool import Sandbox
+from sdpo_jax.sandbox.values import Call, SandboxUnavailable
 
 PROGRAM = """
 def total(numbers):
@@ -125,7 +125,7 @@ def _held() -> dict[str, float]:
     """Memory in MB, and how many processes, files and control groups there are."""
     family = _descendants(os.getpid())
     try:
-        folders = set(cgroup.folders().values())
+        folders = set(control_groups.folders().values())
     except OSError:
         folders = set()
     groups = [g for f in folders for g in f.glob(f"sdpo_jax-{os.getpid()}-*")]
@@ -141,7 +141,7 @@ def _held() -> dict[str, float]:
 
 def _descendants(pid: int) -> list[int]:
     found = []
-    for child in cgroup.children(pid):
+    for child in control_groups.children(pid):
         found += [child, *_descendants(child)]
     return found
 

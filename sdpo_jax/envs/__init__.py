@@ -7,24 +7,22 @@ from ml_collections import ConfigDict
 
 from sdpo_jax.config import SPLITS
 from sdpo_jax.envs import (
-    frozen_lake,
     function,
-    grid_game,
     judge,
-    mathematics,
     multiple_choice,
     privileged,
     reasoning_gym,
-    rows,
-    rules,
-    sokoban,
-    sources,
     tool_use,
 )
 from sdpo_jax.envs.base import Environment
-from sdpo_jax.envs.graded import Graded
-from sdpo_jax.envs.programming import PACKAGES, Programming
-from sdpo_jax.envs.sandbox import Limits, Sandbox
+from sdpo_jax.envs.games import frozen_lake, grid_game, sokoban
+from sdpo_jax.envs.mathematics import grader as mathematics
+from sdpo_jax.envs.programming.grader import PACKAGES, Programming
+from sdpo_jax.envs.rules import grader as rules
+from sdpo_jax.envs.single_turn import Graded
+from sdpo_jax.questions import rows, sources
+from sdpo_jax.sandbox.pool import Sandbox
+from sdpo_jax.sandbox.values import Limits
 
 # Their answers are read from the response alone.
 _ANSWERS = {"multiple_choice": multiple_choice, "tool_use": tool_use}

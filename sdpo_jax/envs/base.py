@@ -2,24 +2,9 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
-
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """One task as the policy first sees it.
-
-    Args:
-      uid: name of the question, unique in its environment and stable over runs.
-      prompt: the user turn.
-      system: the system turn; empty for none.
-      data: what the environment needs to grade an attempt; never shown.
-    """
-
-    uid: str
-    prompt: str
-    system: str = ""
-    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+from sdpo_jax.questions.question import Question
 
 
 @dataclasses.dataclass(frozen=True)

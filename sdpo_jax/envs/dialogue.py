@@ -3,7 +3,8 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from sdpo_jax.envs.base import Environment, Question, Verdict
+from sdpo_jax.envs.base import Environment, Verdict
+from sdpo_jax.questions.question import Question
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,9 +18,11 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sdpo_jax.envs import rows, wording
-from sdpo_jax.envs.base import GraderFailure, Question, Verdict
-from sdpo_jax.envs.graded import Graded
+from sdpo_jax.envs import feedback_text
+from sdpo_jax.envs.base import GraderFailure, Verdict
+from sdpo_jax.envs.single_turn import Graded
+from sdpo_jax.questions import rows
+from sdpo_jax.questions.question import Question
 
 # A score, and a feedback.
 _RETURNED = ((bool, int, float), (str,))
@@ -72,4 +74,4 @@ def _grade(
         )
     score, feedback = pair
     outcome = "Accepted" if score == 1 else "Wrong Answer"
-    return Verdict(float(score), outcome, wording.feedback([feedback]))
+    return Verdict(float(score), outcome, feedback_text.feedback([feedback]))

@@ -34,10 +34,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdpo_jax.envs import rows, web, wording
-from sdpo_jax.envs.base import GraderFailure, Question, Verdict
-from sdpo_jax.envs.graded import Graded, unreadable
-from sdpo_jax.envs.rules_check import read_json
+from sdpo_jax.envs import feedback_text, web
+from sdpo_jax.envs.base import GraderFailure, Verdict
+from sdpo_jax.envs.rules.check import read_json
+from sdpo_jax.envs.single_turn import Graded, unreadable
+from sdpo_jax.questions import rows
+from sdpo_jax.questions.question import Question
 
 _INSTRUCTIONS = """\
 You grade one attempt at a question. Question, attempt and perhaps a reference answer
@@ -139,7 +141,7 @@ def grade(
     reply, cost = judge.ask(_messages(question, response, truncated))
     score, feedback = _read(reply)
     outcome = "Accepted" if score == 1 else "Wrong Answer"
-    told = wording.feedback([feedback])
+    told = feedback_text.feedback([feedback])
     return Verdict(score, outcome, told, {"format": 1.0} | cost)
 
 
@@ -150,7 +152,7 @@ def _messages(question: Question, response: str, truncated: bool) -> list[dict]:
     if question.data["reference"]:
         parts["REFERENCE ANSWER"] = question.data["reference"]
     texts = [
-        f"{mark} {name} BEGINS\n{wording.sanitise(text)}\n{name} ENDS {mark}"
+        f"{mark} {name} BEGINS\n{feedback_text.sanitise(text)}\n{name} ENDS {mark}"
         for name, text in parts.items()
     ]
     texts.append(f"Grade the attempt.{ending}")

@@ -16,16 +16,17 @@ option's text as the prompt has it; a letter with other words is no answer.
   response, must equal the letter.
 """
 
-import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from sdpo_jax.envs import marked, rows
-from sdpo_jax.envs.base import Question, Verdict
-from sdpo_jax.envs.graded import unreadable
+from sdpo_jax.envs import answer_extraction
+from sdpo_jax.envs.base import Verdict
+from sdpo_jax.envs.single_turn import unreadable
+from sdpo_jax.questions import boxed, rows
+from sdpo_jax.questions.options import LETTERS
+from sdpo_jax.questions.question import Question
 
-LETTERS = "ABCDEFGHIJ"
 INCORRECT_FORMAT = (
     "Incorrect Format: Give the letter of one option, and nothing else, where the "
     "question asks for the answer."
@@ -53,11 +54,6 @@ _CHOICE = re.compile(
 )
 _OPTION = re.compile(r"^\s*[(\[]?([A-J])[).:\]]\s*(.*\S)\s*$", re.MULTILINE)
 _MOST_CHARS = 2000  # Of a letter with its option's text.
-_ASKED = (
-    "Answer this question with the letter of the right option, between <answer> and "
-    "</answer>."
-)
-_GPQA_WRONG = tuple(f"Incorrect Answer {number}" for number in (1, 2, 3))
 _LONE = re.compile(r"\b([A-J])\b")
 
 
@@ -90,7 +86,7 @@ def chosen(response: str, options: Mapping[str, str]) -> str | None:
       response: what the policy wrote.
       options: letter -> the text of that option, where the prompt has it.
     """
-    for read in (marked.last_tag, marked.last_box):
+    for read in (answer_extraction.last_tag, boxed.last_box):
         if (found := read(response)) is not None:
             return _letter(found, options)
     said = [
@@ -156,74 +152,3 @@ def _official_mmlu_pro(response: str) -> str:
 
 
 _OFFICIAL = {"gpqa": _official_gpqa, "mmlu_pro": _official_mmlu_pro}
-
-
-def from_gpqa(row: rows.Row, seed: int = 0) -> dict[str, Any]:
-    """A row of this environment from one of GPQA ("Idavidrein/gpqa").
-
-    Args:
-      row: Question, Correct Answer, Incorrect Answer 1 to 3, perhaps Record ID.
-      seed: another one orders the options otherwise; nothing else does.
-
-    Raises:
-      ValueError: if a column is missing, or another option is the right one too.
-    """
-    where = "a row of GPQA"
-    question, right, *wrong = (
-        rows.field(row, name, str, where).strip()
-        for name in ("Question", "Correct Answer", *_GPQA_WRONG)
-    )
-    # Of the texts alone: the same wherever and however often the row is read.
-    place = lambda text: _digest(f"{seed}/{question}/{text}")
-    options = sorted([right, *wrong], key=place)
-    uid = row.get("Record ID") or _digest(question)[:16]
-    return _converted(f"gpqa-{uid}", question, options, options.index(right), "gpqa")
-
-
-def from_mmlu_pro(row: rows.Row) -> dict[str, Any]:
-    """A row of this environment from one of MMLU-Pro ("TIGER-Lab/MMLU-Pro").
-
-    Args:
-      row: question_id, question, options (up to ten), answer (a letter), answer_index.
-
-    Raises:
-      ValueError: if a column is missing, the answer's letter and index disagree, or
-        another option is the right one too.
-    """
-    where = f"question {row.get('question_id')!r:.80} of MMLU-Pro"
-    question = rows.field(row, "question", str, where).strip()
-    options, index = rows.field(row, "options", list, where), row.get("answer_index")
-    if not all(isinstance(text, str) for text in options):
-        raise ValueError(f"{where}, field options: expected texts, got {options!r:.80}")
-    right = type(index) is int and 0 <= index < min(len(options), len(LETTERS))
-    if not right or row.get("answer") != LETTERS[index]:
-        raise ValueError(
-            f"{where}: answer {row.get('answer')!r:.80} and answer_index {index!r:.80} "
-            f"name no one option of {len(options)}"
-        )
-    uid = f"mmlu_pro-{row.get('question_id', _digest(question)[:16])}"
-    return _converted(uid, question, options, index, "mmlu_pro")
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode(errors="replace")).hexdigest()
-
-
-def _converted(
-    uid: str, question: str, options: Sequence[str], right: int, dataset: str
-) -> dict[str, Any]:
-    # One line each, so that an answer with its option's text can be read.
-    options = [" ".join(text.split()) for text in options]
-    if not all(options) or options.count(options[right]) > 1 or len(options) < 2:
-        raise ValueError(
-            f"{uid}: an option is empty, or the same as the right one, or alone"
-        )
-    if len(options) > len(LETTERS):
-        raise ValueError(f"{uid}: {len(options)} options, {len(LETTERS)} letters")
-    lettered = [f"{LETTERS[n]}: {text}" for n, text in enumerate(options)]
-    return {
-        "uid": uid,
-        "prompt": "\n\n".join([_ASKED, question, "\n".join(lettered)]),
-        "answer": LETTERS[right],
-        "dataset": dataset,
-    }

@@ -16,19 +16,17 @@ The run's config decides who is shown what: `reprompt.show_feedback="always"` an
 
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sdpo_jax.envs import marked, mathematics, rows, wording
-from sdpo_jax.envs.base import Question, Verdict
-from sdpo_jax.envs.graded import Graded, sandboxed
-from sdpo_jax.envs.sandbox import Sandbox
-
-_BOXED = "\n\nReason step by step, and put the final answer within \\boxed{}."
-# Where a row of OpenThoughts has its solution; the first two are no model's.
-_SOLUTIONS = ("solution", "ground_truth_solution", "deepseek_solution")
+from sdpo_jax.envs import feedback_text
+from sdpo_jax.envs.base import Verdict
+from sdpo_jax.envs.mathematics import grader as mathematics
+from sdpo_jax.envs.single_turn import Graded, sandboxed
+from sdpo_jax.questions import rows
+from sdpo_jax.questions.question import Question
+from sdpo_jax.sandbox.pool import Sandbox
 
 
 def environment(
@@ -65,7 +63,7 @@ def data(row: rows.Row, where: str) -> dict[str, Any]:
     answer = {} if row.get("answer") is None else mathematics.data(row, where)
     if answer and row.get("solution") is None:
         return {"solution": ""} | answer
-    solution = wording.sanitise(rows.field(row, "solution", str, where)).strip()
+    solution = feedback_text.sanitise(rows.field(row, "solution", str, where)).strip()
     if not solution:
         raise ValueError(f"{where}, field solution: is empty")
     return {"solution": solution} | answer
@@ -83,45 +81,3 @@ def grade(
     if "answer" in question.data:
         verdict = mathematics.fixed(sandbox, question, response, truncated)
     return dataclasses.replace(verdict, feedback=question.data["solution"])
-
-
-def from_openthoughts(row: rows.Row) -> dict[str, Any]:
-    r"""A row of this environment from one of OpenThoughts.
-
-    Args:
-      row: of "open-thoughts/OpenThoughts-114k", in its configuration "metadata"
-        (problem, ground_truth_solution, deepseek_solution, domain), or of
-        "siyanzhao/Openthoughts_math_30k_opsd" (problem, solution, Answer).
-
-    Returns:
-      uid (of the problem's text: a problem that comes twice has it twice), prompt,
-      solution, and the answer where the row says one, or where its own solution, not a
-      model's, is mathematics with exactly one box.
-
-    Raises:
-      ValueError: if problem or solution is missing.
-    """
-    where = "a row of OpenThoughts"
-    problem = rows.field(row, "problem", str, where).strip()
-    texts = {name: row.get(name) for name in _SOLUTIONS}
-    found = [n for n, text in texts.items() if isinstance(text, str) and text.strip()]
-    if not problem or not found:
-        raise ValueError(f"{where} has no problem, or none of {', '.join(_SOLUTIONS)}")
-    mathematical = row.get("domain", "math") == "math"
-    converted = {
-        "uid": hashlib.sha256(problem.encode(errors="replace")).hexdigest()[:16],
-        "prompt": problem + _BOXED * mathematical,
-        "solution": texts[found[0]],
-    }
-    if mathematical and (answer := _answer(row, found[0])):
-        converted["answer"] = answer
-    return converted
-
-
-def _answer(row: rows.Row, solution: str) -> str:
-    """The answer of a mathematical row of OpenThoughts; empty if it says none."""
-    given = str(row.get("Answer") or "").strip()
-    if given or solution == "deepseek_solution":
-        return given
-    boxed = len(marked.BOX.findall(row[solution])) == 1
-    return (marked.last_box(row[solution]) or "").strip() if boxed else ""

@@ -21,10 +21,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdpo_jax.envs import installed, marked, rows, wording
-from sdpo_jax.envs.base import GraderFailure, Question, Verdict
-from sdpo_jax.envs.graded import Graded, sandboxed, unreadable
-from sdpo_jax.envs.sandbox import Call, Packages, Sandbox
+from sdpo_jax.envs import answer_extraction, feedback_text, installed_packages
+from sdpo_jax.envs.base import GraderFailure, Verdict
+from sdpo_jax.envs.single_turn import Graded, sandboxed, unreadable
+from sdpo_jax.questions import rows
+from sdpo_jax.questions.question import Question
+from sdpo_jax.sandbox.pool import Sandbox
+from sdpo_jax.sandbox.values import Call, Packages
 
 INCORRECT_FORMAT = (
     "Incorrect Format: Give the answer, and nothing else, between <answer> and "
@@ -122,7 +125,7 @@ def environment(
         or the library is missing or cannot make what is asked for.
       SandboxUnavailable: if no sandbox holds here, or the library does not load in it.
     """
-    modules = installed.modules(
+    modules = installed_packages.modules(
         "env.name=reasoning_gym", "reasoning-gym", "reasoning-gym>=0.1.25,<0.2"
     )
     specs = {split: _specs(Path(file)) for split, file in files.items()}
@@ -233,7 +236,7 @@ def grade(
       GraderFailure: if the sandbox failed twice, or scoring did; nothing is known of
         the answer.
     """
-    answer = (marked.last_tag(response, closed=truncated) or "").strip()
+    answer = (answer_extraction.last_tag(response, closed=truncated) or "").strip()
     if not answer or len(answer) > _MOST_CHARS:
         return unreadable(INCORRECT_FORMAT, truncated)
     score = _score(sandbox, question, answer)
@@ -241,9 +244,11 @@ def grade(
         return Verdict(1.0, "Accepted", measurements={"format": 1.0})
     read = score is not None
     told = "is not the right answer" if read else "is no answer to such a question"
-    told = f"Wrong Answer: {wording.cut(answer)} {told}."
+    told = f"Wrong Answer: {feedback_text.cut(answer)} {told}."
     measurements = {"format": float(read)}
-    return Verdict(score or 0.0, "Wrong Answer", wording.feedback([told]), measurements)
+    return Verdict(
+        score or 0.0, "Wrong Answer", feedback_text.feedback([told]), measurements
+    )
 
 
 def _score(sandbox: Sandbox, question: Question, answer: str) -> float | None:

@@ -30,9 +30,11 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sdpo_jax.envs import rows, wording
-from sdpo_jax.envs.base import Question, Verdict
-from sdpo_jax.envs.graded import unreadable
+from sdpo_jax.envs import feedback_text
+from sdpo_jax.envs.base import Verdict
+from sdpo_jax.envs.single_turn import unreadable
+from sdpo_jax.questions import rows
+from sdpo_jax.questions.question import Question
 
 INCORRECT_FORMAT = (
     "Incorrect Format: Write every call as two lines, 'Action: ' with the name of one "
@@ -104,7 +106,7 @@ def fixed(question: Question, response: str, truncated: bool) -> Verdict:
     problems = _problems(calls, expected)
     if not problems:
         return Verdict(1.0, "Accepted", measurements={"format": 1.0})
-    told = wording.feedback(["Wrong Answer", *problems])
+    told = feedback_text.feedback(["Wrong Answer", *problems])
     return Verdict(0.0, "Wrong Answer", told, {"format": 1.0})
 
 
@@ -221,7 +223,7 @@ def _wrong_arguments(made: Call, expected: Call) -> list[str]:
 
 def _shown(name: str) -> str:
     """A name as part of one line."""
-    return wording.cut(" ".join(name.split()))
+    return feedback_text.cut(" ".join(name.split()))
 
 
 def _same_call(call: Call, other: Call) -> bool:

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 
 from sdpo_jax.envs import judge
-from sdpo_jax.envs.base import GraderFailure, Question
+from sdpo_jax.envs.base import GraderFailure
+from sdpo_jax.questions.question import Question
 
 KEY = "sk-secret-0123456789"
 

@@ -7,9 +7,10 @@ import sys
 
 import pytest
 
-from sdpo_jax.envs import multiple_choice, rows
-from sdpo_jax.envs.base import Question
-from sdpo_jax.envs.graded import Graded
+from sdpo_jax.envs import multiple_choice
+from sdpo_jax.envs.single_turn import Graded
+from sdpo_jax.questions import options, rows
+from sdpo_jax.questions.question import Question
 
 # Response, in which @ is the letter that is asked for and # another one -> whether the
 # official rule for tagged answers, and the fixed one, take it for the letter asked for.
@@ -323,9 +324,9 @@ STYLES = [
 @pytest.mark.parametrize(
     "row, other",
     [
-        (multiple_choice.from_gpqa(GPQA), None),
-        (multiple_choice.from_mmlu_pro(MMLU_PRO), "J"),
-        (multiple_choice.from_mmlu_pro(MMLU_PRO), "A"),
+        (options.from_gpqa(GPQA), None),
+        (options.from_mmlu_pro(MMLU_PRO), "J"),
+        (options.from_mmlu_pro(MMLU_PRO), "A"),
     ],
     ids=["gpqa", "mmlu_pro-J", "mmlu_pro-A"],
 )
@@ -342,7 +343,7 @@ def test_four_and_ten_options_are_graded_alike(row, other, response, right):
 def test_every_letter_of_ten_is_right_once():
     for index, letter in enumerate(multiple_choice.LETTERS):
         row = MMLU_PRO | {"answer": letter, "answer_index": index}
-        asked = asked_of(multiple_choice.from_mmlu_pro(row))
+        asked = asked_of(options.from_mmlu_pro(row))
         for said in multiple_choice.LETTERS:
             for grade in (multiple_choice.fixed, multiple_choice.official):
                 verdict = grade(asked, f"The answer is ({said}).", False)
@@ -350,29 +351,29 @@ def test_every_letter_of_ten_is_right_once():
 
 
 def test_gpqa_row_keeps_its_options_and_marks_the_right_one():
-    row = multiple_choice.from_gpqa(GPQA)
+    row = options.from_gpqa(GPQA)
 
-    options = dict(re.findall(r"^([A-D]): (.*)$", row["prompt"], re.MULTILINE))
-    assert sorted(options.values()) == [
+    lettered = dict(re.findall(r"^([A-D]): (.*)$", row["prompt"], re.MULTILINE))
+    assert sorted(lettered.values()) == [
         "A galaxy",
         "B-612",
         "I Ceti, a star",
         "The Sun",
     ]
-    assert options[row["answer"]] == "A galaxy"
+    assert lettered[row["answer"]] == "A galaxy"
     assert (row["uid"], row["dataset"]) == ("gpqa-rec1", "gpqa")
     assert "Which is largest?" in row["prompt"]
 
 
 def test_order_of_options_follows_from_the_texts_and_the_seed_alone():
-    first = multiple_choice.from_gpqa(GPQA)
+    first = options.from_gpqa(GPQA)
     turned = GPQA | {
         "Incorrect Answer 1": GPQA["Incorrect Answer 3"],
         "Incorrect Answer 3": GPQA["Incorrect Answer 1"],
     }
     code = (
-        "from sdpo_jax.envs import multiple_choice\n"
-        f"print(multiple_choice.from_gpqa({GPQA!r})['prompt'])"
+        "from sdpo_jax.questions import options\n"
+        f"print(options.from_gpqa({GPQA!r})['prompt'])"
     )
     printed = {
         subprocess.run(
@@ -386,15 +387,15 @@ def test_order_of_options_follows_from_the_texts_and_the_seed_alone():
         for seed in ("1", "2")
     }
 
-    assert multiple_choice.from_gpqa(turned) == first
+    assert options.from_gpqa(turned) == first
     assert printed == {first["prompt"] + "\n"}
-    by_seed = {multiple_choice.from_gpqa(GPQA, seed)["prompt"] for seed in range(50)}
+    by_seed = {options.from_gpqa(GPQA, seed)["prompt"] for seed in range(50)}
     assert len(by_seed) > 12
 
 
 def test_right_option_stands_anywhere():
     letters = [
-        multiple_choice.from_gpqa(GPQA | {"Question": f"{number}?"})["answer"]
+        options.from_gpqa(GPQA | {"Question": f"{number}?"})["answer"]
         for number in range(400)
     ]
 
@@ -406,11 +407,11 @@ def test_right_option_stands_anywhere():
 def test_wrong_options_may_be_the_same():
     row = MMLU_PRO | {"options": ["x"] * 8 + ["I", "J"]}
 
-    assert multiple_choice.from_mmlu_pro(row)["answer"] == "I"
+    assert options.from_mmlu_pro(row)["answer"] == "I"
 
 
 def test_mmlu_pro_row_keeps_its_order():
-    row = multiple_choice.from_mmlu_pro(MMLU_PRO)
+    row = options.from_mmlu_pro(MMLU_PRO)
 
     assert row["prompt"].endswith("H: H2O\nI: I\nJ: J or I")
     assert (row["uid"], row["answer"], row["dataset"]) == (
@@ -439,7 +440,7 @@ def test_mmlu_pro_row_keeps_its_order():
 )
 def test_malformed_row_of_mmlu_pro_is_refused(change, told):
     with pytest.raises(ValueError, match=told):
-        multiple_choice.from_mmlu_pro(MMLU_PRO | change)
+        options.from_mmlu_pro(MMLU_PRO | change)
 
 
 @pytest.mark.parametrize(
@@ -456,4 +457,4 @@ def test_malformed_row_of_mmlu_pro_is_refused(change, told):
 )
 def test_malformed_row_of_gpqa_is_refused(change, told):
     with pytest.raises(ValueError, match=told):
-        multiple_choice.from_gpqa(GPQA | change)
+        options.from_gpqa(GPQA | change)

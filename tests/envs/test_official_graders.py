@@ -12,12 +12,14 @@ import random
 
 import pytest
 
-from sdpo_jax.envs import multiple_choice, programming_official, tool_use
-from sdpo_jax.envs.base import Question
-from sdpo_jax.envs.programming import PACKAGES
-from sdpo_jax.envs.sandbox import Limits, Sandbox
-from tests.envs import test_programming_honest, test_programming_official
-from tests.envs.test_mathematics import CASES
+from sdpo_jax.envs import multiple_choice, tool_use
+from sdpo_jax.envs.programming import official as official_programs
+from sdpo_jax.envs.programming.grader import PACKAGES
+from sdpo_jax.questions.question import Question
+from sdpo_jax.sandbox.pool import Sandbox
+from sdpo_jax.sandbox.values import Limits
+from tests.envs.mathematics.test_grader import CASES
+from tests.envs.programming import test_honest, test_official
 
 CHECKOUT = os.environ.get("OFFICIAL_SDPO")
 pytestmark = pytest.mark.skipif(
@@ -109,8 +111,8 @@ def test_calls_score_as_in_the_official_code():
 
 def rows_of_programs():
     """Tests as the official rows have them, and a program."""
-    for task, _, program in test_programming_honest.PROGRAMS:
-        tests = dict(test_programming_honest.TESTS[task])
+    for task, _, program in test_honest.PROGRAMS:
+        tests = dict(test_honest.TESTS[task])
         if tests["testtype"] == "functional":
             tests["inputs"] = [
                 row if isinstance(row, dict) else "[1,2]" for row in tests["inputs"]
@@ -123,8 +125,8 @@ def rows_of_programs():
             ]
         yield tests, program
     for written in (
-        test_programming_official.ACCEPTED,
-        test_programming_official.REJECTED,
+        test_official.ACCEPTED,
+        test_official.REJECTED,
     ):
         for name, (row, program) in written.items():
             if name not in ("endless", "long time"):
@@ -140,10 +142,10 @@ def test_programs_score_as_in_the_official_code(tmp_path):
     with Sandbox(Limits(), workers=2, packages=PACKAGES) as sandbox:
         for tests, program in rows_of_programs():
             tests = {"fn_name": "", **tests, "time_limit": 5}
-            read = programming_official.cases({"tests": tests}, "here")["tests"]
-            executions = programming_official.run(sandbox, program, read)
+            read = official_programs.read_cases({"tests": tests}, "here")["tests"]
+            executions = official_programs.run(sandbox, program, read)
             right = map(
-                programming_official.is_right, executions, read.inputs, read.outputs
+                official_programs.is_right, executions, read.inputs, read.outputs
             )
             score = theirs.compute_score(
                 f"```python\n{program}\n```",

@@ -3,16 +3,18 @@ import json
 import pytest
 
 from sdpo_jax import reprompt
-from sdpo_jax.envs import mathematics, privileged
-from sdpo_jax.envs.base import Question
-from sdpo_jax.envs.sandbox import Sandbox
+from sdpo_jax.envs import privileged
+from sdpo_jax.envs.mathematics import grader
+from sdpo_jax.questions import openthoughts
+from sdpo_jax.questions.question import Question
+from sdpo_jax.sandbox.pool import Sandbox
 
 ROW = {"uid": "a", "prompt": "2+2?", "solution": "Two and two are 4."}
 
 
 @pytest.fixture(scope="module")
 def sandbox():
-    with Sandbox(workers=1, packages=mathematics.packages("fixed")) as sandbox:
+    with Sandbox(workers=1, packages=grader.packages("fixed")) as sandbox:
         yield sandbox
 
 
@@ -157,7 +159,7 @@ REASONED = {"problem": " 1+1? ", "deepseek_reasoning": "Hm.", "source": "s"}
     ],
 )
 def test_openthoughts_row_becomes_one_of_ours(row, solution, answer):
-    converted = privileged.from_openthoughts(REASONED | {"domain": "math"} | row)
+    converted = openthoughts.from_openthoughts(REASONED | {"domain": "math"} | row)
 
     assert converted["prompt"].startswith("1+1?\n\n")
     assert converted["prompt"].endswith("\\boxed{}.")
@@ -170,7 +172,7 @@ def test_openthoughts_row_becomes_one_of_ours(row, solution, answer):
 def test_only_mathematics_is_asked_for_in_a_box(domain):
     row = REASONED | {"domain": domain, "deepseek_solution": "\\boxed{x}"}
 
-    converted = privileged.from_openthoughts(row)
+    converted = openthoughts.from_openthoughts(row)
 
     assert converted.keys() == {"uid", "prompt", "solution"}
     assert converted["prompt"] == "1+1?"
@@ -178,7 +180,7 @@ def test_only_mathematics_is_asked_for_in_a_box(domain):
 
 def test_uid_is_of_the_problem():
     uids = [
-        privileged.from_openthoughts({"problem": text, "solution": "s"})["uid"]
+        openthoughts.from_openthoughts({"problem": text, "solution": "s"})["uid"]
         for text in ("a", "a ", "b", "\ud800")
     ]
 
@@ -199,4 +201,4 @@ def test_uid_is_of_the_problem():
 )
 def test_openthoughts_row_without_problem_or_solution_is_refused(row):
     with pytest.raises(ValueError, match="a row of OpenThoughts"):
-        privileged.from_openthoughts(row)
+        openthoughts.from_openthoughts(row)

@@ -8,8 +8,9 @@ import jax
 import pytest
 
 from sdpo_jax import distributed, metrics
-from sdpo_jax.envs import rows
-from sdpo_jax.envs.base import GraderFailure, Question
+from sdpo_jax.envs.base import GraderFailure
+from sdpo_jax.questions import rows
+from sdpo_jax.questions.question import Question
 
 ROOT = pathlib.Path(__file__).parents[2]
 

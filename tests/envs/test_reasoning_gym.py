@@ -9,9 +9,10 @@ import time
 
 import pytest
 
-from sdpo_jax.envs import installed, reasoning_gym
+from sdpo_jax.envs import installed_packages, reasoning_gym
 from sdpo_jax.envs.base import GraderFailure
-from sdpo_jax.envs.sandbox import Call, Execution, Limits, Packages, Sandbox
+from sdpo_jax.sandbox.pool import Sandbox
+from sdpo_jax.sandbox.values import Call, Execution, Limits, Packages
 
 IS_INSTALLED = importlib.util.find_spec("reasoning_gym") is not None
 
@@ -58,7 +59,7 @@ def entries():
         "    return [made_up['question'], str(solved[0])]\n"
     )
     packages = Packages(
-        installed.modules("", "reasoning-gym", ""), reasoning_gym._PREPARE
+        installed_packages.modules("", "reasoning-gym", ""), reasoning_gym._PREPARE
     )
     with Sandbox(workers=1, packages=packages) as sandbox:
         ran = sandbox.run(program, [Call("entry", [task]) for task in TASKS])

@@ -2,9 +2,10 @@ import json
 
 import pytest
 
-from sdpo_jax.envs import rows, tool_use
-from sdpo_jax.envs.base import Question
-from sdpo_jax.envs.graded import Graded
+from sdpo_jax.envs import tool_use
+from sdpo_jax.envs.single_turn import Graded
+from sdpo_jax.questions import rows
+from sdpo_jax.questions.question import Question
 
 
 def gold(*calls):

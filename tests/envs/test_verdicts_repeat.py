@@ -15,7 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from sdpo_jax.envs.sandbox import Call, Limits, Sandbox
+from sdpo_jax.sandbox.pool import Sandbox
+from sdpo_jax.sandbox.values import Call, Limits
 
 LIMITS = Limits(cpu_s=0.2, memory_mb=128, output_kb=64, processes=32, open_files=32)
 AMPLE_S = 4.0  # For programs that are to meet another limit than time.

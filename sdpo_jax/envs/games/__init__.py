@@ -1,0 +1,1 @@
+"""Boards that are played by one plan of moves."""

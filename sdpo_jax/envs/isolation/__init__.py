@@ -1,1 +1,0 @@
-"""What the sandbox needs: tiers, worker processes, control groups, a remote grader."""

@@ -1,0 +1,1 @@
+"""One answer, compared as mathematics."""

@@ -1,0 +1,153 @@
+r"""Mathematics: a response ends in one boxed answer, compared as mathematics.
+
+A row holds the answer as LaTeX or plain text:
+
+  {"idx": 7, "prompt": "...", "answer": "\\frac{1}{2}"}
+
+`grader="fixed"` takes the last `\boxed{}` of the response, or its last `<answer>` tag
+where nothing is boxed, and accepts what is the same mathematics, exactly: numbers,
+fractions and percentages, expressions, equations, inequalities, intervals, sets, tuples
+and matrices, with the answer's unit or without; and what is the same text. What is not
+understood as a whole is compared as text only; see `equality`.
+`grader="official"` scores as the official code does: the box must begin within the last
+100 characters, and hold the answer's very text or what math-verify finds equal to it
+without being told that it is LaTeX.
+
+Answers are evaluated, so both run in the sandbox, where what takes longer than the time
+limit is not equal.
+"""
+
+import decimal
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from sdpo_jax.envs import answer_extraction, feedback_text, installed_packages
+from sdpo_jax.envs.base import Verdict
+from sdpo_jax.envs.single_turn import Graded, sandboxed, unreadable
+from sdpo_jax.questions import boxed, rows
+from sdpo_jax.questions.question import Question
+from sdpo_jax.sandbox.pool import Sandbox
+from sdpo_jax.sandbox.values import Call, Packages
+
+INCORRECT_FORMAT = (
+    "Incorrect Format: Give the answer in the format: \\boxed{your_answer}."
+)
+_OFFICIAL_TAIL = 100
+_MOST_CHARS = 1000
+_OFFICIAL_BOX = re.compile(r"\\boxed\{")
+
+# What runs in the sandbox, for each mode: `equal(answer, given)`.
+_FIXED = Path(__file__).with_name("equality.py").read_text()
+_OFFICIAL = """
+from math_verify import parse, verify
+
+def equal(answer, given):
+    read = lambda text: parse(text, parsing_timeout=None)
+    return verify(read(answer), read(given), timeout_seconds=None)
+"""
+# Modules are imported late, and grammars built at first use. The warnings about missing
+# time limits go nowhere.
+_PREPARE = """
+import logging
+logging.disable(logging.CRITICAL)
+for pair in [
+    ("\\\\frac{1}{2}", "0.5"), ("(1,2]", "(1, 2]"), ("a", "5 cm"), ("7", "7%"),
+    ("\\\\{1,2\\\\}", "x^2+1"), ("x=1", "x \\\\le 2"), ("x+1", "\\\\sqrt{x}"),
+]:
+    equal(*pair)
+"""
+
+
+def environment(
+    files: Mapping[str, str | Path],
+    grader: str = "fixed",
+    make_sandbox: Callable[..., Sandbox] = Sandbox,
+) -> Graded:
+    """An environment of questions with one mathematical answer.
+
+    Args:
+      files: split ("train", "validation" or "heldout") -> file of questions.
+      grader: "fixed" or "official".
+      make_sandbox: called with the packages that comparisons need.
+
+    Raises:
+      ValueError: if a row is malformed; names file, row and field.
+      SandboxUnavailable: if no sandbox holds here, or math-verify is missing.
+    """
+    questions = rows.load_splits(files, data)
+    sandbox = make_sandbox(packages=packages(grader))
+    grade = {"fixed": fixed, "official": official}[grader]
+    return sandboxed(questions, grade, sandbox)
+
+
+def packages(grader: str) -> Packages:
+    """What a mode's comparison needs."""
+    modules = installed_packages.modules(
+        "env.name=mathematics", "math-verify", "math-verify>=0.9,<0.10"
+    )
+    program = {"fixed": _FIXED, "official": _OFFICIAL}[grader]
+    return Packages(modules, program + _PREPARE)
+
+
+def data(row: rows.Row, where: str) -> dict[str, Any]:
+    """The right answer."""
+    answer = row.get("answer")
+    if isinstance(answer, int | float) and not isinstance(answer, bool):
+        # Never with an exponent.
+        answer = f"{decimal.Decimal(str(answer)):f}"
+    if not isinstance(answer, str) or not answer.strip():
+        raise ValueError(
+            f"{where}, field answer: expected text or a number, got {answer!r:.80}"
+        )
+    return {"answer": answer}
+
+
+def fixed(
+    sandbox: Sandbox, question: Question, response: str, truncated: bool
+) -> Verdict:
+    """Grade by the last answer that the response marks.
+
+    Raises:
+      GraderFailure: if the sandbox failed twice; nothing is known of the answer.
+    """
+    given = boxed.last_box(response)
+    if given is None:
+        given = answer_extraction.last_tag(response, closed=truncated)
+    if given is None or not given.strip():
+        return unreadable(INCORRECT_FORMAT, truncated)
+    answer = question.data["answer"]
+    if len(given) <= _MOST_CHARS and _equal(sandbox, _FIXED, answer, given):
+        return Verdict(1.0, "Accepted", measurements={"format": 1.0})
+    told = f"Wrong Answer: {feedback_text.cut(given)} is not the right answer."
+    return Verdict(0.0, "Wrong Answer", feedback_text.feedback([told]), {"format": 1.0})
+
+
+def _equal(sandbox: Sandbox, program: str, answer: str, given: str) -> bool:
+    (execution,) = sandbox.run(program, [Call("equal", [answer, given])])
+    return execution.status == "ok" and execution.result is True
+
+
+def official(
+    sandbox: Sandbox, question: Question, response: str, truncated: bool
+) -> Verdict:
+    """Score and feedback of the official code.
+
+    Raises:
+      GraderFailure: if the sandbox failed twice; nothing is known of the answer.
+    """
+    answer = question.data["answer"]
+    given = boxed.last_box(response[-_OFFICIAL_TAIL:], _OFFICIAL_BOX) or ""
+    if given == answer or (given and _equal(sandbox, _OFFICIAL, answer, given)):
+        return Verdict(1.0, "Accepted")
+    if truncated:
+        told = "Your response was truncated because it exceeded the maximum length."
+        return Verdict(0.0, "Truncated", told)
+    if not given:
+        told = (
+            "Your answer had the wrong format. The solution must be given in the "
+            "format: \\boxed{your_answer}."
+        )
+        return Verdict(0.0, "Incorrect Format", told)
+    return Verdict(0.0, "Wrong Answer")

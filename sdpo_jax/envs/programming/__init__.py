@@ -1,0 +1,1 @@
+"""Programs, graded by hidden tests."""

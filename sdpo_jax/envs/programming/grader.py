@@ -1,0 +1,223 @@
+r"""Programming tasks: a response holds a program, hidden tests decide.
+
+A file of questions is JSON lines, one JSON list or Parquet, of rows like those of the
+official SDPO repository:
+
+  {"idx": 7, "prompt": "...", "system": "...", "tests": {
+      "inputs": ["1 2\n", ...], "outputs": ["3\n", ...], "testtype": "stdin"}}
+
+See `cases` for all that `tests` may be, and `livecodebench` for rows of
+LiveCodeBench's own.
+
+`grader="fixed"` runs a program as LeetCode does: `class Solution` or a function, and
+the names that everybody imports are there without import. It accepts what the checker
+of LiveCodeBench accepts, except what only looks right:
+
+- printed text is compared line by line and word by word. Where both lines hold numbers
+  only, these are compared by exact value: "3.0" is "3", "1e3" is "1000". "0101" is not
+  "101", "YES" is not "Yes", and no tolerance is added to the expected digits;
+- values are compared as JSON, exactly: 6.0 is 6, true is not 1, a tuple is its list,
+  the keys of an object are strings, NaN equals nothing, and what has no JSON (a set, a
+  generator) is an error;
+- asserts are Python's, see `asserts`.
+
+`grader="official"` scores honest programs as the official code; `official`
+says how near. In both, what is expected is compared here and never comes near the
+program.
+"""
+
+import dataclasses
+import decimal
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sdpo_jax.envs import answer_extraction
+from sdpo_jax.envs.base import Verdict
+from sdpo_jax.envs.programming import cases, official
+from sdpo_jax.envs.programming.asserts import Asserted
+from sdpo_jax.envs.programming.cases import Cases
+from sdpo_jax.envs.programming.explanation import INCORRECT_FORMAT, REVEALS, explain
+from sdpo_jax.envs.single_turn import Graded, unreadable
+from sdpo_jax.questions import rows
+from sdpo_jax.questions.question import Question
+from sdpo_jax.sandbox.pool import Sandbox
+from sdpo_jax.sandbox.values import Call, Execution, Packages, Stdin
+
+# LeetCode and LiveCodeBench import these for every program. As builtins they move no
+# line, and a function that a test calls is never taken for one of them.
+PACKAGES = Packages(
+    ("numpy",),
+    prepare="""
+import builtins, importlib, sys
+names = {}
+STARRED = ("typing", "collections", "heapq", "bisect", "itertools", "functools",
+           "string", "math", "copy")
+for name in STARRED:
+    module = importlib.import_module(name)
+    public = getattr(module, "__all__", None) or vars(module)
+    names |= {key: getattr(module, key) for key in public if key[0] != "_"}
+for name in (*STARRED, "operator", "random", "statistics", "datetime", "re", "json",
+             "io", "sys"):
+    names[name] = importlib.import_module(name)
+vars(builtins).update({**names, **vars(builtins)})
+sys.setrecursionlimit(50_000)
+""",
+)
+
+# A leading zero makes a word of a number: a string of bits, a time.
+_NUMBER = re.compile(
+    r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?"
+)
+
+
+class Programming(Graded):
+    """An environment whose responses are Python programs.
+
+    Args:
+      files: split ("train", "validation" or "heldout") -> file of questions.
+      sandbox: where programs run, best with `PACKAGES`; closed with the environment.
+      grader: "fixed" or "official".
+      extract: "fenced" takes the longest fenced code block as the program, "whole"
+        the response as it is.
+      wrong_answers_shown: most failed tests that one feedback names.
+      reveals: what a feedback tells of them: "inputs", also the program's "outputs",
+        or also what is "expected".
+
+    Raises:
+      ValueError: if a row is malformed; names file, row and field.
+    """
+
+    def __init__(
+        self,
+        files: Mapping[str, str | Path],
+        sandbox: Sandbox,
+        *,
+        grader: str = "fixed",
+        extract: str = "fenced",
+        wrong_answers_shown: int = 2,
+        reveals: str = "expected",
+    ):
+        _check_choice("grader", grader, ("fixed", "official"))
+        _check_choice("extract", extract, tuple(INCORRECT_FORMAT))
+        _check_choice("reveals", reveals, REVEALS)
+        if wrong_answers_shown < 0:
+            raise ValueError(
+                f"wrong_answers_shown must not be negative, got {wrong_answers_shown}"
+            )
+        self.sandbox = sandbox
+        self.extract = extract
+        self.wrong_answers_shown = wrong_answers_shown
+        self.reveals = reveals
+        is_official = grader == "official"
+        self._run = official.run if is_official else run
+        self._is_right = official.is_right if is_official else is_right
+        read_cases = (official if is_official else cases).read_cases
+        super().__init__(
+            rows.load_splits(files, read_cases),
+            self._grade,
+            sandbox.close,
+            {"sandbox_tier": sandbox.tier},
+        )
+
+    def _grade(self, question: Question, response: str, truncated: bool) -> Verdict:
+        """Score 1 if the program in `response` passes every test, else 0.
+
+        Raises:
+          GraderFailure: if the sandbox failed twice; nothing is known of the program.
+        """
+        program = self._program(response, truncated)
+        if program is None:
+            told = INCORRECT_FORMAT[self.extract]
+            return unreadable(told, truncated, "tests_passed")
+        tests = question.data["tests"]
+        executions = self._run(self.sandbox, program, tests)
+        passed = [
+            self._is_right(execution, test, expected)
+            for execution, test, expected in zip(
+                executions, tests.inputs, tests.outputs, strict=True
+            )
+        ]
+        # Only what the program decides: seconds would differ when a run is repeated.
+        measurements = {"tests_passed": sum(passed) / len(passed)}
+        if all(passed):
+            return Verdict(1.0, "Accepted", measurements=measurements)
+        outcome, feedback = explain(
+            tests, executions, passed, self.wrong_answers_shown, self.reveals
+        )
+        return Verdict(0.0, outcome, feedback, measurements)
+
+    def _program(self, response: str, truncated: bool) -> str | None:
+        """The code to run; None when there is none, or not all of it."""
+        if self.extract == "whole":
+            return None if truncated or not response.strip() else response
+        return answer_extraction.longest_block(response)
+
+
+def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        named = " or ".join(f'"{choice}"' for choice in choices)
+        raise ValueError(f"{name} must be {named}, got {value!r}")
+
+
+def run(sandbox: Sandbox, program: str, tests: Cases) -> list[Execution]:
+    """What a program does on every test."""
+    executions = sandbox.run(
+        program + tests.appended, tests.inputs, cpu_s=tests.time_limit
+    )
+    last = program.count("\n") + 1
+    return [_within(execution, last) for execution in executions]
+
+
+def _within(execution: Execution, last: int) -> Execution:
+    """An execution whose error lies in the program's own lines, or nowhere."""
+    if execution.error_line is None or execution.error_line <= last:
+        return execution
+    return dataclasses.replace(
+        execution, error_line=None, error_function="", error_source=""
+    )
+
+
+def is_right(execution: Execution, test: Call | Stdin, expected: Any) -> bool:
+    """Whether a test came out as expected."""
+    if execution.status != "ok":
+        return False
+    if isinstance(test, Stdin):
+        return same_text(execution.stdout, expected)
+    if isinstance(expected, Asserted):
+        return expected.holds(execution.result)
+    return same_value(execution.result, expected)
+
+
+def same_text(printed: str, expected: str) -> bool:
+    """Equality of text up to the white space within lines and around the whole."""
+    lines, wanted = (text.strip().split("\n") for text in (printed, expected))
+    return len(lines) == len(wanted) and all(map(_same_line, lines, wanted))
+
+
+def _same_line(printed: str, expected: str) -> bool:
+    words, wanted = printed.split(), expected.split()
+    if words == wanted or len(words) != len(wanted):
+        return words == wanted
+    return all(map(_NUMBER.fullmatch, words + wanted)) and all(
+        decimal.Decimal(word) == decimal.Decimal(other)
+        for word, other in zip(words, wanted, strict=True)
+    )
+
+
+def same_value(result: Any, expected: Any) -> bool:
+    """Equality of JSON values: 6.0 is 6, true is not 1, order in lists counts.
+
+    Tuples have become lists, and the keys of objects strings, on the way here. Floats
+    must be exactly equal.
+    """
+    if isinstance(result, bool) or isinstance(expected, bool):
+        return result is expected
+    if isinstance(result, list) and isinstance(expected, list):
+        return len(result) == len(expected) and all(map(same_value, result, expected))
+    if isinstance(result, dict) and isinstance(expected, dict):
+        return result.keys() == expected.keys() and all(
+            same_value(value, expected[key]) for key, value in result.items()
+        )
+    return result == expected

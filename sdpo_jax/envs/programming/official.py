@@ -1,0 +1,120 @@
+"""Programs scored as the official code scores honest ones, for comparison.
+
+As there: the tests that a row holds must all pass; standard output must be the same
+text, up to white space around it and spaces for line ends; what a call returns must be
+the same JSON, so 6.0 is not 6 and a tuple is its list; the text of a call's arguments
+is cut at every white space, so a list written with spaces fails each program; the first
+function is called where the named one is missing; a program that exits fails, also with
+the right output; so do `class Solution`, objects that cannot be pickled, named tuples,
+missing names (`divmod`, `super`, `type`, `ValueError`, ...) and modules (`copy`,
+`threading`, ...) and `sys.stdin.buffer`. `official_driver` holds those rules.
+
+Not as there: modules that the official sandbox breaks although its list allows them;
+sortedcontainers, and numpy where programs are not given it; `debug_print`; time is
+counted on the processor, not by the clock while all tests run at once; asserts are
+compared outside of the program; feedback is worded as in the fixed mode. What was
+forged there fails here.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from sdpo_jax.envs.programming import cases
+from sdpo_jax.envs.programming.asserts import Asserted
+from sdpo_jax.envs.programming.cases import Cases
+from sdpo_jax.questions import rows
+from sdpo_jax.sandbox.pool import Sandbox
+from sdpo_jax.sandbox.values import Call, Execution, Stdin
+
+_DRIVER = Path(__file__).with_name("official_driver.py").read_text()
+_TIME_LIMIT_S = 1.0  # Without one of the row's own.
+_MORE_TIME_S = 1.0
+
+
+def read_cases(row: rows.Row, where: str) -> dict[str, Cases]:
+    """A row's tests; the inputs of functions stay as they are written.
+
+    Raises:
+      ValueError: if they are malformed; names file, row (from 1) and field.
+    """
+    return cases.read_cases(row, where, written=True)
+
+
+def run(sandbox: Sandbox, program: str, tests: Cases) -> list[Execution]:
+    """What a program does on every test, under the official rules."""
+    source = program + tests.appended
+    calls = [
+        Call("script", [source, test.text])
+        if isinstance(test, Stdin)
+        else Call("call", [source, test.function, test.arguments])
+        for test in tests.inputs
+    ]
+    cpu_s = (tests.time_limit or _TIME_LIMIT_S) + _MORE_TIME_S
+    executions = sandbox.run(_DRIVER, calls, cpu_s=cpu_s)
+    return [
+        _of_program(execution, program, isinstance(test, Stdin))
+        for execution, test in zip(executions, tests.inputs, strict=True)
+    ]
+
+
+def _of_program(execution: Execution, program: str, is_script: bool) -> Execution:
+    """What the driver reports, as if the program had run without it.
+
+    The program may have written anything in the driver's name.
+    """
+    if execution.status == "error":
+        return _error(execution, execution.error_type, execution.error_message)
+    if execution.status != "ok":
+        return execution
+    match execution.result:
+        case {"output": str(text)} if is_script:
+            return dataclasses.replace(execution, result=None, stdout=text)
+        case {"output": value} if not is_script:
+            return dataclasses.replace(execution, result=value)
+        case {"error": [str(kind), str(message), int(line), str(function)]}:
+            lines = program.split("\n")
+            if 0 < line <= len(lines):
+                where = {"error_line": line, "error_function": function}
+                source = lines[line - 1].strip()
+                return _error(execution, kind, message, error_source=source, **where)
+            return _error(execution, kind, message)
+        case {"error": [str(kind), str(message), *_]}:
+            return _error(execution, kind, message)
+    return _error(execution, "ValueError", "the result is not JSON")
+
+
+def _error(execution: Execution, kind: str, message: str, **where: Any) -> Execution:
+    return Execution(
+        "error",
+        error_type=kind,
+        error_message=message,
+        cpu_s=execution.cpu_s,
+        **where,
+    )
+
+
+def is_right(execution: Execution, test: Call | Stdin, expected: Any) -> bool:
+    """Whether a test came out as the official code wants it."""
+    if execution.status != "ok":
+        return False
+    if isinstance(test, Stdin):
+        return _one_line(execution.stdout) == _one_line(_without_dash(expected))
+    if isinstance(expected, Asserted):
+        return expected.holds(execution.result)
+    return _canonical(execution.result) == _canonical(expected)
+
+
+def _without_dash(expected: str) -> str:
+    """Expected text, cut where a dash ends it."""
+    expected = expected.strip()
+    return expected.rpartition("-")[0].rstrip() if expected.endswith("-") else expected
+
+
+def _one_line(text: str) -> str:
+    return text.strip().replace("\n", " ").replace("\r", "")
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True)

@@ -1,0 +1,1 @@
+"""Answers that keep a rule of the row."""

@@ -1,0 +1,49 @@
+"""Group relative policy optimisation, as the SDPO paper compares with it."""
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from pallas_kernels.topk_tail_kl.chunked import log_probs_of
+from sdpo_jax.methods.tokens import Tokens, log_ratio, sampler_weight, shared_sums
+
+
+def grpo(
+    c: ConfigDict,
+    student_BCV: jax.Array,
+    teachers: tuple[jax.Array, ...],
+    tokens: Tokens,
+) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """Clipped policy gradient on the sampled tokens, summed over a chunk.
+
+      L = -sum_t w_t min(w_TIS, rho) min(r A, clip(r, 1 - low, 1 + high) A)
+
+    (arXiv:2601.20802, eq. 12), with the dual clip of the paper's code: where A < 0 a
+    token's loss is at most `config.grpo.dual_clip` times |A|.
+
+    Args:
+      c: the run's config.
+      student_BCV: logits.
+      teachers: none.
+      tokens: what else is known of each token.
+
+    Returns:
+      The weighted sum, and sums for the log.
+    """
+    assert not teachers
+    logp_BC = log_probs_of(student_BCV, tokens.id_BC, c.rollout.temperature)
+    advantage_BC = tokens.advantage_BC
+    ratio_BC = jnp.exp(log_ratio(tokens, logp_BC))
+    clipped_BC = jnp.clip(ratio_BC, 1 - c.grpo.clip_low, 1 + c.grpo.clip_high)
+    gain_BC = jnp.minimum(ratio_BC * advantage_BC, clipped_BC * advantage_BC)
+    floor_BC = c.grpo.dual_clip * advantage_BC
+    gain_BC = jnp.where(advantage_BC < 0, jnp.maximum(gain_BC, floor_BC), gain_BC)
+
+    is_clipped_BC = (ratio_BC * advantage_BC != gain_BC).astype(logp_BC.dtype)
+    weighted = lambda value_BC: jnp.sum(tokens.weight_BC * value_BC)
+    sums = {
+        **shared_sums(tokens, student_BCV / c.rollout.temperature, logp_BC),
+        "clipped": weighted(is_clipped_BC),
+    }
+    gain_BC *= sampler_weight(tokens, logp_BC, c.step.sampler_ratio_cap)
+    return -weighted(gain_BC), jax.lax.stop_gradient(sums)

@@ -1,0 +1,328 @@
+import http.client
+import http.server
+import json
+import os
+import pathlib
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from sdpo_jax.envs.base import GraderFailure
+from sdpo_jax.envs.programming.grader import Programming
+from sdpo_jax.sandbox import remote
+from sdpo_jax.sandbox import server as grader_server
+from sdpo_jax.sandbox.pool import Sandbox
+from sdpo_jax.sandbox.server import Server
+from sdpo_jax.sandbox.values import Call, Limits, Packages, SandboxUnavailable, Stdin
+
+ROOT = pathlib.Path(__file__).parents[2]
+LIMITS = Limits(cpu_s=1.0, wall_s=4.0, memory_mb=512, output_kb=64)
+ADD = "def f(a, b):\n    return a + b"
+
+
+class Recorder(Server):
+    """A server that keeps what it was sent and has sent."""
+
+    def answer(self, message):
+        answer = super().answer(message)
+        self.seen = [*getattr(self, "seen", []), message, answer]
+        return answer
+
+
+def serving(server):
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def server():
+    yield from serving(Recorder(("127.0.0.1", 0), "", workers=2))
+
+
+def url(server):
+    return f"http://127.0.0.1:{server.server_address[1]}"
+
+
+@pytest.fixture
+def box(server):
+    with Sandbox(LIMITS, "R", url=url(server)) as box:
+        yield box
+
+
+def test_programs_run_there_as_they_would_here(box):
+    tests = [
+        Call("f", [1, 2]),
+        Call("f", {"a": 1, "b": [1]}),
+        Call("f", ["x", "\ud800"]),
+    ]
+    here = ("status", "result", "error_type", "error_line")
+    with Sandbox(LIMITS, workers=1) as local:
+        expected = local.run(ADD, tests)
+
+    found = box.run(ADD, tests)
+
+    look = lambda runs: [[getattr(run, name) for name in here] for run in runs]
+    assert look(found) == look(expected)
+    assert [run.status for run in found] == ["ok", "error", "ok"]
+
+
+def test_tier_says_what_holds_there(box):
+    assert box.tier in ("R/A", "R/B", "R/C")
+    assert box.workers == 2
+
+
+def test_limits_are_those_of_the_trainer(box):
+    (endless,) = box.run("while True: pass", [Stdin("")], cpu_s=0.3)
+    (loud,) = box.run("while True: print('x' * 1000)", [Stdin("")])
+    assert (endless.status, loud.status) == ("time_limit", "output_limit")
+
+
+def test_output_that_grows_six_times_on_its_way_comes_back(box):
+    program = "import os\nos.write(1, bytes(30_000))\nos.write(1, bytes(30_000))"
+    (execution,) = box.run(program, [Stdin("")])
+    assert execution.stdout == "\0" * 60_000
+
+
+def test_programs_are_confined_there(box):
+    program = "import os\ndef f():\n    return os.fork()"
+    (execution,) = box.run(program, [Call("f", [])])
+    assert execution.error_type == "PermissionError"
+
+
+def test_packages_are_looked_up_there(server):
+    program = "def f(n):\n    import numpy\n    return int(numpy.arange(n).sum())"
+    with Sandbox(LIMITS, "R", packages=Packages(("numpy",)), url=url(server)) as box:
+        (execution,) = box.run(program, [Call("f", [5])])
+    assert execution.result == 10
+    with pytest.raises(SandboxUnavailable, match="pip install not-there"):
+        Sandbox(LIMITS, "R", packages=Packages(("not_there",)), url=url(server))
+
+
+def test_expected_outputs_never_leave_the_trainer(server, tmp_path):
+    tests = {"testtype": "functional", "fn_name": "f", "inputs": [[20000, 24321]]}
+    row = {"uid": "1", "prompt": "?", "tests": tests | {"outputs": [44321]}}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row))
+    server.seen = []
+    box = Sandbox(LIMITS, "R", url=url(server))
+    environment = Programming({"train": tmp_path / "rows.jsonl"}, box)
+    (question,) = environment.questions("train")
+    wrong = "```python\ndef f(a, b):\n    return a\n```"
+
+    verdict = environment.start(question).act(wrong, False)
+    environment.close()
+
+    assert verdict.score == 0 and "44321" in verdict.feedback
+    assert "24321" in repr(server.seen) and "44321" not in repr(server.seen)
+    assert environment.versions["sandbox_tier"].startswith("R/")
+
+
+def test_many_threads_share_the_workers_there(box):
+    found = [None] * 12
+
+    def run(n):
+        found[n] = box.run(ADD, [Call("f", [n, n])])[0].result
+
+    threads = [threading.Thread(target=run, args=(n,)) for n in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [2 * n for n in range(12)]
+
+
+def test_other_limits_get_another_sandbox_and_the_longest_unused_ends(server):
+    for memory in (512, 513, 514, 515, 512, 516):
+        with Sandbox(Limits(memory_mb=memory), "R", url=url(server)) as box:
+            assert box.run(ADD, [Call("f", [1, 2])])[0].result == 3
+    kept = [limits.memory_mb for limits, _ in server._sandboxes]
+    assert kept == [514, 515, 512, 516]
+
+
+@pytest.fixture
+def guarded(monkeypatch):
+    monkeypatch.setenv(remote.TOKEN, "right")
+    yield from serving(Server(("127.0.0.1", 0), "right", workers=1))
+
+
+def test_token_opens_the_server(guarded, monkeypatch):
+    with Sandbox(LIMITS, "R", url=url(guarded)) as box:
+        assert box.run(ADD, [Call("f", [1, 2])])[0].result == 3
+    for token in ("wrong", ""):
+        monkeypatch.setenv(remote.TOKEN, token)
+        with pytest.raises(SandboxUnavailable, match="401.*SDPO_SANDBOX_TOKEN"):
+            Sandbox(LIMITS, "R", url=url(guarded))
+
+
+def test_token_goes_by_no_proxy(server):
+    program = (
+        "import sys\n"
+        "from sdpo_jax.sandbox import remote, values\n"
+        "remote.PATIENCE_S = 1.0\n"
+        "sandbox = values.Limits(), values.Packages()\n"
+        "print(remote.RemoteWorker(sys.argv[1], *sandbox).about['workers'])"
+    )
+    elsewhere = {"http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
+    found = subprocess.run(
+        [sys.executable, "-c", program, url(server)],
+        cwd=ROOT,
+        env=os.environ | elsewhere,
+        capture_output=True,
+        text=True,
+    )
+    assert found.stdout == "2\n", found.stderr
+
+
+def test_server_for_others_needs_a_token(monkeypatch):
+    monkeypatch.delenv(remote.TOKEN, raising=False)
+    monkeypatch.setattr(sys, "argv", ["server", "--host=0.0.0.0", "--port=0"])
+
+    with pytest.raises(SystemExit, match="^error: .*set SDPO_SANDBOX_TOKEN"):
+        grader_server.main()
+
+
+def test_ctrl_c_ends_the_server_without_a_traceback():
+    # A shell may have had the tests ignore Ctrl-C.
+    program = (
+        "import signal; from sdpo_jax.sandbox import server\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "server.main()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "--port=0"],
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        try:
+            assert "grader on 127.0.0.1" in process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=30)
+        finally:
+            process.kill()
+    assert (process.returncode, said) == (0, "")
+
+
+def test_server_that_goes_is_a_grader_failure_and_one_that_returns_is_not(monkeypatch):
+    monkeypatch.setattr(remote, "PATIENCE_S", 1.0)
+    life = serving(Server(("127.0.0.1", 0), "", workers=1))
+    first = next(life)
+    with Sandbox(LIMITS, "R", url=url(first)) as box:
+        assert box.run(ADD, [Call("f", [1, 2])])[0].result == 3
+        next(life, None)
+        with pytest.raises(GraderFailure, match="refused"):
+            box.run(ADD, [Call("f", [1, 2])])
+        life = serving(Server(first.server_address, "", workers=1))
+        next(life)
+        assert box.run(ADD, [Call("f", [1, 2])])[0].result == 3
+        next(life, None)
+
+
+# What a machine that is no grader may answer, to what a test run asks.
+ODD = {
+    "garbage": (200, b"\xff{", "no JSON"),
+    "a list": (200, b"[]", "no JSON object"),
+    "no records": (200, b"{}", "no records"),
+    "too much": (200, b"[" * 10**6, "bytes allowed"),
+    "an error": (500, b"oops", "500 oops"),
+    "a redirect": (302, b"", "302"),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_answer_is_a_grader_failure(name):
+    code, body, message = ODD[name]
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            size = int(self.headers["Content-Length"])
+            asked.append(json.loads(self.rfile.read(size)))
+            is_run = "request" in asked[-1]
+            text = body if is_run else b'{"tier": "A", "workers": 1}'
+            self.send_response(code if is_run else 200)
+            self.send_header("Location", "http://127.0.0.1:9/")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+
+        def log_message(self, *_):
+            pass
+
+    (other,) = [http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)]
+    for server in serving(other):
+        with Sandbox(LIMITS, "R", url=url(server)) as box:
+            with pytest.raises(GraderFailure, match=message):
+                box.run(ADD, [Call("f", [1, 2])])
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b"{}", b"\xff", b"[" * 10**5, b'{"limits": {"cpu_s": 0}}'],
+    ids=["empty", "list", "object", "bytes", "deep", "limits"],
+)
+def test_server_refuses_what_it_cannot_read(server, body):
+    request = remote.urllib.request.Request(url(server), body, method="POST")
+    with pytest.raises(remote.urllib.error.HTTPError) as raised:
+        remote.urllib.request.urlopen(request, timeout=10)
+    assert raised.value.code == 400
+    raised.value.close()
+
+
+@pytest.mark.parametrize("size", ["", "x", "-1", str(1 << 40)])
+def test_request_of_no_size_or_too_large_is_refused_unread(server, size):
+    connection = http.client.HTTPConnection(*server.server_address, timeout=10)
+    connection.putrequest("POST", "/")
+    connection.putheader("Content-Length", size)
+    connection.endheaders()
+    assert connection.getresponse().status == 413
+    connection.close()
+
+
+def test_client_that_says_nothing_is_left(server, monkeypatch):
+    handler = grader_server._Handler
+    monkeypatch.setattr(handler, "timeout", handler.timeout / 300)
+    with socket.create_connection(server.server_address, timeout=10) as client:
+        assert client.recv(1) == b""
+
+
+@pytest.mark.parametrize("where", ["", "grader:8000", "ftp://grader"])
+def test_url_of_no_server_is_refused(where):
+    told = "needs a url|expected http://host:port"
+    with pytest.raises((ValueError, SandboxUnavailable), match=told):
+        Sandbox(LIMITS, "R", url=where)
+
+
+def test_image_holds_all_that_the_server_imports(tmp_path):
+    recipe = (ROOT / "sdpo_jax/sandbox/Dockerfile").read_text()
+    for line in re.findall(r"^COPY (.*)$", recipe, re.MULTILINE):
+        *sources, target = line.split()
+        target = tmp_path / target.removeprefix("/grader/")
+        for source in map(ROOT.joinpath, sources):
+            if source.is_dir():
+                shutil.copytree(source, target)
+            else:
+                target.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, target)
+    command = re.search(r"^CMD (.*)$", recipe, re.MULTILINE)[1]
+    _, *arguments = json.loads(command)
+
+    said = subprocess.run(
+        [sys.executable, *arguments, "--help"],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(tmp_path), "PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+    )
+
+    assert said.returncode == 0 and "--workers" in said.stdout, said.stderr
