@@ -58,7 +58,7 @@ def run(c, environment: Environment | None = None) -> dict[str, dict[str, float]
 
 def on_split(
     parts: Parts, policy: Any, split: str
-) -> tuple[dict[str, float], list[feedback.Graded]]:
+) -> tuple[dict[str, float], list[feedback.GradedAttempt]]:
     """Sample and grade `config.eval.attempts` attempts at every question of a split.
 
     The draws depend on the seed and the question only, so two policies are compared on
@@ -92,7 +92,7 @@ def on_split(
     return summarise(c, graded) | counted, graded
 
 
-def summarise(c, graded: Sequence[feedback.Graded]) -> dict[str, float]:
+def summarise(c, graded: Sequence[feedback.GradedAttempt]) -> dict[str, float]:
     """Named numbers of attempts, where a question's attempts are adjacent."""
     n = c.eval.attempts
     solved_UG = np.array([g.score >= c.reprompt.success_score for g in graded])

@@ -30,7 +30,7 @@ _MOST_FAILURES = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
-class Graded:
+class GradedAttempt:
     """One attempt as text, and what the environment said of it.
 
     Args:
@@ -105,7 +105,7 @@ class Grading:
 
     Args:
       c: the run's config; `env.grading_limit_s` is the longest that one attempt takes.
-      environment: the judge; see `grading_pool.Judges` for how it may fail.
+      environment: the judge; see `grading_pool.GradingPool` for how it may fail.
       tokenizer: of the model that wrote them.
       questions: one per attempt, in the same order.
     """
@@ -118,14 +118,14 @@ class Grading:
         questions: Sequence[Question],
     ):
         self._tokenizer, self._questions = tokenizer, questions
-        self._written: list[Graded] = []
-        self._judges = grading_pool.Judges(environment, c.env.grading_limit_s)
+        self._written: list[GradedAttempt] = []
+        self._pool = grading_pool.GradingPool(environment, c.env.grading_limit_s)
 
     def __enter__(self) -> "Grading":
         return self
 
     def __exit__(self, *_) -> None:
-        self._judges.close()
+        self._pool.close()
 
     def add(self, rows: slice, attempts: Attempts) -> None:
         """Begin to grade `attempts`, which are those at `rows`; rows come in order."""
@@ -134,19 +134,21 @@ class Grading:
             ids = row[mask].tolist()
             response = self._tokenizer.decode(ids)
             truncated = not ids or ids[-1] not in self._tokenizer.stop_ids
-            self._written.append(Graded(question, response, len(ids), truncated, None))
+            self._written.append(
+                GradedAttempt(question, response, len(ids), truncated, None)
+            )
             if distributed.is_first():
-                self._judges.add(question, response, truncated)
+                self._pool.add(question, response, truncated)
 
-    def finish(self) -> list[Graded]:
-        """One Graded per attempt, in order, whatever order they finish in.
+    def finish(self) -> list[GradedAttempt]:
+        """One GradedAttempt per attempt, in order, whatever order they finish in.
 
         Raises:
           ValueError: if an episode wants another act, or the grader failed on more than
             one attempt of twenty (a single failure is never too many, unless it is
             all).
         """
-        verdicts = self._judges.verdicts() if distributed.is_first() else None
+        verdicts = self._pool.verdicts() if distributed.is_first() else None
         verdicts = distributed.from_first(verdicts)
         _check_verdicts(self._questions, verdicts)
         known = [verdict and Verdict(**verdict) for verdict in verdicts]
@@ -172,7 +174,7 @@ def _check_verdicts(
         )
 
 
-def pass_rates(c: ConfigDict, graded: Sequence[Graded]) -> dict[str, float]:
+def pass_rates(c: ConfigDict, graded: Sequence[GradedAttempt]) -> dict[str, float]:
     """The solved share of each question's attempts, by its name.
 
     Attempts whose grading failed do not count; a question without others is left out.
@@ -188,7 +190,7 @@ def make_batch(
     c: ConfigDict,
     tokenizer: Tokenizer,
     attempts: Attempts,
-    graded: Sequence[Graded],
+    graded: Sequence[GradedAttempt],
     update: int,
 ) -> tuple[Batch, list[dict], dict[str, float]]:
     """What one update reads, and what the log keeps of it.
@@ -302,7 +304,7 @@ def _shown(c, tokenizer, graded, update) -> list[reprompt.Shown]:
 
 
 def _encode_reprompt(
-    c: ConfigDict, tokenizer: Tokenizer, graded: Graded, shown: reprompt.Shown
+    c: ConfigDict, tokenizer: Tokenizer, graded: GradedAttempt, shown: reprompt.Shown
 ) -> tuple[str, list[int]]:
     """The teacher's user turn, as text and as the whole chat's token ids.
 
@@ -370,7 +372,9 @@ def _narrowed(attempts: Attempts) -> Attempts:
     )
 
 
-def _record(graded: Graded, reprompted: str | None, has_target, advantage) -> dict:
+def _record(
+    graded: GradedAttempt, reprompted: str | None, has_target, advantage
+) -> dict:
     verdict = graded.verdict
     return {
         "question": graded.question.uid,
@@ -391,7 +395,7 @@ def _mean(values) -> float:
     return float(np.mean(list(values)))
 
 
-def _metrics(c: ConfigDict, graded: Sequence[Graded]) -> dict[str, float]:
+def _metrics(c: ConfigDict, graded: Sequence[GradedAttempt]) -> dict[str, float]:
     solved_UG = np.array([g.score >= c.reprompt.success_score for g in graded])
     solved_UG = solved_UG.reshape(-1, c.rollout.attempts)
     lengths = [g.num_tokens for g in graded]

@@ -44,7 +44,7 @@ def settings(**changes):
 def graded(score, num_tokens=2, truncated=False):
     verdict = None if score is None else Verdict(score, "so")
     question = Question("q", "?")
-    return feedback.Graded(question, "text", num_tokens, truncated, verdict)
+    return feedback.GradedAttempt(question, "text", num_tokens, truncated, verdict)
 
 
 def test_summary_of_attempts_made_by_hand():

@@ -475,7 +475,9 @@ def test_untrusted_text_cannot_speak_in_special_tokens(tokenizer, text, source):
     spelled = [*tokenizer.encode(f"right {text} now"), tokenizer.stop_ids[0]]
     attempts = attempts_of([spelled] * GROUP)
     graded = [
-        feedback.Graded(QUESTIONS[1], tokenizer.decode(ids), len(ids), False, verdict)
+        feedback.GradedAttempt(
+            QUESTIONS[1], tokenizer.decode(ids), len(ids), False, verdict
+        )
         for ids, verdict in zip(
             attempts.response_BR,
             [Verdict(1.0, "ok")] * 2 + [Verdict(0.0, "no", f"said {text}")] * 2,
@@ -512,7 +514,7 @@ def test_what_is_too_long_loses_its_middle_only(which, request):
     tokenizer, rng, cuts = request.getfixturevalue(which), random.Random(0), 0
     rules = feedback._rules(settings())
     question = dataclasses.replace(QUESTIONS[0], prompt="What is 1 + 2 [...]?")
-    graded = feedback.Graded(question, "", 1, False, None)
+    graded = feedback.GradedAttempt(question, "", 1, False, None)
     empty = reprompt.Shown(*["\n[...]\n"] * 3)
     least = len(tokenizer.encode_chat(*chat(rules, question, empty)))
     for _ in range(80):
@@ -572,7 +574,7 @@ def assert_only_middles_are_missing(tokenizer, rules, question, whole, text):
 
 def test_long_parts_are_cut_to_one_length(tokenizer):
     long = reprompt.Shown("s" * 900, "a" * 20, "f" * 500)
-    graded = feedback.Graded(QUESTIONS[1], "", 1, False, None)
+    graded = feedback.GradedAttempt(QUESTIONS[1], "", 1, False, None)
     c = settings(reprompt__max_length=600)
 
     text, ids = feedback._encode_reprompt(c, tokenizer, graded, long)
@@ -589,7 +591,7 @@ def test_cutting_inside_a_letter_comes_to_an_end(tokenizer, excess):
     # Half a letter of four bytes is written as a replacement character of three, so
     # text that loses tokens can end up longer.
     whole = reprompt.Shown("𝒳" * 20, None, None)
-    graded = feedback.Graded(QUESTIONS[1], "", 1, False, None)
+    graded = feedback.GradedAttempt(QUESTIONS[1], "", 1, False, None)
     uncut = chat(feedback._rules(settings()), QUESTIONS[1], whole)
     limit = len(tokenizer.encode_chat(*uncut)) - excess
 
@@ -601,7 +603,7 @@ def test_cutting_inside_a_letter_comes_to_an_end(tokenizer, excess):
 
 
 def test_question_that_does_not_fit_is_named(tokenizer):
-    graded = feedback.Graded(QUESTIONS[0], "", 1, False, None)
+    graded = feedback.GradedAttempt(QUESTIONS[0], "", 1, False, None)
     for whole in [reprompt.Shown(None, None, None), reprompt.Shown("s" * 90, None, "")]:
         with pytest.raises(ValueError, match="question add .* reprompt.max_length=50"):
             c = settings(reprompt__max_length=50)

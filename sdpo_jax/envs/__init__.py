@@ -19,7 +19,7 @@ from sdpo_jax.envs.games import frozen_lake, grid_game, sokoban
 from sdpo_jax.envs.mathematics import grader as mathematics
 from sdpo_jax.envs.programming.grader import PACKAGES, Programming
 from sdpo_jax.envs.rules import grader as rules
-from sdpo_jax.envs.single_turn import Graded
+from sdpo_jax.envs.single_turn import SingleTurn
 from sdpo_jax.questions import rows, sources
 from sdpo_jax.sandbox.pool import Sandbox
 from sdpo_jax.sandbox.values import Limits
@@ -56,7 +56,7 @@ def from_config(c: ConfigDict) -> Environment:
     files = {split: sources.of(c.env[split], f"env.{split}") for split in SPLITS}
     if task := _ANSWERS.get(c.env.name):
         grade = {"fixed": task.fixed, "official": task.official}[c.env.grader]
-        return Graded(rows.load_splits(files, task.data), grade)
+        return SingleTurn(rows.load_splits(files, task.data), grade)
     if c.env.name == "function":
         return function.environment(files, c.env.function)
     if c.env.name == "judge":

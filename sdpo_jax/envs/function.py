@@ -20,7 +20,7 @@ from typing import Any
 
 from sdpo_jax.envs import feedback_text
 from sdpo_jax.envs.base import GraderFailure, Verdict
-from sdpo_jax.envs.single_turn import Graded
+from sdpo_jax.envs.single_turn import SingleTurn
 from sdpo_jax.questions import rows
 from sdpo_jax.questions.question import Question
 
@@ -28,14 +28,14 @@ from sdpo_jax.questions.question import Question
 _RETURNED = ((bool, int, float), (str,))
 
 
-def environment(files: Mapping[str, str | Path], name: str) -> Graded:
+def environment(files: Mapping[str, str | Path], name: str) -> SingleTurn:
     """An environment graded by the function `name`, "module:function".
 
     Raises:
       ValueError: if there is no such function, or a row is malformed.
     """
     grade = functools.partial(_grade, _named(name))
-    return Graded(rows.load_splits(files, lambda row, where: {"row": row}), grade)
+    return SingleTurn(rows.load_splits(files, lambda row, where: {"row": row}), grade)
 
 
 def _named(name: str) -> Callable[[rows.Row, str], Any]:

@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 _GRADERS = 32
 
 
-class Judges:
+class GradingPool:
     """Verdicts on attempts, many at a time, while more attempts come.
 
     An exception, a verdict that makes no sense and none within `limit_s` are logged as

@@ -37,7 +37,7 @@ from typing import Any
 from sdpo_jax.envs import feedback_text, web
 from sdpo_jax.envs.base import GraderFailure, Verdict
 from sdpo_jax.envs.rules.check import read_json
-from sdpo_jax.envs.single_turn import Graded, unreadable
+from sdpo_jax.envs.single_turn import SingleTurn, unreadable
 from sdpo_jax.questions import rows
 from sdpo_jax.questions.question import Question
 
@@ -105,7 +105,7 @@ class Endpoint:
         return key
 
 
-def environment(files: Mapping[str, str | Path], endpoint: Endpoint) -> Graded:
+def environment(files: Mapping[str, str | Path], endpoint: Endpoint) -> SingleTurn:
     """An environment whose attempts are read by a judge.
 
     Args:
@@ -117,7 +117,7 @@ def environment(files: Mapping[str, str | Path], endpoint: Endpoint) -> Graded:
     """
     judge = Judge(endpoint)
     questions = rows.load_splits(files, data)
-    return Graded(questions, functools.partial(grade, judge), judge.log_cost)
+    return SingleTurn(questions, functools.partial(grade, judge), judge.log_cost)
 
 
 def data(row: rows.Row, where: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from typing import Any
 from sdpo_jax.envs import feedback_text
 from sdpo_jax.envs.base import Verdict
 from sdpo_jax.envs.mathematics import grader as mathematics
-from sdpo_jax.envs.single_turn import Graded, sandboxed
+from sdpo_jax.envs.single_turn import SingleTurn, sandboxed
 from sdpo_jax.questions import rows
 from sdpo_jax.questions.question import Question
 from sdpo_jax.sandbox.pool import Sandbox
@@ -32,7 +32,7 @@ from sdpo_jax.sandbox.pool import Sandbox
 def environment(
     files: Mapping[str, str | Path],
     make_sandbox: Callable[..., Sandbox] = Sandbox,
-) -> Graded:
+) -> SingleTurn:
     """An environment of questions with a reference solution.
 
     Args:
@@ -53,7 +53,7 @@ def environment(
             f"{len(untaught)}; only other splits do without"
         )
     if not any("answer" in q.data for split in questions.values() for q in split):
-        return Graded(questions, functools.partial(grade, None))
+        return SingleTurn(questions, functools.partial(grade, None))
     sandbox = make_sandbox(packages=mathematics.packages("fixed"))
     return sandboxed(questions, grade, sandbox)
 

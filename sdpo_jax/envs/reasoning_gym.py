@@ -23,7 +23,7 @@ from typing import Any
 
 from sdpo_jax.envs import answer_extraction, feedback_text, installed_packages
 from sdpo_jax.envs.base import GraderFailure, Verdict
-from sdpo_jax.envs.single_turn import Graded, sandboxed, unreadable
+from sdpo_jax.envs.single_turn import SingleTurn, sandboxed, unreadable
 from sdpo_jax.questions import rows
 from sdpo_jax.questions.question import Question
 from sdpo_jax.sandbox.pool import Sandbox
@@ -113,7 +113,7 @@ def score(task, seed, size, config, index, question, entry, answer, evaluated):
 def environment(
     files: Mapping[str, str | Path],
     make_sandbox: Callable[..., Sandbox] = Sandbox,
-) -> Graded:
+) -> SingleTurn:
     """An environment of made-up questions.
 
     Args:

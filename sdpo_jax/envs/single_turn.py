@@ -42,7 +42,7 @@ class Listed:
         return self._questions[split]
 
 
-class Graded(Listed):
+class SingleTurn(Listed):
     """Questions and one function that grades every response to them.
 
     Args:
@@ -59,7 +59,7 @@ class Graded(Listed):
         close: Callable[[], None] = lambda: None,
         versions: Mapping[str, str] | None = None,
     ):
-        super().__init__(questions, functools.partial(Attempt, grade), close)
+        super().__init__(questions, functools.partial(SingleTurnEpisode, grade), close)
         self.versions = versions or {}
 
 
@@ -67,7 +67,7 @@ def sandboxed(
     questions: Mapping[str, Sequence[Question]],
     grade: Callable[[Sandbox, Question, str, bool], Verdict],
     sandbox: Sandbox,
-) -> Graded:
+) -> SingleTurn:
     """Questions that are graded with a sandbox, which is closed with them.
 
     Args:
@@ -76,7 +76,9 @@ def sandboxed(
       sandbox: its first argument.
     """
     versions = {"sandbox_tier": sandbox.tier}
-    return Graded(questions, functools.partial(grade, sandbox), sandbox.close, versions)
+    return SingleTurn(
+        questions, functools.partial(grade, sandbox), sandbox.close, versions
+    )
 
 
 def unreadable(told: str, truncated: bool, measurement: str = "format") -> Verdict:
@@ -93,7 +95,7 @@ def unreadable(told: str, truncated: bool, measurement: str = "format") -> Verdi
 
 
 @dataclasses.dataclass(frozen=True)
-class Attempt:
+class SingleTurnEpisode:
     """One response to one question."""
 
     grade: Grade

@@ -28,11 +28,11 @@ def judged(act, responses=("x",), limit_s=60.0):
 
 
 def judged_by(environment, responses=("x",), limit_s=60.0):
-    judges = grading_pool.Judges(environment, limit_s)
+    pool = grading_pool.GradingPool(environment, limit_s)
     for n, response in enumerate(responses):
-        judges.add(Question(f"q{n}", "?"), response, False)
-    verdicts = judges.verdicts()
-    judges.close()
+        pool.add(Question(f"q{n}", "?"), response, False)
+    verdicts = pool.verdicts()
+    pool.close()
     return verdicts
 
 
@@ -158,13 +158,13 @@ def test_what_is_still_graded_at_the_end_says_nothing_of_a_closed_sandbox(caplog
         go_on.wait()
         raise ValueError("the sandbox is closed")
 
-    judges = grading_pool.Judges(environment(act), 60.0)
-    judges.add(Question("q", "?"), "x", False)
+    pool = grading_pool.GradingPool(environment(act), 60.0)
+    pool.add(Question("q", "?"), "x", False)
     begun.wait()
-    judges.close()
+    pool.close()
     go_on.set()
 
-    assert judges.verdicts() == [None]
+    assert pool.verdicts() == [None]
     assert not caplog.messages
 
 
@@ -176,14 +176,14 @@ def test_no_grading_begins_after_the_end():
         go_on.wait()
         return GOOD
 
-    judges = grading_pool.Judges(environment(act), 60.0)
+    pool = grading_pool.GradingPool(environment(act), 60.0)
     for number in range(grading_pool._GRADERS + 8):
-        judges.add(Question(f"q{number}", "?"), "x", False)
+        pool.add(Question(f"q{number}", "?"), "x", False)
     while len(begun) < grading_pool._GRADERS:
         time.sleep(0.01)
-    judges.close()
+    pool.close()
     go_on.set()
-    judges._pool.shutdown(wait=True)
+    pool._pool.shutdown(wait=True)
 
     assert len(begun) == grading_pool._GRADERS
 
@@ -196,9 +196,9 @@ from sdpo_jax.envs import judging
 from sdpo_jax.envs.base import Question
 episode = SimpleNamespace(act=lambda *_: threading.Event().wait())
 environment = SimpleNamespace(start=lambda question: episode)
-judges = grading_pool.Judges(environment, 0.2)
-judges.add(Question("q", "?"), "x", False)
-print(judges.verdicts())
+pool = grading_pool.GradingPool(environment, 0.2)
+pool.add(Question("q", "?"), "x", False)
+print(pool.verdicts())
 """
     done = subprocess.run(
         [sys.executable, "-c", code],

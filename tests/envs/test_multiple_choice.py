@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from sdpo_jax.envs import multiple_choice
-from sdpo_jax.envs.single_turn import Graded
+from sdpo_jax.envs.single_turn import SingleTurn
 from sdpo_jax.questions import options, rows
 from sdpo_jax.questions.question import Question
 
@@ -230,7 +230,7 @@ def test_environment_grades_rows_of_its_files(tmp_path):
     file = write(tmp_path / "train.json", ROW | {"dataset": "sciknoweval"})
 
     questions = rows.load_splits({"train": file}, multiple_choice.data)
-    environment = Graded(questions, multiple_choice.official)
+    environment = SingleTurn(questions, multiple_choice.official)
 
     (asked,) = environment.questions("train")
     assert (asked.uid, asked.system) == ("3", "Choose.")

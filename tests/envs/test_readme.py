@@ -36,7 +36,7 @@ def example():
 )
 def test_example_grades_and_explains(example, tmp_path, response, score, feedback):
     splits = rows.load_splits(example["write"](tmp_path), example["data"])
-    environment = example["Graded"](splits, example["grade"])
+    environment = example["SingleTurn"](splits, example["grade"])
     question = environment.questions("train")[0]
 
     verdict = environment.start(question).act(response, False)

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from sdpo_jax.envs import tool_use
-from sdpo_jax.envs.single_turn import Graded
+from sdpo_jax.envs.single_turn import SingleTurn
 from sdpo_jax.questions import rows
 from sdpo_jax.questions.question import Question
 
@@ -353,7 +353,7 @@ def test_environment_grades_rows_of_its_files(tmp_path):
     file.write_text(json.dumps(row | {"answer": json.dumps(gold(C))}))
 
     questions = rows.load_splits({"heldout": file}, tool_use.data)
-    environment = Graded(questions, tool_use.fixed)
+    environment = SingleTurn(questions, tool_use.fixed)
 
     (question,) = environment.questions("heldout")
     assert environment.start(question).act(said(C), False).score == 1

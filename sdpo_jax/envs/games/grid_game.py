@@ -92,7 +92,7 @@ def environment(
         prompt = f"The board:\n{game.render(game.start)}"
         return Question(uid, prompt, SYSTEM + ASKED[acts], {"game": game})
 
-    start = lambda question: Attempt(question.data["game"], acts)
+    start = lambda question: GridGameEpisode(question.data["game"], acts)
     return Listed(seeds.load_splits(sources, question), start)
 
 
@@ -138,7 +138,7 @@ def read(response: str) -> list[str] | None:
     return moves if moves and MOVES.keys() >= set(moves) else None
 
 
-class Attempt:
+class GridGameEpisode:
     """One game, played in one act or in one act per move."""
 
     def __init__(self, game: Game, acts: str):

@@ -25,7 +25,7 @@ from typing import Any
 
 from sdpo_jax.envs import answer_extraction, feedback_text, installed_packages
 from sdpo_jax.envs.base import Verdict
-from sdpo_jax.envs.single_turn import Graded, sandboxed, unreadable
+from sdpo_jax.envs.single_turn import SingleTurn, sandboxed, unreadable
 from sdpo_jax.questions import boxed, rows
 from sdpo_jax.questions.question import Question
 from sdpo_jax.sandbox.pool import Sandbox
@@ -64,7 +64,7 @@ def environment(
     files: Mapping[str, str | Path],
     grader: str = "fixed",
     make_sandbox: Callable[..., Sandbox] = Sandbox,
-) -> Graded:
+) -> SingleTurn:
     """An environment of questions with one mathematical answer.
 
     Args:

@@ -39,7 +39,7 @@ from sdpo_jax.envs.programming import cases, official
 from sdpo_jax.envs.programming.asserts import Asserted
 from sdpo_jax.envs.programming.cases import Cases
 from sdpo_jax.envs.programming.explanation import INCORRECT_FORMAT, REVEALS, explain
-from sdpo_jax.envs.single_turn import Graded, unreadable
+from sdpo_jax.envs.single_turn import SingleTurn, unreadable
 from sdpo_jax.questions import rows
 from sdpo_jax.questions.question import Question
 from sdpo_jax.sandbox.pool import Sandbox
@@ -72,7 +72,7 @@ _NUMBER = re.compile(
 )
 
 
-class Programming(Graded):
+class Programming(SingleTurn):
     """An environment whose responses are Python programs.
 
     Args:

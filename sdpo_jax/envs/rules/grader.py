@@ -36,7 +36,7 @@ from typing import Any
 
 from sdpo_jax.envs import answer_extraction, feedback_text, installed_packages
 from sdpo_jax.envs.base import GraderFailure, Verdict
-from sdpo_jax.envs.single_turn import Graded, sandboxed, unreadable
+from sdpo_jax.envs.single_turn import SingleTurn, sandboxed, unreadable
 from sdpo_jax.questions import boxed, rows
 from sdpo_jax.questions.question import Question
 from sdpo_jax.sandbox.pool import Sandbox
@@ -79,7 +79,7 @@ _IN_SANDBOX = {
 def environment(
     files: Mapping[str, str | Path],
     make_sandbox: Callable[..., Sandbox] = Sandbox,
-) -> Graded:
+) -> SingleTurn:
     """An environment of questions that carry their rules.
 
     Args:
@@ -95,7 +95,7 @@ def environment(
     questions = rows.load_splits(files, data)
     kinds = {q.data["rule"]["kind"] for split in questions.values() for q in split}
     if not kinds & _IN_SANDBOX.keys():
-        return Graded(questions, functools.partial(grade, None))
+        return SingleTurn(questions, functools.partial(grade, None))
     sandbox = make_sandbox(packages=_packages("json_schema" in kinds))
     return sandboxed(questions, grade, sandbox)
 

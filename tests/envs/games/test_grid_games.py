@@ -32,7 +32,7 @@ def drawn(name, number):
 
 
 def attempt(game, acts="one"):
-    return grid_game.Attempt(game, acts)
+    return grid_game.GridGameEpisode(game, acts)
 
 
 def plan(moves, game=LAKE, truncated=False):
