@@ -192,8 +192,8 @@ def test_grader_that_hangs_does_not_keep_the_process():
     code = """
 import threading
 from types import SimpleNamespace
-from sdpo_jax.envs import judging
-from sdpo_jax.envs.base import Question
+from sdpo_jax.envs import grading_pool
+from sdpo_jax.questions.question import Question
 episode = SimpleNamespace(act=lambda *_: threading.Event().wait())
 environment = SimpleNamespace(start=lambda question: episode)
 pool = grading_pool.GradingPool(environment, 0.2)

@@ -14,10 +14,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from sdpo_jax.envs.base import GraderFailure
 from sdpo_jax.sandbox import process, tiers
 from sdpo_jax.sandbox.pool import Sandbox
-from sdpo_jax.sandbox.values import Limits, Packages, SandboxUnavailable
+from sdpo_jax.sandbox.values import Limits, Packages, SandboxFailure, SandboxUnavailable
 from sdpo_jax.sandbox.worker import pipes
 from tests.sandbox.boxes import LIMITS, call, is_installed
 
@@ -91,7 +90,8 @@ def test_workers_and_programs_end_when_the_trainer_is_killed(tier):
     program = f"""
         import sys, threading, time
         sys.path.insert(0, {str(ROOT)!r})
-        from sdpo_jax.envs.sandbox import Call, Limits, Sandbox
+        from sdpo_jax.sandbox.pool import Sandbox
+        from sdpo_jax.sandbox.values import Call, Limits
         box = Sandbox(Limits(cpu_s=30, wall_s=60), {tier!r}, workers=1)
         endless = ("def f():\\n    while True: pass", [Call("f", [])])
         threading.Thread(target=box.run, args=endless).start()
@@ -122,7 +122,7 @@ def test_idle_worker_ends_with_its_trainer(is_held):
         import os, sys, time
         sys.path.insert(0, {str(ROOT)!r})
         from sdpo_jax.sandbox.process import Worker
-        from sdpo_jax.envs.sandbox import Limits, Packages
+        from sdpo_jax.sandbox.values import Limits, Packages
         worker = Worker("C", Limits(), Packages())
         worker.wait_until_ready()
         if not {is_held} or os.fork():
@@ -188,10 +188,10 @@ def test_worker_that_dies_twice_raises_grader_failure(monkeypatch):
 
         def die(worker, request):
             answers.append(request)
-            raise GraderFailure("a sandbox worker died")
+            raise SandboxFailure("a sandbox worker died")
 
         monkeypatch.setattr(process.Worker, "exchange", die)
-        with pytest.raises(GraderFailure, match="died"):
+        with pytest.raises(SandboxFailure, match="died"):
             call(box, "def f(): return 1")
         assert len(answers) == 2
         monkeypatch.undo()
@@ -205,7 +205,7 @@ def test_worker_that_cannot_be_replaced_is_a_grader_failure(monkeypatch):
     with Sandbox(LIMITS, workers=1) as box:
         kill_worker(box)
         monkeypatch.setattr(Sandbox, "_worker", refuse)
-        with pytest.raises(GraderFailure, match="no more processes"):
+        with pytest.raises(SandboxFailure, match="no more processes"):
             call(box, "def f(): return 1")
 
 
@@ -215,7 +215,7 @@ def test_oversized_message_of_a_worker_is_refused(monkeypatch):
         reader, writer = os.pipe()
         os.write(writer, b"\xff\xff\xff\xff")
         monkeypatch.setattr(worker._process, "stdout", open(reader, "rb", buffering=0))
-        with pytest.raises(GraderFailure, match="allowed"):
+        with pytest.raises(SandboxFailure, match="allowed"):
             worker._read(1000, 1.0)
         worker._process.stdout.close()
         monkeypatch.undo()
@@ -239,7 +239,7 @@ def test_oversized_answer_of_a_worker_is_refused(monkeypatch, count, sizes, mess
         os.write(writer, pipes.RECORD.pack(0, 0, 1, 0.0, *sizes) * count)
         monkeypatch.setattr(worker._process, "stdout", open(reader, "rb", buffering=0))
         monkeypatch.setattr(worker, "_write", lambda data: None)
-        with pytest.raises(GraderFailure, match=message):
+        with pytest.raises(SandboxFailure, match=message):
             worker.exchange(request)
         worker._process.stdout.close()
         monkeypatch.undo()
@@ -384,7 +384,7 @@ def test_sandbox_can_be_made_and_used_in_short_lived_threads(tier):
 def test_environments_import_no_jax():
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "import sdpo_jax.envs.base, sdpo_jax.envs.programming, sdpo_jax.envs.sandbox\n"
+        "import sdpo_jax.envs.programming.grader, sdpo_jax.sandbox.pool\n"
         "print([m for m in ('jax', 'jaxlib', 'numpy', 'flax') if m in sys.modules])"
     )
     command = [sys.executable, "-c", code, str(ROOT)]

@@ -13,13 +13,19 @@ import threading
 
 import pytest
 
-from sdpo_jax.envs.base import GraderFailure
 from sdpo_jax.envs.programming.grader import Programming
 from sdpo_jax.sandbox import remote
 from sdpo_jax.sandbox import server as grader_server
 from sdpo_jax.sandbox.pool import Sandbox
 from sdpo_jax.sandbox.server import Server
-from sdpo_jax.sandbox.values import Call, Limits, Packages, SandboxUnavailable, Stdin
+from sdpo_jax.sandbox.values import (
+    Call,
+    Limits,
+    Packages,
+    SandboxFailure,
+    SandboxUnavailable,
+    Stdin,
+)
 
 ROOT = pathlib.Path(__file__).parents[2]
 LIMITS = Limits(cpu_s=1.0, wall_s=4.0, memory_mb=512, output_kb=64)
@@ -220,7 +226,7 @@ def test_server_that_goes_is_a_grader_failure_and_one_that_returns_is_not(monkey
     with Sandbox(LIMITS, "R", url=url(first)) as box:
         assert box.run(ADD, [Call("f", [1, 2])])[0].result == 3
         next(life, None)
-        with pytest.raises(GraderFailure, match="refused"):
+        with pytest.raises(SandboxFailure, match="refused"):
             box.run(ADD, [Call("f", [1, 2])])
         life = serving(Server(first.server_address, "", workers=1))
         next(life)
@@ -262,7 +268,7 @@ def test_odd_answer_is_a_grader_failure(name):
     (other,) = [http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)]
     for server in serving(other):
         with Sandbox(LIMITS, "R", url=url(server)) as box:
-            with pytest.raises(GraderFailure, match=message):
+            with pytest.raises(SandboxFailure, match=message):
                 box.run(ADD, [Call("f", [1, 2])])
 
 

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from sdpo_jax.envs.programming.asserts import Asserted, read
-from sdpo_jax.envs.programming.cases import cases
+from sdpo_jax.envs.programming.cases import read_cases
 from sdpo_jax.envs.programming.grader import PACKAGES, Programming, is_right, run
 from sdpo_jax.sandbox.pool import Sandbox
 from sdpo_jax.sandbox.values import Limits
@@ -129,13 +129,13 @@ def test_asserts_joined_by_and_are_two():
 def test_assert_that_says_more_is_refused_by_row_and_test(text):
     row = {"tests": {"testtype": "asserts", "inputs": ["assert f(1)", text]}}
     with pytest.raises(ValueError, match=r"row 3, field tests, field inputs\[1\]: "):
-        cases(row, "row 3")
+        read_cases(row, "row 3")
 
 
 def test_row_that_asserts_nothing_is_refused():
     row = {"tests": {"testtype": "asserts", "inputs": ["assert True", "import math"]}}
     with pytest.raises(ValueError, match="row 3, .* asserts nothing"):
-        cases(row, "row 3")
+        read_cases(row, "row 3")
 
 
 @pytest.mark.parametrize(
@@ -240,7 +240,7 @@ def test_error_outside_of_the_program_names_no_line_of_it(grade):
 
 
 def test_line_that_goes_on_does_not_reach_the_tests(sandbox):
-    tests = cases(ROW, "here")["tests"]
+    tests = read_cases(ROW, "here")["tests"]
     executions = run(sandbox, "def rotate(items, by=1):\n    return \\", tests)
     assert [(e.status, e.result) for e in executions] == [("ok", None)] * 3
 
@@ -271,7 +271,7 @@ def test_cheat_meets_no_assert_that_it_should_not(grade, name):
 
 
 def test_what_is_expected_is_not_in_what_runs(sandbox):
-    tests = cases(
+    tests = read_cases(
         {"tests": {"testtype": "asserts", "inputs": ["assert f(1) == 'secret'"]}},
         "here",
     )["tests"]

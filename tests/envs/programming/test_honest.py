@@ -2,7 +2,7 @@
 
 import pytest
 
-from sdpo_jax.envs.programming.cases import cases
+from sdpo_jax.envs.programming.cases import read_cases
 from sdpo_jax.envs.programming.grader import PACKAGES, is_right, run
 from sdpo_jax.sandbox.pool import Sandbox
 from sdpo_jax.sandbox.values import Limits
@@ -41,7 +41,7 @@ def sandbox():
 
 
 def graded(sandbox, task, program):
-    tests = cases({"tests": TESTS[task]}, "here")["tests"]
+    tests = read_cases({"tests": TESTS[task]}, "here")["tests"]
     executions = run(sandbox, program, tests)
     right = map(is_right, executions, tests.inputs, tests.outputs)
     return list(zip(right, executions, strict=True))
