@@ -22,43 +22,47 @@ PAD = -1
 
 @flax.struct.dataclass
 class Attempts:
-    """What the policy wrote; the attempts at a question are neighbouring rows.
+    """What the policy wrote; rows that share a prompt are neighbours.
 
     Args:
-      prompt_BP: token ids, padded left; the same for all attempts at a question.
+      prompt_BP: token ids, padded left.
       response_BR: token ids, padded right; the end-of-text token is kept.
       response_mask_BR: true on tokens that the policy generated. A multi-step episode
         also holds the environment's words in `response_BR`, masked out here.
-      sampler_logp_BR: nats, under the distribution that was really sampled from.
+      sampler_logp_BR: nats, under the distribution that was really sampled from; None
+        where the method does not read them.
       policy_logp_BR: nats, at temperature 1 over the whole vocabulary; None where that
         is what was sampled from.
+      rows_per_prompt: every so many rows, from the first on, hold one prompt, which is
+        then read once for all of them. Fixed when a program is compiled.
     """
 
     prompt_BP: jax.Array
     response_BR: jax.Array
     response_mask_BR: jax.Array
-    sampler_logp_BR: jax.Array
+    sampler_logp_BR: jax.Array | None
     policy_logp_BR: jax.Array | None = None
+    rows_per_prompt: int = flax.struct.field(pytree_node=False, default=1)
 
 
 @flax.struct.dataclass
 class Batch:
-    """What one update reads.
+    """What one update reads. What the method does not read is None.
 
     Args:
       attempts: prompts and responses.
-      reprompt_BQ: what the teacher reads before the same response, padded left.
       has_target_B: false where there is nothing to teach; such a row is masked out.
-      advantage_B: score minus the mean score of its question's attempts.
+      loss_weight_B: weight of each row in the loss.
+      reprompt_BQ: what the teacher reads before the same response, padded left.
+      advantage_B: score relative to the other attempts at the question.
       old_logp_BR: nats, the trainer's log-probabilities before the first of several
         optimiser steps on these attempts; None when there is only one step, whose
         importance ratio is 1.
-      loss_weight_B: weight of each row in the loss.
     """
 
     attempts: Attempts
-    reprompt_BQ: jax.Array
     has_target_B: jax.Array
-    advantage_B: jax.Array
-    old_logp_BR: jax.Array | None
     loss_weight_B: jax.Array
+    reprompt_BQ: jax.Array | None = None
+    advantage_B: jax.Array | None = None
+    old_logp_BR: jax.Array | None = None

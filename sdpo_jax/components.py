@@ -10,7 +10,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sdpo_jax import distributed, envs, step
+from sdpo_jax import config, distributed, envs, methods, step, train_state
 from sdpo_jax.data.tokenizer import Tokenizer
 from sdpo_jax.envs.base import Environment
 from sdpo_jax.model import causal_attention, huggingface
@@ -22,7 +22,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
-class Parts:
+class Components:
     """A config and what it names."""
 
     config: ConfigDict
@@ -34,25 +34,38 @@ class Parts:
 
     def load_params(self) -> Any:
         """The checkpoint's parameters on the mesh; float32 where they are trained."""
-        dtype = step.loaded_dtype(self.config)
+        dtype = train_state.loaded_dtype(self.config)
         return huggingface.load(self.config.model.path, self.arch, self.mesh, dtype)
 
 
+def validate(c: ConfigDict) -> None:
+    """Refuse what cannot work, before anything is read: every knob, then the method.
+
+    Raises:
+      ValueError: one line that names the field, its value and what to change.
+    """
+    config.validate(c)
+    methods.of(c).check(c)
+
+
 @contextlib.contextmanager
-def build(c: ConfigDict, environment: Environment | None = None) -> Iterator[Parts]:
-    """Build everything that a validated config names.
+def build(
+    c: ConfigDict, environment: Environment | None = None
+) -> Iterator[Components]:
+    """Build everything that a config names.
 
     Args:
       c: the run's config.
       environment: one of the caller's own, instead of `config.env`'s; it stays open.
 
     Yields:
-      The parts; an environment made here is closed at the end.
+      The components; an environment made here is closed at the end.
 
     Raises:
-      ValueError: if mesh, checkpoint and questions do not fit the config.
+      ValueError: if the config makes no sense, or mesh, checkpoint and questions do
+        not fit it.
     """
-    distributed.start(c.mesh.multi_host)
+    validate(c)
     mesh = distributed.make_mesh(c.mesh)
     step.check_rows(c, mesh)
     _check_sampling(c, mesh)
@@ -63,7 +76,7 @@ def build(c: ConfigDict, environment: Environment | None = None) -> Iterator[Par
     engine = Sampler(
         arch,
         mesh,
-        dtype=step.compute_dtype(c),
+        dtype=train_state.compute_dtype(c),
         stop_ids=tokenizer.stop_ids,
         max_prompt=c.rollout.max_prompt,
         rows_at_once=c.rollout.rows_at_once,
@@ -73,7 +86,7 @@ def build(c: ConfigDict, environment: Environment | None = None) -> Iterator[Par
     environment = envs.from_config(c) if own else environment
     _log.info("attention: %s, as %s", attention, why)
     try:
-        yield Parts(c, mesh, arch, tokenizer, environment, engine)
+        yield Components(c, mesh, arch, tokenizer, environment, engine)
     finally:
         if own:
             environment.close()
@@ -100,7 +113,7 @@ def _check_sampling(c: ConfigDict, mesh: Mesh) -> None:
 
 def _choose_attention(c: ConfigDict, arch: Architecture, mesh: Mesh) -> tuple[str, str]:
     """The implementation of attention, and why; refused if it cannot run here."""
-    wanted, dtype = c.model.attention, step.compute_dtype(c)
+    wanted, dtype = c.model.attention, train_state.compute_dtype(c)
     with jax.set_mesh(mesh):
         chosen = step.attention(c, arch)
         tensor = distributed.slices("heads")

@@ -1,5 +1,6 @@
 """How good a policy is: avg@k and unbiased pass@k on a split of questions."""
 
+import logging
 import math
 import zlib
 from collections.abc import Sequence
@@ -8,11 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from sdpo_jax import config, feedback
-from sdpo_jax.components import Parts, build
+from sdpo_jax.collect import collect, drop_long_prompts
+from sdpo_jax.components import Components, build
 from sdpo_jax.config import SPLITS
-from sdpo_jax.envs.base import Environment
+from sdpo_jax.envs.base import Environment, GradedAttempt
 from sdpo_jax.rollout import Sampling
+
+_log = logging.getLogger(__name__)
 
 
 def pass_at_k(num_attempts: int, num_correct: int, k: int) -> float:
@@ -50,15 +53,34 @@ def run(c, environment: Environment | None = None) -> dict[str, dict[str, float]
     Returns:
       Split ("train", "validation", "heldout") -> name -> value.
     """
-    config.validate(c)
-    with build(c, environment) as parts:
-        params = parts.load_params()
-        return {split: on_split(parts, params, split)[0] for split in SPLITS}
+    with build(c, environment) as components:
+        params = components.load_params()
+        return {split: on_split(components, params, split)[0] for split in SPLITS}
+
+
+def on_splits(
+    components: Components, policy: Any, splits: Sequence[str], label: str
+) -> dict[str, float]:
+    """`on_split` of several splits, as "split/name"; logged as they come.
+
+    Args:
+      components: as for `on_split`.
+      policy: as for `on_split`.
+      splits: of "train", "validation" and "heldout".
+      label: what the policy is, for the log.
+    """
+    values = {}
+    for split in splits:
+        of_split, _ = on_split(components, policy, split)
+        values |= {f"{split}/{name}": x for name, x in of_split.items()}
+        named = ", ".join(f"{name} {x:.4g}" for name, x in of_split.items())
+        _log.info("%s, %s: %s", label, split, named)
+    return values
 
 
 def on_split(
-    parts: Parts, policy: Any, split: str
-) -> tuple[dict[str, float], list[feedback.GradedAttempt]]:
+    components: Components, policy: Any, split: str
+) -> tuple[dict[str, float], list[GradedAttempt]]:
     """Sample and grade `config.eval.attempts` attempts at every question of a split.
 
     The draws depend on the seed and the question only, so two policies are compared on
@@ -68,31 +90,22 @@ def on_split(
       {"avg@n": mean score, "pass@k": ..., "length_mean": tokens, "truncated": share},
       with "dropped_questions" if there are any, and the graded attempts.
     """
-    c = parts.config
-    every = parts.environment.questions(split)
-    questions = feedback.fitting(c, parts.tokenizer, every, split)
+    c = components.config
+    every = components.environment.questions(split)
+    questions = drop_long_prompts(c, components.tokenizer, every, split)
     dropped = len(every) - len(questions)
     questions = questions[: c.eval.max_questions or None]
+    e = c.eval
     sampling = Sampling(
-        c.eval.attempts,
-        c.eval.temperature,
-        c.eval.top_p,
-        c.eval.top_k,
-        c.rollout.max_response,
+        e.attempts, e.temperature, e.top_p, e.top_k, c.rollout.max_response
     )
     key = jax.random.fold_in(jax.random.key(c.seed), zlib.crc32(split.encode()))
-    prompts = feedback.encode(c, parts.tokenizer, questions)
-    repeated = [q for q in questions for _ in range(c.eval.attempts)]
-    grading = feedback.Grading(c, parts.environment, parts.tokenizer, repeated)
-    with grading:
-        ids = range(len(questions))
-        parts.engine.sample(policy, prompts, ids, sampling, key, grading.add)
-        graded = grading.finish()
+    _, graded = collect(components, policy, questions, sampling, key)
     counted = {"dropped_questions": float(dropped)} if dropped else {}
     return summarise(c, graded) | counted, graded
 
 
-def summarise(c, graded: Sequence[feedback.GradedAttempt]) -> dict[str, float]:
+def summarise(c, graded: Sequence[GradedAttempt]) -> dict[str, float]:
     """Named numbers of attempts, where a question's attempts are adjacent."""
     n = c.eval.attempts
     solved_UG = np.array([g.score >= c.reprompt.success_score for g in graded])

@@ -13,7 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sdpo_jax import config, distributed, step
+from sdpo_jax import config, distributed, train_state
 from sdpo_jax.checkpoint import Checkpoints
 from sdpo_jax.model import huggingface, lora
 from sdpo_jax.model.families import Architecture
@@ -87,7 +87,7 @@ def _restore(
     c: ConfigDict, arch: Architecture, mesh: Mesh, folder: pathlib.Path
 ) -> tuple[Any, int]:
     """The weights asked for, and the update that they were saved after."""
-    weights = getattr(step.abstract_state(c, arch, mesh), c.export.weights)
+    weights = getattr(train_state.abstract_state(c, arch, mesh), c.export.weights)
     if weights is None:
         raise ValueError(
             f"export.weights={c.export.weights}: a run with method={c.method} and "

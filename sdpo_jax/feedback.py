@@ -1,189 +1,25 @@
-"""Where text meets arrays: questions in, graded attempts and a batch out.
+"""Where text becomes arrays: graded attempts in, one batch out.
 
-encode      questions -> token ids
-Grading     sampled token ids -> text -> the environment's verdicts
-make_batch  verdicts -> what each attempt's teacher is shown -> token ids -> Batch
+verdicts -> what each attempt's teacher is shown -> token ids -> Batch
 """
 
 import collections
 import dataclasses
-import logging
 import random
 from collections.abc import Sequence
 
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdpo_jax import distributed, reprompt
+from sdpo_jax import methods, reprompt
 from sdpo_jax.batch import Attempts, Batch
 from sdpo_jax.data import padding
 from sdpo_jax.data.tokenizer import Tokenizer
-from sdpo_jax.envs import grading_pool
-from sdpo_jax.envs.base import Environment, Verdict
-from sdpo_jax.methods import READS_TEACHER
-from sdpo_jax.questions.question import Question
+from sdpo_jax.envs.base import GradedAttempt
+from sdpo_jax.methods import grpo
+from sdpo_jax.methods.method import ADVANTAGE, REPROMPT, SAMPLER_LOGP
 
-_log = logging.getLogger(__name__)
 _CUT = "\n[...]\n"
-# Share of attempts; above it the rest is no fair sample.
-_MOST_FAILURES = 0.05
-
-
-@dataclasses.dataclass(frozen=True)
-class GradedAttempt:
-    """One attempt as text, and what the environment said of it.
-
-    Args:
-      question: what was asked.
-      response: what the policy wrote, without special tokens.
-      num_tokens: tokens it drew, the stop token included.
-      truncated: whether the length limit cut it off.
-      verdict: None when the grader itself failed, so that nothing is known.
-    """
-
-    question: Question
-    response: str
-    num_tokens: int
-    truncated: bool
-    verdict: Verdict | None
-
-    @property
-    def score(self) -> float:
-        """The verdict's score; 0 when nothing is known."""
-        return self.verdict.score if self.verdict else 0.0
-
-
-def encode(
-    c: ConfigDict, tokenizer: Tokenizer, questions: Sequence[Question]
-) -> list[list[int]]:
-    """Prompts as token ids.
-
-    Raises:
-      ValueError: if a prompt is longer than `config.rollout.max_prompt`.
-    """
-    prompts = [tokenizer.encode_chat(q.system, q.prompt) for q in questions]
-    for question, prompt in zip(questions, prompts, strict=True):
-        if len(prompt) > c.rollout.max_prompt:
-            raise ValueError(
-                f"question {question.uid} takes {len(prompt)} tokens, more than "
-                f"rollout.max_prompt={c.rollout.max_prompt}; raise it, or set "
-                "rollout.long_prompts=drop"
-            )
-    return prompts
-
-
-def fitting(
-    c: ConfigDict, tokenizer: Tokenizer, questions: Sequence[Question], split: str
-) -> list[Question]:
-    """The questions of a split whose prompts fit; what is dropped is told.
-
-    All of them where `config.rollout.long_prompts` is "refuse", as `encode` does then.
-
-    Raises:
-      ValueError: if none fits.
-    """
-    if c.rollout.long_prompts == "refuse":
-        return list(questions)
-    length = lambda q: len(tokenizer.encode_chat(q.system, q.prompt))
-    kept = [q for q in questions if length(q) <= c.rollout.max_prompt]
-    told = (
-        f"{split}: {len(questions) - len(kept)} of {len(questions)} questions take "
-        f"more than rollout.max_prompt={c.rollout.max_prompt} tokens"
-    )
-    if not kept:
-        raise ValueError(f"{told}; raise it")
-    if len(kept) < len(questions):
-        _log.warning("%s and are dropped", told)
-    return kept
-
-
-class Grading:
-    """Decodes and grades attempts, concurrently, and while others are being sampled.
-
-    On a pod the first host grades for all: a time limit or a traceback may differ from
-    host to host, and then so would their batches.
-
-    Args:
-      c: the run's config; `env.grading_limit_s` is the longest that one attempt takes.
-      environment: the judge; see `grading_pool.GradingPool` for how it may fail.
-      tokenizer: of the model that wrote them.
-      questions: one per attempt, in the same order.
-    """
-
-    def __init__(
-        self,
-        c: ConfigDict,
-        environment: Environment,
-        tokenizer: Tokenizer,
-        questions: Sequence[Question],
-    ):
-        self._tokenizer, self._questions = tokenizer, questions
-        self._written: list[GradedAttempt] = []
-        self._pool = grading_pool.GradingPool(environment, c.env.grading_limit_s)
-
-    def __enter__(self) -> "Grading":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._pool.close()
-
-    def add(self, rows: slice, attempts: Attempts) -> None:
-        """Begin to grade `attempts`, which are those at `rows`; rows come in order."""
-        drawn = zip(attempts.response_BR, attempts.response_mask_BR, strict=True)
-        for question, (row, mask) in zip(self._questions[rows], drawn, strict=True):
-            ids = row[mask].tolist()
-            response = self._tokenizer.decode(ids)
-            truncated = not ids or ids[-1] not in self._tokenizer.stop_ids
-            self._written.append(
-                GradedAttempt(question, response, len(ids), truncated, None)
-            )
-            if distributed.is_first():
-                self._pool.add(question, response, truncated)
-
-    def finish(self) -> list[GradedAttempt]:
-        """One GradedAttempt per attempt, in order, whatever order they finish in.
-
-        Raises:
-          ValueError: if an episode wants another act, or the grader failed on more than
-            one attempt of twenty (a single failure is never too many, unless it is
-            all).
-        """
-        verdicts = self._pool.verdicts() if distributed.is_first() else None
-        verdicts = distributed.from_first(verdicts)
-        _check_verdicts(self._questions, verdicts)
-        known = [verdict and Verdict(**verdict) for verdict in verdicts]
-        pairs = zip(self._written, known, strict=True)
-        return [dataclasses.replace(w, verdict=verdict) for w, verdict in pairs]
-
-
-def _check_verdicts(
-    questions: Sequence[Question], verdicts: Sequence[dict | str | None]
-) -> None:
-    """Stop where no batch can be made of what the graders said."""
-    for question, verdict in zip(questions, verdicts, strict=True):
-        if isinstance(verdict, str):
-            raise ValueError(
-                f"question {question.uid}: the episode wants another act; only "
-                "episodes of one act can be trained on so far"
-            )
-    failures = verdicts.count(None)
-    if failures > max(_MOST_FAILURES * len(verdicts), 1) or failures == len(verdicts):
-        raise ValueError(
-            f"the grader failed on {failures} of {len(verdicts)} attempts, which says "
-            "too little of the others. See its messages above"
-        )
-
-
-def pass_rates(c: ConfigDict, graded: Sequence[GradedAttempt]) -> dict[str, float]:
-    """The solved share of each question's attempts, by its name.
-
-    Attempts whose grading failed do not count; a question without others is left out.
-    """
-    solved = collections.defaultdict(list)
-    for g in graded:
-        if g.verdict:
-            solved[g.question.uid].append(g.score >= c.reprompt.success_score)
-    return {uid: sum(of_it) / len(of_it) for uid, of_it in solved.items()}
 
 
 def make_batch(
@@ -196,9 +32,9 @@ def make_batch(
     """What one update reads, and what the log keeps of it.
 
     Args:
-      c: the run's config.
+      c: the run's config; its method says what a row holds.
       tokenizer: of the model.
-      attempts: host arrays; a question's attempts are adjacent.
+      attempts: host arrays; a question's attempts are the rows that share a prompt.
       graded: one per attempt.
       update: fixes, with the seed, which demonstrations are drawn.
 
@@ -208,32 +44,24 @@ def make_batch(
     Raises:
       ValueError: if neighbouring rows that should share a prompt do not.
     """
-    _check_neighbours(c, attempts)
-    known_B = np.array([g.verdict is not None for g in graded])
-    metrics = _metrics(c, graded)
-    if c.method in READS_TEACHER:
-        shown = _shown(c, tokenizer, graded, update)
-        encoded = [
-            _encode_reprompt(c, tokenizer, *pair)
-            for pair in zip(graded, shown, strict=True)
-        ]
-        reprompts, ids = zip(*encoded, strict=True)
-        width = padding.bucket(max(map(len, ids)), c.reprompt.max_length)
-        reprompt_BQ = padding.pad_left(ids, width)
-        has_target_B = known_B & np.array([s.teaches for s in shown])
+    _check_neighbours(attempts)
+    rows, group = methods.of(c).rows, attempts.rows_per_prompt
+    # What is not known of an attempt teaches nothing, for any method.
+    has_target_B = np.array([g.verdict is not None for g in graded])
+    advantage_B = _advantages(c, graded, group)
+    metrics = _metrics(c, graded, group)
+    reprompts, reprompt_BQ = [None] * len(graded), None
+    if REPROMPT in rows:
+        shown = _shown(c, tokenizer, graded, group, update)
+        reprompts, reprompt_BQ = _encode_reprompts(c, tokenizer, graded, shown)
+        has_target_B &= np.array([s.teaches for s in shown])
         metrics |= _teacher_metrics(shown, has_target_B)
-    else:
-        reprompts = [None] * len(graded)
-        reprompt_BQ = padding.pad_left([[]] * len(graded), 1)
-        has_target_B = known_B
-    advantage_B = advantages(c, [g.score for g in graded], known_B)
     batch = Batch(
-        attempts=_narrowed(attempts),
-        reprompt_BQ=reprompt_BQ,
+        attempts=_narrowed(attempts, keep_logp=SAMPLER_LOGP in rows),
         has_target_B=has_target_B,
-        advantage_B=advantage_B,
-        old_logp_BR=None,
         loss_weight_B=np.ones(len(graded), np.float32),
+        reprompt_BQ=reprompt_BQ,
+        advantage_B=advantage_B if ADVANTAGE in rows else None,
     )
     records = [
         _record(*row)
@@ -242,39 +70,27 @@ def make_batch(
     return batch, records, metrics
 
 
-def _check_neighbours(c: ConfigDict, attempts: Attempts) -> None:
-    """The update reads a prompt once for all attempts at its question."""
+def _check_neighbours(attempts: Attempts) -> None:
+    """The update reads a prompt once for all rows that share it."""
+    group = attempts.rows_per_prompt
     prompt_BP = np.asarray(attempts.prompt_BP)
-    prompt_UGP = prompt_BP.reshape(-1, c.rollout.attempts, prompt_BP.shape[1])
+    # [prompts, rows of each, P]; every row must equal the first of its prompt.
+    prompt_UGP = prompt_BP.reshape(-1, group, prompt_BP.shape[1])
     if np.any(prompt_UGP != prompt_UGP[:, :1]):
         raise ValueError(
-            f"every {c.rollout.attempts} neighbouring rows of the attempts must hold "
-            "one prompt (rollout.attempts); these do not"
+            f"every {group} neighbouring rows of the attempts must hold one prompt "
+            "(rows_per_prompt); these do not"
         )
 
 
-def advantages(c: ConfigDict, scores: Sequence[float], known_B) -> np.ndarray:
-    """Scores less the mean of their question's attempts (arXiv:2601.20802, Sec. 2).
-
-    An attempt whose grading failed is left out of the mean and gets 0.
-
-    Args:
-      c: the run's config; `grpo.normalize_std` divides by the unbiased deviation.
-      scores: a question's attempts are adjacent.
-      known_B: false where the grading failed.
-
-    Returns:
-      float32 [B].
-    """
-    score_UG = np.asarray(scores, np.float64).reshape(-1, c.rollout.attempts)
-    known_UG = np.asarray(known_B).reshape(score_UG.shape)
-    count_U1 = np.maximum(known_UG.sum(axis=1, keepdims=True), 1)
-    mean_U1 = (score_UG * known_UG).sum(axis=1, keepdims=True) / count_U1
-    advantage_UG = (score_UG - mean_U1) * known_UG
-    if c.grpo.normalize_std:
-        power_U1 = np.square(advantage_UG).sum(axis=1, keepdims=True)
-        advantage_UG /= np.sqrt(power_U1 / np.maximum(count_U1 - 1, 1)) + 1e-6
-    return advantage_UG.reshape(-1).astype(np.float32)
+def _advantages(
+    c: ConfigDict, graded: Sequence[GradedAttempt], group: int
+) -> np.ndarray:
+    """The method's advantages, float32 [B]; GRPO's, for the log, where it has none."""
+    score_UG = np.array([g.score for g in graded], np.float64).reshape(-1, group)
+    known_UG = np.array([g.verdict is not None for g in graded]).reshape(-1, group)
+    make = methods.of(c).advantages or grpo.advantages
+    return make(c, score_UG, known_UG).reshape(-1).astype(np.float32)
 
 
 def _rules(c: ConfigDict) -> reprompt.Rules:
@@ -282,9 +98,9 @@ def _rules(c: ConfigDict) -> reprompt.Rules:
     return reprompt.Rules(**{name: c.reprompt[name] for name in fields})
 
 
-def _shown(c, tokenizer, graded, update) -> list[reprompt.Shown]:
-    """What each attempt's teacher is shown, question by question."""
-    rules, size = _rules(c), c.rollout.attempts
+def _shown(c, tokenizer, graded, size, update) -> list[reprompt.Shown]:
+    """What each attempt's teacher is shown, question by question of `size` attempts."""
+    rules = _rules(c)
     shown = []
     for first in range(0, len(graded), size):
         group = graded[first : first + size]
@@ -301,6 +117,20 @@ def _shown(c, tokenizer, graded, update) -> list[reprompt.Shown]:
         reprompt.Shown(inert(s.solution), inert(s.attempt), inert(s.feedback))
         for s in shown
     ]
+
+
+def _encode_reprompts(
+    c: ConfigDict,
+    tokenizer: Tokenizer,
+    graded: Sequence[GradedAttempt],
+    shown: Sequence[reprompt.Shown],
+) -> tuple[list[str], np.ndarray]:
+    """Each teacher's user turn as text, and the whole chats as token ids [B, Q]."""
+    pairs = zip(graded, shown, strict=True)
+    encoded = [_encode_reprompt(c, tokenizer, *pair) for pair in pairs]
+    texts, ids = zip(*encoded, strict=True)
+    width = padding.bucket(max(map(len, ids)), c.reprompt.max_length)
+    return list(texts), padding.pad_left(ids, width)
 
 
 def _encode_reprompt(
@@ -356,7 +186,7 @@ def _without_middle(tokenizer: Tokenizer, ids: list[int], kept: int) -> str:
     return tokenizer.inert(tokenizer.decode(head) + _CUT + tokenizer.decode(tail))
 
 
-def _narrowed(attempts: Attempts) -> Attempts:
+def _narrowed(attempts: Attempts, keep_logp: bool) -> Attempts:
     """Attempts without columns of nothing but padding, in few different widths.
 
     The update does not read the log-probabilities at temperature 1.
@@ -367,7 +197,7 @@ def _narrowed(attempts: Attempts) -> Attempts:
     return attempts.replace(
         response_BR=attempts.response_BR[:, :width],
         response_mask_BR=attempts.response_mask_BR[:, :width],
-        sampler_logp_BR=attempts.sampler_logp_BR[:, :width],
+        sampler_logp_BR=attempts.sampler_logp_BR[:, :width] if keep_logp else None,
         policy_logp_BR=None,
     )
 
@@ -395,9 +225,11 @@ def _mean(values) -> float:
     return float(np.mean(list(values)))
 
 
-def _metrics(c: ConfigDict, graded: Sequence[GradedAttempt]) -> dict[str, float]:
+def _metrics(
+    c: ConfigDict, graded: Sequence[GradedAttempt], group: int
+) -> dict[str, float]:
     solved_UG = np.array([g.score >= c.reprompt.success_score for g in graded])
-    solved_UG = solved_UG.reshape(-1, c.rollout.attempts)
+    solved_UG = solved_UG.reshape(-1, group)
     lengths = [g.num_tokens for g in graded]
     measured = collections.defaultdict(list)
     for g in graded:

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import os
 import pathlib
 from collections.abc import Iterator, Sequence
 
@@ -20,12 +21,12 @@ _FREE = frozenset(
 
 @contextlib.contextmanager
 def claim(
-    folder: pathlib.Path, c: ConfigDict, may_change: Sequence[str] = ()
+    workdir: str | os.PathLike, c: ConfigDict, may_change: Sequence[str] = ()
 ) -> Iterator[dict | None]:
     """Hold a run folder while it trains; on a pod the first host does, for all.
 
     Args:
-      folder: made when missing.
+      workdir: the run folder, made when missing.
       c: the run's config; kept in the folder.
       may_change: dotted fields that may differ from the folder's config.
 
@@ -33,8 +34,14 @@ def claim(
       The summary of a finished run, None for one to begin or to go on with.
 
     Raises:
-      ValueError: if another process holds the folder, or its config differs.
+      ValueError: if it is no folder, another process holds it, or its config differs.
     """
+    if "://" in str(workdir):
+        raise ValueError(
+            f"--workdir={workdir} must be a folder; mount the bucket (for example with "
+            "gcsfuse) and give the mounted path"
+        )
+    folder = pathlib.Path(workdir)
     with contextlib.ExitStack() as held:
         found = {}
         if distributed.is_first():

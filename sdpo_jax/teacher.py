@@ -14,7 +14,9 @@ def start(mode: str, student: Params) -> Params | None:
     return None if mode == "live" else jax.tree.map(jnp.copy, student)
 
 
-def readers(mode: str, student: Params, teacher: Params | None) -> tuple[Params, ...]:
+def teacher_weights(
+    mode: str, student: Params, teacher: Params | None
+) -> tuple[Params, ...]:
     """The weights that re-read the attempts; their logits make the target.
 
     A trust region mixes the initial policy with the live student, both of them reading
@@ -25,6 +27,18 @@ def readers(mode: str, student: Params, teacher: Params | None) -> tuple[Params,
     if mode == "trust_region":
         return (teacher, student)
     return (teacher,)
+
+
+def mixed_logits(teachers: tuple[jax.Array, ...], mixture: float) -> jax.Array:
+    """The teacher's logits [B, C, V] from those of `teacher_weights`.
+
+    A trust region's teacher is q ∝ anchor^(1-a) live^a with a = `mixture`: a mixture of
+    the raw logits, before any temperature (arXiv:2601.20802, eqs. 10 and 16).
+    """
+    if len(teachers) == 1:
+        return teachers[0]
+    anchor_BCV, live_BCV = teachers
+    return anchor_BCV + mixture * (live_BCV - anchor_BCV)
 
 
 def follow(mode: str, teacher: Params, student: Params, rate: jax.Array) -> Params:

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import pytest
 from jax.experimental import topologies
 
-from sdpo_jax import config, distributed, step
+from sdpo_jax import config, distributed, step, train_state
 from sdpo_jax.batch import Attempts, Batch
 from sdpo_jax.model import families
 
@@ -155,7 +155,7 @@ def compiled_update(case):
     c, arch, mesh = settings(case), architecture(case), mesh_of(case)
     update = step.make_train_step(c, arch, mesh)
     lowered = update.lower(
-        step.abstract_state(c, arch, mesh),
+        train_state.abstract_state(c, arch, mesh),
         abstract_batch(mesh),
         jax.ShapeDtypeStruct((), jnp.float32),
     )
@@ -187,7 +187,7 @@ def test_update_compiles_for_tpus_within_its_memory(case):
     assert "rematerialization" not in log, log
     mesh = mesh_of(case)
     state = jax.tree.leaves(
-        step.abstract_state(settings(case), architecture(case), mesh)
+        train_state.abstract_state(settings(case), architecture(case), mesh)
     )
     local = sum(
         x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape)) for x in state
@@ -239,7 +239,7 @@ def test_update_of_32768_tokens_fits_a_tpu(attention):
     memory = (
         step.make_train_step(c, arch, mesh)
         .lower(
-            step.abstract_state(c, arch, mesh),
+            train_state.abstract_state(c, arch, mesh),
             abstract_batch(mesh, 4, prompt, length - 2 * prompt),
             jax.ShapeDtypeStruct((), jnp.float32),
         )

@@ -22,7 +22,16 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.quickstart import make_base, task, tokenizer
-from sdpo_jax import components, config, distributed, evaluate, metrics, step, train
+from sdpo_jax import (
+    components,
+    config,
+    distributed,
+    evaluate,
+    metrics,
+    optimizer,
+    train,
+    train_state,
+)
 from sdpo_jax.checkpoint import Checkpoints
 from sdpo_jax.envs.base import Verdict
 from sdpo_jax.model import decoder, huggingface
@@ -143,7 +152,7 @@ def restored(c, folder, update=None):
     mesh = distributed.make_mesh(c.mesh, devices=jax.devices()[:1])
     arch = huggingface.architecture(c.model.path)
     checkpoints = Checkpoints(folder / "checkpoints")
-    abstract = step.abstract_state(c, arch, mesh).replace(base=None)
+    abstract = train_state.abstract_state(c, arch, mesh).replace(base=None)
     state, extra, _ = checkpoints.restore(abstract, update)
     checkpoints.close()
     return state, extra
@@ -686,7 +695,7 @@ def test_every_method_and_teacher_trains(fields, base, tmp_path, one_device):
         assert all(math.isfinite(value) for value in line.values())
         assert line["gradient_norm"] > 0
     state = state_of(c, tmp_path)
-    assert state[".step"] == 2 * step.steps_per_batch(c)
+    assert state[".step"] == 2 * optimizer.steps_per_batch(c)
     assert_teacher(c, state, base)
 
 
@@ -806,7 +815,7 @@ def test_grader_that_fails_now_and_then_is_trained_past(base, tmp_path, one_devi
 def heldout_of(c, folder, update):
     """What the weights of a checkpoint do on the held-out questions."""
     with components.build(c, Words()) as built:
-        abstract = step.abstract_state(c, built.arch, built.mesh).student
+        abstract = train_state.abstract_state(c, built.arch, built.mesh).student
         checkpoints = Checkpoints(folder / "checkpoints")
         student = checkpoints.restore_part("student", abstract, update)
         checkpoints.close()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from sdpo_jax import config, distributed, export, metrics, step
+from sdpo_jax import config, distributed, export, metrics, train_state
 from sdpo_jax.checkpoint import Checkpoints
 from sdpo_jax.model import huggingface
 
@@ -34,7 +34,7 @@ def finished(tmp_path_factory):
     mesh = distributed.make_mesh(c.mesh)
     arch = huggingface.architecture(c.model.path)
     params = huggingface.load(c.model.path, arch, mesh)
-    state = step.new_state(c, arch, mesh, params)
+    state = train_state.new_state(c, arch, mesh, params)
     checkpoints = Checkpoints(folder / "checkpoints")
     ones = jax.tree.map(jnp.ones_like, params)
     twos = jax.tree.map(lambda x: x + 1, ones)
@@ -85,7 +85,7 @@ def finished_lora(tmp_path_factory):
     mesh = distributed.make_mesh(c.mesh)
     arch = huggingface.architecture(c.model.path)
     params = huggingface.load(c.model.path, arch, mesh)
-    state = step.new_state(c, arch, mesh, params)
+    state = train_state.new_state(c, arch, mesh, params)
     all_of = lambda value: jax.tree.map(
         lambda x: jnp.full_like(x, value), state.student
     )

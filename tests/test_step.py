@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from sdpo_jax import config, distributed, step
+from sdpo_jax import config, distributed, step, train_state
 from sdpo_jax.batch import Attempts, Batch
 from sdpo_jax.model import decoder, families, lora
 
@@ -124,7 +124,7 @@ class Update:
         is_float = lambda x: jnp.issubdtype(x.dtype, jnp.floating)
         wide = lambda x: x.update(dtype=jnp.float64) if is_float(x) else x
         self.lowered = step.make_train_step(c, self.arch, self.mesh).lower(
-            jax.tree.map(wide, step.abstract_state(c, self.arch, self.mesh)),
+            jax.tree.map(wide, train_state.abstract_state(c, self.arch, self.mesh)),
             jax.tree.map(place, abstract),
             jax.ShapeDtypeStruct((), jnp.float32),
         )
@@ -134,7 +134,7 @@ class Update:
 
     def state(self):
         """A student, and a teacher with other weights."""
-        new = functools.partial(step.new_state, self.c, self.arch, self.mesh)
+        new = functools.partial(train_state.new_state, self.c, self.arch, self.mesh)
         state = new(jax.tree.map(jnp.copy, parameters(self.arch.tied)))
         if state.teacher is None:
             return state
@@ -322,7 +322,7 @@ def test_two_calls_compile_once_and_a_frozen_teacher_never_moves():
     c = settings(teacher__mode="frozen", sdpo__support="full")
     mesh = distributed.make_mesh(c.mesh, jax.devices()[:1])
     run = step.make_train_step(c, ARCH, mesh)
-    state = step.new_state(c, ARCH, mesh, parameters(tied=False))
+    state = train_state.new_state(c, ARCH, mesh, parameters(tied=False))
     before = jax.device_get(state.teacher)
 
     for _ in range(2):
@@ -427,7 +427,7 @@ def scores(mesh=ONE, micro_batch=0, tied=False):
     the_mesh = distributed.make_mesh(c.mesh, devices)
     arch = dataclasses.replace(ARCH, tied=tied)
     scorer = step.make_scorer(c, arch, the_mesh)
-    params = step.new_state(c, arch, the_mesh, parameters(tied)).student
+    params = train_state.new_state(c, arch, the_mesh, parameters(tied)).student
     attempts = distributed.to_devices(host_batch().attempts, the_mesh)
     return np.asarray(scorer(params, attempts))
 

@@ -21,7 +21,7 @@ import time
 import jax
 import numpy as np
 
-from sdpo_jax import distributed, metrics, step, sweep
+from sdpo_jax import distributed, metrics, sweep, train_state
 from sdpo_jax.checkpoint import Checkpoints
 from sdpo_jax.model import huggingface
 
@@ -115,7 +115,8 @@ def _arrays(folder: pathlib.Path) -> str:
     """Digest of every array of every checkpoint that is kept, with their names."""
     c = sweep.load(_RUN)
     mesh = distributed.make_mesh(c.mesh, devices=jax.devices()[:1])
-    abstract = step.abstract_state(c, huggingface.architecture(c.model.path), mesh)
+    arch = huggingface.architecture(c.model.path)
+    abstract = train_state.abstract_state(c, arch, mesh)
     checkpoints = Checkpoints(folder / "checkpoints")
     digest = hashlib.sha256()
     for update in checkpoints.steps():

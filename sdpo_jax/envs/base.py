@@ -24,6 +24,30 @@ class Verdict:
     measurements: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
+@dataclasses.dataclass(frozen=True)
+class GradedAttempt:
+    """One attempt as text, and what the environment said of it.
+
+    Args:
+      question: what was asked.
+      response: what the policy wrote, without special tokens.
+      num_tokens: tokens it drew, the stop token included.
+      truncated: whether the length limit cut it off.
+      verdict: None when the grader itself failed, so that nothing is known.
+    """
+
+    question: Question
+    response: str
+    num_tokens: int
+    truncated: bool
+    verdict: Verdict | None
+
+    @property
+    def score(self) -> float:
+        """The verdict's score; 0 when nothing is known."""
+        return self.verdict.score if self.verdict else 0.0
+
+
 class Episode(Protocol):
     """One attempt at one question; a single-turn task is an episode of one act."""
 

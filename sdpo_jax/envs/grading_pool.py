@@ -13,21 +13,22 @@ from sdpo_jax.questions.question import Question
 _log = logging.getLogger(__name__)
 # Gradings wait for a sandbox, not for this process.
 _GRADERS = 32
+# Waiting for a sandbox included; an attempt that takes longer is masked.
+LIMIT_S = 1800.0
 
 
 class GradingPool:
     """Verdicts on attempts, many at a time, while more attempts come.
 
-    An exception, a verdict that makes no sense and none within `limit_s` are logged as
+    An exception, a verdict that makes no sense and none within `LIMIT_S` are logged as
     failures of the grader: they say nothing of the attempt.
 
     Args:
-      environment: the judge.
-      limit_s: the longest that one attempt may take.
+      environment: what grades.
     """
 
-    def __init__(self, environment: Environment, limit_s: float):
-        self._environment, self._limit_s = environment, limit_s
+    def __init__(self, environment: Environment):
+        self._environment = environment
         self._pool = ThreadPoolExecutor(_GRADERS)
         self._pending = []
         self._is_closed = False
@@ -57,10 +58,9 @@ class GradingPool:
         # A grader that hangs is left behind; as a daemon it lets the process end.
         thread = threading.Thread(target=judge, daemon=True)
         thread.start()
-        thread.join(self._limit_s)
+        thread.join(LIMIT_S)
         if not said:
-            limit = f"no verdict within env.grading_limit_s={self._limit_s:g}"
-            self._tell_failure(question, f": {limit}")
+            self._tell_failure(question, f": no verdict within {LIMIT_S:g} s")
         return said[0] if said else None
 
     def _judge(

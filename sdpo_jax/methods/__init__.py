@@ -1,13 +1,20 @@
-"""The methods: each a function of one chunk of positions.
+"""The methods: one file each, and one line of this table.
 
-A loss takes the config, the student's logits [B, C, V], a tuple of teachers' logits,
-and `Tokens`; it returns the sum of weighted token losses and named sums for the log. A
-new method is one file here and one line below.
+A new method is a file here that makes a `Method`, its line below, and a subtree of the
+same name in `config.py` with its knobs.
 """
 
-from sdpo_jax.methods.grpo import grpo
-from sdpo_jax.methods.sdpo import sdpo
+from ml_collections import ConfigDict
 
-LOSSES = {"sdpo": sdpo, "grpo": grpo}
-# Methods whose loss reads a self-teacher.
-READS_TEACHER = frozenset({"sdpo"})
+from sdpo_jax.methods import grpo, sdpo
+from sdpo_jax.methods.method import Method
+
+METHODS: dict[str, Method] = {
+    "sdpo": sdpo.METHOD,
+    "grpo": grpo.METHOD,
+}
+
+
+def of(c: ConfigDict) -> Method:
+    """The method that `config.method` names."""
+    return METHODS[c.method]

@@ -2,13 +2,15 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from ml_collections import ConfigDict
 
 from pallas_kernels.topk_tail_kl.chunked import log_probs_of
+from sdpo_jax.methods import method
 from sdpo_jax.methods.tokens import Tokens, log_ratio, sampler_weight, shared_sums
 
 
-def grpo(
+def loss(
     c: ConfigDict,
     student_BCV: jax.Array,
     teachers: tuple[jax.Array, ...],
@@ -47,3 +49,40 @@ def grpo(
     }
     gain_BC *= sampler_weight(tokens, logp_BC, c.step.sampler_ratio_cap)
     return -weighted(gain_BC), jax.lax.stop_gradient(sums)
+
+
+def advantages(c: ConfigDict, score_UG: np.ndarray, known_UG: np.ndarray) -> np.ndarray:
+    """Scores less the mean of their question's attempts (arXiv:2601.20802, Sec. 2).
+
+    An attempt whose grading failed is left out of the mean and gets 0.
+
+    Args:
+      c: the run's config; `grpo.normalize_std` divides by the unbiased deviation.
+      score_UG: float64.
+      known_UG: false where the grading failed.
+
+    Returns:
+      float64 [U, G].
+    """
+    count_U1 = np.maximum(known_UG.sum(axis=1, keepdims=True), 1)
+    mean_U1 = (score_UG * known_UG).sum(axis=1, keepdims=True) / count_U1
+    advantage_UG = (score_UG - mean_U1) * known_UG
+    if c.grpo.normalize_std:
+        power_U1 = np.square(advantage_UG).sum(axis=1, keepdims=True)
+        # A group of equal scores has no deviation; its advantages stay 0.
+        advantage_UG /= np.sqrt(power_U1 / np.maximum(count_U1 - 1, 1)) + 1e-6
+    return advantage_UG
+
+
+def check(c: ConfigDict) -> None:
+    """Refuse a group of one attempt, whose advantage is always 0."""
+    if c.rollout.attempts < 2:
+        raise ValueError("rollout.attempts=1: GRPO compares attempts, set at least 2")
+
+
+METHOD = method.Method(
+    loss=loss,
+    rows=frozenset({method.ADVANTAGE, method.SAMPLER_LOGP}),
+    advantages=advantages,
+    check=check,
+)

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 from ml_collections import ConfigDict
 
 from pallas_kernels.topk_tail_kl import reference
-from sdpo_jax import distributed
+from sdpo_jax import distributed, teacher
+from sdpo_jax.methods import method
 from sdpo_jax.methods.tokens import Tokens, log_ratio, sampler_weight, shared_sums
 
 
-def sdpo(
+def loss(
     c: ConfigDict,
     student_BCV: jax.Array,
     teachers: tuple[jax.Array, ...],
@@ -19,43 +20,47 @@ def sdpo(
 
       L = sum_t w_t D(pi_student(. | x, y_<t), stopgrad pi_teacher(. | x, f, y_<t))
 
-    with D of `config.sdpo.divergence` on the support of `config.sdpo.support` (eq. 1
-    and App. A.3), and importance weights as in the paper's code: the ratio to the
-    policy before the batch's first step and the truncated ratio to the sampler.
+    with the `divergence` D of the config (eq. 1 and App. A.3), and importance weights
+    as in the paper's code: the ratio to the policy before the batch's first step and
+    the truncated ratio to the sampler.
 
     Args:
       c: the run's config.
       student_BCV: logits.
-      teachers: one teacher's logits, or (reference, live) for a trust region, mixed as
-        q ∝ reference^(1-a) live^a with a = `config.teacher.mixture` (eq. 10).
+      teachers: one teacher's logits, or two for a trust region; see
+        `teacher.mixed_logits`.
       tokens: what else is known of each token.
 
     Returns:
       The weighted sum, and sums for the log.
     """
+    d = divergence(c)
     student_logp = jax.nn.log_softmax(student_BCV / c.rollout.temperature, axis=-1)
-    teacher_BCV = jax.lax.stop_gradient(_mixed(c, teachers)) / c.rollout.temperature
+    teacher_BCV = jax.lax.stop_gradient(
+        teacher.mixed_logits(teachers, c.teacher.mixture)
+    )
+    teacher_BCV /= c.rollout.temperature
     teacher_logp = jax.nn.log_softmax(teacher_BCV, axis=-1)
     chosen_BC1 = jnp.maximum(tokens.id_BC, 0)[..., None]
     logp_BC = jnp.take_along_axis(student_logp, chosen_BC1, axis=-1)[..., 0]
     teacher_logp_BC = jnp.take_along_axis(teacher_logp, chosen_BC1, axis=-1)[..., 0]
 
-    if c.sdpo.support == "sampled_token":
+    if d.support == "sampled_token":
         # Only the gradient of this surrogate is that of the reverse KL.
         advantage_BC = jax.lax.stop_gradient(teacher_logp_BC - logp_BC)
         loss_BC = -advantage_BC * logp_BC
         divergence_BC = -advantage_BC
     else:
-        if c.sdpo.support == "top_k":
+        if d.support == "top_k":
             student_logp, teacher_logp = reference.top_k_buckets(
                 student_logp,
                 teacher_logp,
-                c.sdpo.top_k,
-                c.sdpo.keep_tail,
+                d.top_k,
+                d.keep_tail,
                 blocks=distributed.slices("vocab"),
             )
         loss_BC = divergence_BC = reference.divergence(
-            student_logp, teacher_logp, c.sdpo.divergence, c.sdpo.mixture
+            student_logp, teacher_logp, d.kind, d.mixture
         )
 
     ratio_BC = jnp.exp(jax.lax.stop_gradient(log_ratio(tokens, logp_BC)))
@@ -70,9 +75,31 @@ def sdpo(
     return weighted(ratio_BC * loss_BC), jax.lax.stop_gradient(sums)
 
 
-def _mixed(c: ConfigDict, teachers: tuple[jax.Array, ...]) -> jax.Array:
-    """The teacher's logits; of a trust region, mixed on the raw logits (eq. 16)."""
-    if len(teachers) == 1:
-        return teachers[0]
-    anchor_BCV, live_BCV = teachers
-    return anchor_BCV + c.teacher.mixture * (live_BCV - anchor_BCV)
+def divergence(c: ConfigDict) -> method.Divergence:
+    """What `config.sdpo` asks for."""
+    s = c.sdpo
+    return method.Divergence(s.divergence, s.mixture, s.support, s.top_k, s.keep_tail)
+
+
+def check(c: ConfigDict) -> None:
+    """Refuse a divergence without an estimator, and a teacher that is shown nothing."""
+    if c.sdpo.support == "sampled_token" and c.sdpo.divergence != "reverse_kl":
+        raise ValueError(
+            "sdpo.support=sampled_token estimates the reverse KL only: set "
+            f"sdpo.divergence to reverse_kl, not {c.sdpo.divergence}"
+        )
+    shows_solutions = c.reprompt.demonstration_from != "nobody"
+    if not shows_solutions and c.reprompt.show_feedback == "never":
+        raise ValueError(
+            "reprompt.demonstration_from=nobody with reprompt.show_feedback=never "
+            "shows the teacher nothing; change one of them"
+        )
+
+
+METHOD = method.Method(
+    loss=loss,
+    rows=frozenset({method.REPROMPT, method.SAMPLER_LOGP}),
+    reads_teacher=True,
+    check=check,
+    divergence=divergence,
+)

@@ -15,16 +15,17 @@ class Tokens:
     Args:
       id_BC: the sampled token.
       weight_BC: its weight in the loss; 0 where masked.
-      advantage_BC: its attempt's advantage.
-      sampler_logp_BC: nats, under the distribution that was sampled from.
+      advantage_BC: its attempt's advantage; None where the method reads none.
+      sampler_logp_BC: nats, under the distribution that was sampled from; None where
+        the method does not correct for the sampler.
       old_logp_BC: nats, the trainer's before the first of several optimiser steps on
         this batch; None when there is only one.
     """
 
     id_BC: jax.Array
     weight_BC: jax.Array
-    advantage_BC: jax.Array
-    sampler_logp_BC: jax.Array
+    advantage_BC: jax.Array | None
+    sampler_logp_BC: jax.Array | None
     old_logp_BC: jax.Array | None
 
 
@@ -49,10 +50,12 @@ def sampler_weight(tokens: Tokens, logp_BC: jax.Array, cap: float) -> jax.Array:
 def shared_sums(
     tokens: Tokens, logits_BCV: jax.Array, logp_BC: jax.Array
 ) -> dict[str, jax.Array]:
-    """What every method logs: entropy, and the sampler's distance, in nats."""
+    """What every method logs, in nats: entropy, and the sampler's distance if known."""
     logp_BCV = jax.nn.log_softmax(logits_BCV, axis=-1)
     entropy_BC = -jnp.sum(jnp.exp(logp_BCV) * logp_BCV, axis=-1)
-    gap_BC = jnp.abs(logp_BC - tokens.sampler_logp_BC)
     weighted = lambda value_BC: jnp.sum(tokens.weight_BC * value_BC)
-    sums = {"entropy": weighted(entropy_BC), "sampler_gap": weighted(gap_BC)}
+    sums = {"entropy": weighted(entropy_BC)}
+    if tokens.sampler_logp_BC is not None:
+        gap_BC = jnp.abs(logp_BC - tokens.sampler_logp_BC)
+        sums["sampler_gap"] = weighted(gap_BC)
     return jax.lax.stop_gradient(sums)

@@ -143,7 +143,7 @@ def _attempts(prompt_UP, token_BR, logp_BR, policy_logp_BR, group: int) -> Attem
     prompt_BP = np.repeat(prompt_UP, group, axis=0)
     drawn = (token_BR, logp_BR, policy_logp_BR)
     token_BR, *logp = jax.tree.map(lambda x_BR: x_BR[: len(prompt_BP)], drawn)
-    return Attempts(prompt_BP, token_BR, token_BR >= 0, *logp)
+    return Attempts(prompt_BP, token_BR, token_BR >= 0, *logp, rows_per_prompt=group)
 
 
 def _prepare(arch: Architecture, dtype: jnp.dtype, params: Params) -> Params:

@@ -1,0 +1,220 @@
+"""Attempts as text with verdicts: sample, decode and grade, whoever asks for them.
+
+Training, evaluation and a notebook all call `collect`. On a pod every host makes the
+same call; the first one grades for all.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from sdpo_jax import distributed
+from sdpo_jax.batch import Attempts
+from sdpo_jax.components import Components
+from sdpo_jax.data.tokenizer import Tokenizer
+from sdpo_jax.envs import grading_pool
+from sdpo_jax.envs.base import Environment, GradedAttempt, Verdict
+from sdpo_jax.questions import order
+from sdpo_jax.questions.question import Question
+from sdpo_jax.rollout import Sampling
+
+_log = logging.getLogger(__name__)
+# Share of attempts whose grading may fail; above it the rest is no fair sample.
+_MOST_FAILURES = 0.05
+
+
+def collect(
+    components: Components,
+    policy: Any,
+    questions: Sequence[Question],
+    sampling: Sampling,
+    key: jax.Array,
+    *,
+    timer: Callable[[str], contextlib.AbstractContextManager] = contextlib.nullcontext,
+    after_sampling: Callable[[], None] = lambda: None,
+) -> tuple[Attempts, list[GradedAttempt]]:
+    """Attempts at every question, and what the environment says of each.
+
+    Args:
+      components: tokenizer, engine and environment.
+      policy: weights as `decoder` reads them.
+      questions: what is asked; their place and `key` fix what is drawn.
+      sampling: how attempts are drawn, and how many per question.
+      key: a JAX random key.
+      timer: entered with "sample" and with "grade".
+      after_sampling: called in between; what it raises ends the grading under way.
+
+    Returns:
+      Host arrays, a question's attempts adjacent; and one graded attempt per row.
+
+    Raises:
+      ValueError: if a prompt is too long, an episode wants another act, or the grader
+        failed on too many attempts.
+    """
+    prompts = encode(components.config, components.tokenizer, questions)
+    of_rows = [q for q in questions for _ in range(sampling.attempts)]
+    with Grading(components.environment, components.tokenizer, of_rows) as grading:
+        with timer("sample"):
+            # Rows are graded as soon as they are sampled, while the next ones are.
+            attempts = components.engine.sample(
+                policy, prompts, range(len(questions)), sampling, key, grading.add
+            )
+        after_sampling()
+        with timer("grade"):
+            return attempts, grading.finish()
+
+
+def training_questions(
+    components: Components,
+) -> tuple[list[Question], dict[str, float]]:
+    """The questions to train on, which all fit; and, if any were dropped, how many.
+
+    Raises:
+      ValueError: if they are too few for a batch, or a prompt is too long.
+    """
+    c, tokenizer = components.config, components.tokenizer
+    every = components.environment.questions("train")
+    questions = drop_long_prompts(c, tokenizer, every, "train")
+    # Refused now, not when their turn comes.
+    order.of_update(questions, 0, c.rollout.questions, c.seed)
+    encode(c, tokenizer, questions)
+    num_dropped = len(every) - len(questions)
+    counted = {"train/dropped_questions": float(num_dropped)} if num_dropped else {}
+    return questions, counted
+
+
+def encode(
+    c: ConfigDict, tokenizer: Tokenizer, questions: Sequence[Question]
+) -> list[list[int]]:
+    """Prompts as token ids.
+
+    Raises:
+      ValueError: if a prompt is longer than `config.rollout.max_prompt`.
+    """
+    prompts = [tokenizer.encode_chat(q.system, q.prompt) for q in questions]
+    for question, prompt in zip(questions, prompts, strict=True):
+        if len(prompt) > c.rollout.max_prompt:
+            raise ValueError(
+                f"question {question.uid} takes {len(prompt)} tokens, more than "
+                f"rollout.max_prompt={c.rollout.max_prompt}; raise it, or set "
+                "rollout.long_prompts=drop"
+            )
+    return prompts
+
+
+def drop_long_prompts(
+    c: ConfigDict, tokenizer: Tokenizer, questions: Sequence[Question], split: str
+) -> list[Question]:
+    """The questions of a split whose prompts fit; logs how many were dropped.
+
+    All of them where `config.rollout.long_prompts` is "refuse": `encode` then raises.
+
+    Raises:
+      ValueError: if none fits.
+    """
+    if c.rollout.long_prompts == "refuse":
+        return list(questions)
+    length = lambda q: len(tokenizer.encode_chat(q.system, q.prompt))
+    kept = [q for q in questions if length(q) <= c.rollout.max_prompt]
+    too_long = (
+        f"{split}: {len(questions) - len(kept)} of {len(questions)} questions take "
+        f"more than rollout.max_prompt={c.rollout.max_prompt} tokens"
+    )
+    if not kept:
+        raise ValueError(f"{too_long}; raise it")
+    if len(kept) < len(questions):
+        _log.warning("%s and are dropped", too_long)
+    return kept
+
+
+class Grading:
+    """Decodes and grades attempts, concurrently, and while others are being sampled.
+
+    On a pod the first host grades for all: a time limit or a traceback may differ from
+    host to host, and then so would their batches.
+
+    Args:
+      environment: what grades; see `grading_pool.GradingPool` for how it may fail.
+      tokenizer: of the model that wrote them.
+      questions: one per attempt, in the same order.
+    """
+
+    def __init__(
+        self,
+        environment: Environment,
+        tokenizer: Tokenizer,
+        questions: Sequence[Question],
+    ):
+        self._tokenizer, self._questions = tokenizer, questions
+        self._written: list[GradedAttempt] = []
+        self._pool = grading_pool.GradingPool(environment)
+
+    def __enter__(self) -> "Grading":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._pool.close()
+
+    def add(self, rows: slice, attempts: Attempts) -> None:
+        """Begin to grade `attempts`, which are those at `rows`; rows come in order."""
+        drawn = zip(attempts.response_BR, attempts.response_mask_BR, strict=True)
+        for question, (row, mask) in zip(self._questions[rows], drawn, strict=True):
+            ids = row[mask].tolist()
+            response = self._tokenizer.decode(ids)
+            truncated = not ids or ids[-1] not in self._tokenizer.stop_ids
+            self._written.append(
+                GradedAttempt(question, response, len(ids), truncated, None)
+            )
+            if distributed.is_first():
+                self._pool.add(question, response, truncated)
+
+    def finish(self) -> list[GradedAttempt]:
+        """Every attempt, in the order in which they were added.
+
+        Raises:
+          ValueError: if an episode wants another act, or the grader failed on more than
+            one attempt of twenty (a single failure is never too many, unless it is
+            all).
+        """
+        verdicts = self._pool.verdicts() if distributed.is_first() else None
+        verdicts = distributed.from_first(verdicts)
+        _check_verdicts(self._questions, verdicts)
+        known = [verdict and Verdict(**verdict) for verdict in verdicts]
+        pairs = zip(self._written, known, strict=True)
+        return [dataclasses.replace(w, verdict=verdict) for w, verdict in pairs]
+
+
+def _check_verdicts(
+    questions: Sequence[Question], verdicts: Sequence[dict | str | None]
+) -> None:
+    """Stop where no batch can be made of what the graders said."""
+    for question, verdict in zip(questions, verdicts, strict=True):
+        if isinstance(verdict, str):
+            raise ValueError(
+                f"question {question.uid}: the episode wants another act; only "
+                "episodes of one act can be trained on so far"
+            )
+    failures = verdicts.count(None)
+    if failures > max(_MOST_FAILURES * len(verdicts), 1) or failures == len(verdicts):
+        raise ValueError(
+            f"the grader failed on {failures} of {len(verdicts)} attempts, which says "
+            "too little of the others. See its messages above"
+        )
+
+
+def pass_rates(c: ConfigDict, graded: Sequence[GradedAttempt]) -> dict[str, float]:
+    """The solved share of each question's attempts, by its name.
+
+    Attempts whose grading failed do not count; a question without others is left out.
+    """
+    solved = collections.defaultdict(list)
+    for g in graded:
+        if g.verdict:
+            solved[g.question.uid].append(g.score >= c.reprompt.success_score)
+    return {uid: sum(of_it) / len(of_it) for uid, of_it in solved.items()}

@@ -1,0 +1,60 @@
+"""SIGTERM and Ctrl-C as a flag that the loop looks at between its steps."""
+
+import contextlib
+import logging
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+_log = logging.getLogger(__name__)
+
+
+class Interrupted(Exception):
+    """A signal asked the run to stop."""
+
+
+class Flag:
+    """Set by the first signal; the second one is not caught any more."""
+
+    def __init__(self):
+        self._is_set = False
+
+    def handle(self, number: int, frame: Any) -> None:
+        """Set the flag; what `signal.signal` calls."""
+        self._is_set = True
+        signal.signal(number, signal.SIG_DFL)
+        _log.warning("%s: saving after this update", signal.Signals(number).name)
+
+    def raise_if_set(self) -> None:
+        """Leave where any host was asked to: all must leave after the same update.
+
+        Raises:
+          Interrupted: if so.
+        """
+        is_set = self._is_set
+        if jax.process_count() > 1:
+            is_set = multihost_utils.process_allgather(np.array(is_set)).any()
+        if is_set:
+            raise Interrupted("a signal asked the run to stop")
+
+
+@contextlib.contextmanager
+def on_signals() -> Iterator[Flag]:
+    """A flag that SIGTERM and Ctrl-C set; their handlers are given back at the end."""
+    flag = Flag()
+    try:
+        before = {
+            n: signal.signal(n, flag.handle) for n in (signal.SIGTERM, signal.SIGINT)
+        }
+    except ValueError:
+        # Only the main thread may handle signals; elsewhere they are the caller's.
+        pass
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,126 @@
+"""The checkpoints of one run: what is kept beside the weights, and when."""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from sdpo_jax import distributed
+from sdpo_jax.checkpoint import Checkpoints, PyTree
+from sdpo_jax.interrupt import Interrupted
+from sdpo_jax.learner import Learner, NotFiniteError
+from sdpo_jax.questions import curriculum as curricula
+from sdpo_jax.train_state import TrainState
+
+
+@dataclasses.dataclass
+class Progress:
+    """Where a run stands between two updates.
+
+    Args:
+      update: updates done.
+      curriculum: what is known of the questions.
+    """
+
+    update: int = 0
+    curriculum: curricula.State = curricula.State()
+
+
+class RunCheckpoints:
+    """Checkpoints of a run folder, named by the updates done.
+
+    Args:
+      c: the run's config.
+      folder: the run folder.
+
+    Attributes:
+      saved: the update that was saved or restored last; None for a new run.
+    """
+
+    def __init__(self, c: ConfigDict, folder: pathlib.Path):
+        self._config, self._folder = c, folder
+        self._checkpoints = Checkpoints(folder / "checkpoints")
+        self.saved: int | None = None
+
+    def __enter__(self) -> "RunCheckpoints":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._checkpoints.close()
+
+    def restore(self, shapes: TrainState) -> tuple[TrainState | None, Progress]:
+        """The newest sound state and where it stood; None where nothing was saved.
+
+        Raises:
+          ValueError: if the run is already longer than the config says.
+        """
+        # Hosts may see a shared folder at different times; the first one decides.
+        if not distributed.from_first(self._checkpoints.latest() is not None):
+            return None, Progress()
+        state, extra, self.saved = self._checkpoints.restore(shapes)
+        if self.saved > self._config.train.updates:
+            raise ValueError(
+                f"train.updates={self._config.train.updates}, but {self._folder} is "
+                f"already after update {self.saved}; raise it or give another --workdir"
+            )
+        known = curricula.restored(self._config, extra, self.saved)
+        return state, Progress(self.saved, known)
+
+    def save(
+        self, state: TrainState, progress: Progress, score: float | None = None
+    ) -> None:
+        """Save under the number of updates done, unless that is there already.
+
+        Args:
+          state: without its base, which is the checkpoint that the run began with.
+          progress: where the run stands.
+          score: what the best checkpoint is chosen by; None if it was not evaluated.
+        """
+        # Saved a second time, without its score, it could no longer be the best.
+        if self.saved == progress.update:
+            return
+        extra = curricula.saved(self._config, progress.curriculum)
+        trained = state.replace(base=None)
+        self._checkpoints.save(progress.update, trained, extra, score=score)
+        self.saved = progress.update
+
+    @contextlib.contextmanager
+    def keep(self, learner: Learner, progress: Progress) -> Iterator[None]:
+        """Save the last whole update before an error or a signal ends the run.
+
+        Raises:
+          FloatingPointError: for a NotFiniteError, with what to look at.
+        """
+        try:
+            yield
+        except Interrupted as stopped:
+            self.save(learner.state, progress)
+            raise Interrupted(
+                f"stopped after update {progress.update}, saved"
+            ) from stopped
+        except ValueError:
+            self.save(learner.state, progress)
+            raise
+        except NotFiniteError as error:
+            # Later the state is in the middle of a rollout batch: going on from it
+            # would take the batch's first steps twice.
+            if error.optimizer_step == 0:
+                self.save(learner.state, progress)
+            raise FloatingPointError(
+                f"update {progress.update + 1}, optimiser step "
+                f"{error.optimizer_step + 1} of it, is not finite: {error}; the state "
+                f"after update {self.saved or 0} is kept in {self._folder}. Lower "
+                "optimizer.learning_rate or look at this update's rows in "
+                "attempts.jsonl"
+            ) from error
+
+    def best(self) -> int | None:
+        """The update with the best score, once every save is complete."""
+        self._checkpoints.wait()
+        return distributed.from_first(self._checkpoints.best())
+
+    def student(self, shapes: PyTree, update: int) -> PyTree:
+        """The student that was saved after `update`."""
+        return self._checkpoints.restore_part("student", shapes, update)

@@ -1,0 +1,79 @@
+"""What a whole run amounts to: base, last and best checkpoint, from its log."""
+
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sdpo_jax import distributed, evaluate, metrics, run_folder
+from sdpo_jax.components import Components
+from sdpo_jax.learner import Learner, trained_shapes
+from sdpo_jax.run_checkpoints import RunCheckpoints
+from sdpo_jax.train_state import decoder_params
+
+# What is measured of the base, the last and the best checkpoint.
+SPLITS = ("validation", "heldout")
+
+
+def write(
+    components: Components,
+    folder: pathlib.Path,
+    learner: Learner,
+    checkpoints: RunCheckpoints,
+) -> dict[str, Any]:
+    """Evaluate the best checkpoint and write `summary.json`; what it holds."""
+    best, heldout = checkpoints.best(), None
+    if best != checkpoints.saved:
+        student = checkpoints.student(trained_shapes(components).student, best)
+        policy = decoder_params(learner.state.base, student)
+        label = f"best, after update {best}"
+        found = evaluate.on_splits(components, policy, ("heldout",), label)
+        heldout = of_split(found, "heldout")
+    found = None
+    if distributed.is_first():
+        found = of_run(components.config, folder, best, heldout)
+        metrics.write_json_atomically(folder / run_folder.SUMMARY, found)
+    return distributed.from_first(found)
+
+
+def of_run(
+    c: ConfigDict,
+    folder: pathlib.Path,
+    best: int,
+    heldout_of_best: dict[str, float] | None,
+) -> dict[str, Any]:
+    """What `summary.json` holds.
+
+    Args:
+      c: the run's config.
+      folder: the run folder; its log is complete.
+      best: the update whose checkpoint is best by validation.
+      heldout_of_best: its measurement on held-out questions; None where the best is
+        the last, whose measurement the log holds.
+    """
+    lines = metrics.read_lines(folder / metrics.METRICS)
+    by_step = {line["step"]: line for line in lines}
+    timings = metrics.read_lines(folder / metrics.TIMINGS)
+    seconds = sum(v for t in timings for k, v in t.items() if k != "step")
+    splits = lambda line: {split: of_split(line, split) for split in SPLITS}
+    updates = max(by_step)
+    last = splits(by_step[updates])
+    return {
+        "method": c.method,
+        "updates": updates,
+        "generations": updates * c.rollout.questions * c.rollout.attempts,
+        "seconds": round(seconds, 1),
+        "base": splits(by_step[0]),
+        "last": last,
+        "best": {
+            "update": best,
+            "validation": of_split(by_step[best], "validation"),
+            "heldout": heldout_of_best or last["heldout"],
+        },
+    }
+
+
+def of_split(line: dict[str, Any], split: str) -> dict[str, float]:
+    """The metrics of one split, without its name in front."""
+    prefix = f"{split}/"
+    return {k.removeprefix(prefix): v for k, v in line.items() if k.startswith(prefix)}
