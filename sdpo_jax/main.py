@@ -83,7 +83,7 @@ def _with_config_of_run(argv: Sequence[str]) -> list[str]:
 
 def _run(c: ConfigDict) -> dict:
     # Imported once the config is known to be right: JAX takes seconds to load.
-    from sdpo_jax import evaluate, export, train
+    from sdpo_jax import evaluate, export, interrupt, train
 
     if _JOB.value == "evaluate":
         return evaluate.run(c)
@@ -93,7 +93,7 @@ def _run(c: ConfigDict) -> dict:
     workdir = _WORKDIR.value or pathlib.Path("runs") / name
     try:
         return train.run(c, workdir, may_change=_MAY_CHANGE.value)
-    except train.Interrupted as stopped:
+    except interrupt.Interrupted as stopped:
         sys.exit(f"{stopped}; the same command goes on")
 
 

@@ -126,7 +126,9 @@ def architecture(case):
     )
 
 
-def abstract_batch(mesh, rows=ROWS, prompt=PROMPT, response=RESPONSE):
+def abstract_batch(
+    mesh, rows=ROWS, prompt=PROMPT, response=RESPONSE, rows_per_prompt=ROWS // 8
+):
     place = distributed.sharding(mesh, "batch")
     array = lambda dtype, *shape: jax.ShapeDtypeStruct(shape, dtype, sharding=place)
     attempts = Attempts(
@@ -134,13 +136,12 @@ def abstract_batch(mesh, rows=ROWS, prompt=PROMPT, response=RESPONSE):
         response_BR=array(jnp.int32, rows, response),
         response_mask_BR=array(jnp.bool_, rows, response),
         sampler_logp_BR=array(jnp.float32, rows, response),
+        rows_per_prompt=rows_per_prompt,
     )
     return Batch(
         attempts=attempts,
         reprompt_BQ=array(jnp.int32, rows, 2 * prompt),
         has_target_B=array(jnp.bool_, rows),
-        advantage_B=array(jnp.float32, rows),
-        old_logp_BR=None,
         loss_weight_B=array(jnp.float32, rows),
     )
 
@@ -240,7 +241,7 @@ def test_update_of_32768_tokens_fits_a_tpu(attention):
         step.make_train_step(c, arch, mesh)
         .lower(
             train_state.abstract_state(c, arch, mesh),
-            abstract_batch(mesh, 4, prompt, length - 2 * prompt),
+            abstract_batch(mesh, 4, prompt, length - 2 * prompt, rows_per_prompt=2),
             jax.ShapeDtypeStruct((), jnp.float32),
         )
         .compile()

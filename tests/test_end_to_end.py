@@ -27,12 +27,15 @@ from sdpo_jax import (
     config,
     distributed,
     evaluate,
+    interrupt,
+    learner,
     metrics,
     optimizer,
     train,
     train_state,
 )
 from sdpo_jax.checkpoint import Checkpoints
+from sdpo_jax.envs import grading_pool
 from sdpo_jax.envs.base import Verdict
 from sdpo_jax.model import decoder, huggingface
 from sdpo_jax.questions import openthoughts
@@ -480,7 +483,7 @@ def test_longer_run_that_is_stopped_is_not_finished(
     shutil.copytree(finished, folder)
     once = iter([True])
     stop = lambda split: next(once, False) and os.kill(os.getpid(), signal.SIGTERM)
-    with pytest.raises(train.Interrupted):
+    with pytest.raises(interrupt.Interrupted):
         train.run(c, folder, Words(stop), may_change=["train.updates"])
 
     summary = train.run(c, folder, Words())
@@ -506,7 +509,7 @@ def test_stop_right_after_an_evaluation_keeps_the_best(
         if split == "validation" and done(folder) == 1 and next(once, False):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(train.Interrupted, match="stopped after update 2, saved"):
+    with pytest.raises(interrupt.Interrupted, match="stopped after update 2, saved"):
         train.run(tiny(base), folder, environment=Words(stop))
     checkpoints = Checkpoints(folder / "checkpoints")
     assert checkpoints.best() == 2
@@ -540,7 +543,7 @@ def test_curriculum_passes_questions_over_and_resumes_to_the_bit(
         if split == "train" and done(folder) == 4 and next(once, False):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(train.Interrupted, match="stopped after update 4, saved"):
+    with pytest.raises(interrupt.Interrupted, match="stopped after update 4, saved"):
         train.run(c, folder, environment=Many(stop))
     train.run(c, folder, environment=Many())
 
@@ -599,10 +602,11 @@ def test_prompts_that_are_too_long_are_dropped_and_counted_when_asked(
 
 def test_signal_handlers_are_given_back(base, finished):
     before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
-    with train._stop_signals() as stop:
-        assert signal.getsignal(signal.SIGTERM) is stop
+    with interrupt.on_signals() as stop:
+        stop.raise_if_set()
         signal.raise_signal(signal.SIGTERM)
-        assert stop.is_set()
+        with pytest.raises(interrupt.Interrupted):
+            stop.raise_if_set()
         # A second one is not caught any more.
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
@@ -797,8 +801,11 @@ class Failing(Words):
             raise fault
 
 
-def test_grader_that_fails_now_and_then_is_trained_past(base, tmp_path, one_device):
-    c = tiny(base, train__updates=3, env__grading_limit_s=5.0)
+def test_grader_that_fails_now_and_then_is_trained_past(
+    base, tmp_path, one_device, monkeypatch
+):
+    monkeypatch.setattr(grading_pool, "LIMIT_S", 5.0)
+    c = tiny(base, train__updates=3)
 
     summary = train.run(c, tmp_path, environment=Failing(8))
 
@@ -815,7 +822,7 @@ def test_grader_that_fails_now_and_then_is_trained_past(base, tmp_path, one_devi
 def heldout_of(c, folder, update):
     """What the weights of a checkpoint do on the held-out questions."""
     with components.build(c, Words()) as built:
-        abstract = train_state.abstract_state(c, built.arch, built.mesh).student
+        abstract = learner.trained_shapes(built).student
         checkpoints = Checkpoints(folder / "checkpoints")
         student = checkpoints.restore_part("student", abstract, update)
         checkpoints.close()

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from sdpo_jax import components, config, evaluate, feedback
+from sdpo_jax import components, config, evaluate
 from sdpo_jax.batch import Attempts
-from sdpo_jax.envs.base import Verdict
+from sdpo_jax.envs.base import GradedAttempt, Verdict
 from sdpo_jax.questions.question import Question
 from sdpo_jax.rollout import Sampling
 
@@ -44,7 +44,7 @@ def settings(**changes):
 def graded(score, num_tokens=2, truncated=False):
     verdict = None if score is None else Verdict(score, "so")
     question = Question("q", "?")
-    return feedback.GradedAttempt(question, "text", num_tokens, truncated, verdict)
+    return GradedAttempt(question, "text", num_tokens, truncated, verdict)
 
 
 def test_summary_of_attempts_made_by_hand():
@@ -121,8 +121,8 @@ class Sums:
         return Verdict(sum(map(int, response[1:])) / 36, response[0])
 
 
-def make_parts(**changes):
-    return components.Parts(
+def make_components(**changes):
+    return components.Components(
         settings(**changes), None, None, Characters(), Sums(), Digits()
     )
 
@@ -151,7 +151,7 @@ def test_attempts_are_graded_while_others_are_sampled():
             begun.release()
             return super().act(response, truncated)
 
-    together = make_parts()
+    together = make_components()
     apart = dataclasses.replace(together, environment=Watched(), engine=OneByOne(begun))
 
     found = evaluate.on_split(apart, "a", "validation")
@@ -164,9 +164,9 @@ def responses(graded):
 
 
 def test_two_policies_are_compared_on_the_same_random_numbers():
-    one = make_parts()
+    one = make_components()
     metrics, attempts = evaluate.on_split(one, "a", "validation")
-    metrics_again, again = evaluate.on_split(make_parts(), "a", "validation")
+    metrics_again, again = evaluate.on_split(make_components(), "a", "validation")
     other_metrics, other = evaluate.on_split(one, "b", "validation")
 
     assert (metrics, attempts) == (metrics_again, again)
@@ -177,12 +177,12 @@ def test_two_policies_are_compared_on_the_same_random_numbers():
 
 
 def test_every_split_and_seed_has_its_own_random_numbers():
-    seeded = make_parts()
+    seeded = make_components()
     seeded.config.seed = 1
 
-    _, attempts = evaluate.on_split(make_parts(), "a", "validation")
+    _, attempts = evaluate.on_split(make_components(), "a", "validation")
     _, other_seed = evaluate.on_split(seeded, "a", "validation")
-    _, other_split = evaluate.on_split(make_parts(), "a", "heldout")
+    _, other_split = evaluate.on_split(make_components(), "a", "heldout")
 
     assert len(other_split) == 6
     assert not set(responses(attempts)) & set(responses(other_seed))
@@ -190,7 +190,7 @@ def test_every_split_and_seed_has_its_own_random_numbers():
 
 
 def test_attempts_are_sampled_and_graded_as_the_config_says():
-    one = make_parts(temperature=0.3, top_p=0.9, top_k=7)
+    one = make_components(temperature=0.3, top_p=0.9, top_k=7)
 
     metrics, attempts = evaluate.on_split(one, "a", "validation")
 
@@ -205,13 +205,13 @@ def test_attempts_are_sampled_and_graded_as_the_config_says():
 
 @pytest.mark.parametrize("most, count", [(0, 5), (2, 2), (9, 5)])
 def test_the_first_questions_are_drawn_as_among_all(most, count):
-    _, everything = evaluate.on_split(make_parts(), "a", "validation")
-    _, first = evaluate.on_split(make_parts(max_questions=most), "a", "validation")
+    _, everything = evaluate.on_split(make_components(), "a", "validation")
+    _, first = evaluate.on_split(make_components(max_questions=most), "a", "validation")
     assert first == everything[: 3 * count]
 
 
 def test_run_evaluates_every_split_of_an_environment_of_ones_own(monkeypatch):
-    one, built = make_parts(), []
+    one, built = make_components(), []
 
     class Build:
         def __init__(self, c, environment):
@@ -224,7 +224,7 @@ def test_run_evaluates_every_split_of_an_environment_of_ones_own(monkeypatch):
             built.append("closed")
 
     monkeypatch.setattr(evaluate, "build", Build)
-    monkeypatch.setattr(components.Parts, "load_params", lambda self: "a")
+    monkeypatch.setattr(components.Components, "load_params", lambda self: "a")
     c = settings()
     c.model.path = "anything"
 

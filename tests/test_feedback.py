@@ -1,29 +1,32 @@
 import dataclasses
-import functools
-import itertools
 import json
 import random
 import re
-import threading
 import time
 
 import numpy as np
 import pytest
 
-from sdpo_jax import config, feedback, reprompt
-from sdpo_jax.batch import PAD, Attempts
+from sdpo_jax import feedback, reprompt
+from sdpo_jax.batch import PAD
 from sdpo_jax.data.tokenizer import Tokenizer
-from sdpo_jax.envs.base import GraderFailure, Verdict
-from sdpo_jax.questions.question import Question
+from sdpo_jax.envs import grading_pool
+from sdpo_jax.envs.base import GradedAttempt, Verdict
+from sdpo_jax.methods import METHODS
 from tests.data.test_tokenizer import ADDED, byte_level, ids_of, unigram, write
-
-GROUP = 4
-QUESTIONS = [Question("add", "Add 1 and 2.", system="Be brief."), Question("b", "Two?")]
-# Two questions' attempts: one solved twice, the other once.
-TEXTS = [
-    *["right<|im_end|>", "<think>hm</think>\nright too<|im_end|>", "bad", "<|im_end|>"],
-    *["bad<|im_end|>", "right<|im_end|>", "worse<|im_end|>", "broken grader<|im_end|>"],
-]
+from tests.graded import (
+    FAULTS,
+    GROUP,
+    QUESTIONS,
+    Judges,
+    attempts_of,
+    faulty,
+    grade,
+    judge,
+    repeated,
+    settings,
+    written,
+)
 
 
 @pytest.fixture(scope="module")
@@ -36,252 +39,28 @@ def other_tokenizer(tmp_path_factory):
     return Tokenizer(write(tmp_path_factory.mktemp("unigram"), unigram()))
 
 
-def settings(**fields):
-    c = config.default()
-    c.rollout.attempts, c.rollout.max_prompt = GROUP, 200
-    c.reprompt.max_length = 1000
-    c.update_from_flattened_dict(
-        {k.replace("__", "."): value for k, value in fields.items()}
-    )
-    return c
-
-
-def attempts_of(rows, width=64):
-    """Attempts whose responses are these token ids."""
-    response_BR = np.full((len(rows), width), PAD, np.int32)
-    for row, ids in zip(response_BR, rows, strict=True):
-        row[: len(ids)] = ids
-    logp_BR = np.where(response_BR >= 0, np.float32(-1.5), 0)
-    prompt_BP = np.full((len(rows), 8), 1, np.int32)
-    return Attempts(prompt_BP, response_BR, response_BR >= 0, logp_BR)
-
-
-def grade(c, environment, tokenizer, questions, attempts):
-    """Grade attempts that are all there."""
-    with feedback.Grading(c, environment, tokenizer, questions) as grading:
-        grading.add(slice(len(questions)), attempts)
-        return grading.finish()
-
-
-def written(tokenizer, texts=TEXTS, width=64):
-    """Attempts that hold these texts, special tokens as such."""
-    encode = lambda text: tokenizer._tokenizer.encode(text, add_special_tokens=False)
-    return attempts_of([encode(text) for text in texts], width)
-
-
-def judge(question, response, truncated):
-    if response == "broken grader":
-        raise GraderFailure("out of disk")
-    solved = response.endswith(("right", "right too"))
-    return Verdict(
-        score=float(solved),
-        outcome="Accepted" if solved else "Wrong Answer",
-        feedback="" if solved else f"{response!r} is wrong",
-        measurements={"tests": 1.0 if solved else 0.5},
-    )
-
-
-class Judges:
-    """An environment that answers by a function."""
-
-    def __init__(self, judge=judge):
-        self._judge = judge
-
-    def start(self, question):
-        environment = self
-
-        class Episode:
-            def act(self, response, truncated):
-                return environment._judge(question, response, truncated)
-
-        return Episode()
-
-
-def repeated(questions=QUESTIONS):
-    return [question for question in questions for _ in range(GROUP)]
-
-
 def walk(tokenizer, c=None, update=0, environment=None):
     """From attempts to a batch, its records and metrics."""
     attempts = written(tokenizer)
     c, environment = c or settings(), environment or Judges()
-    graded = grade(c, environment, tokenizer, repeated(), attempts)
+    graded = grade(environment, tokenizer, repeated(), attempts)
     return feedback.make_batch(c, tokenizer, attempts, graded, update)
 
 
-@pytest.mark.parametrize(
-    "attempts, failing, stops",
-    [(8, 1, False), (8, 2, True), (1, 1, True), (40, 2, False), (40, 3, True)],
-)
-def test_grader_that_fails_on_many_attempts_stops(tokenizer, attempts, failing, stops):
-    broken, fine = "broken grader<|im_end|>", "right<|im_end|>"
-    texts = [broken] * failing + [fine] * (attempts - failing)
-    questions = QUESTIONS[:1] * attempts
-    run = lambda: grade(
-        settings(), Judges(), tokenizer, questions, written(tokenizer, texts)
-    )
-
-    if stops:
-        with pytest.raises(ValueError, match=f"failed on {failing} of {attempts}"):
-            run()
-    else:
-        assert sum(graded.verdict is None for graded in run()) == failing
-
-
-def test_prompts_are_chats_and_too_long_ones_are_rejected(tokenizer):
-    expected = [tokenizer.encode_chat("Be brief.", "Add 1 and 2.")]
-    expected.append(tokenizer.encode_chat("", "Two?"))
-    longest = len(expected[0])
-
-    fitting = settings(rollout__max_prompt=longest)
-    assert feedback.encode(fitting, tokenizer, QUESTIONS) == expected
-
-    message = f"question add takes {longest} .* more than rollout.max_prompt"
-    with pytest.raises(ValueError, match=message):
-        short = settings(rollout__max_prompt=longest - 1)
-        feedback.encode(short, tokenizer, QUESTIONS)
-
-
-def test_questions_that_are_too_long_are_dropped_and_told_when_asked(tokenizer, caplog):
-    longest = len(tokenizer.encode_chat("Be brief.", "Add 1 and 2."))
-    drop = functools.partial(settings, rollout__long_prompts="drop")
-
-    fits = feedback.fitting(
-        drop(rollout__max_prompt=longest), tokenizer, QUESTIONS, "train"
-    )
-    assert fits == list(QUESTIONS) and not caplog.messages
-
-    short = drop(rollout__max_prompt=longest - 1)
-    kept = feedback.fitting(short, tokenizer, QUESTIONS, "heldout")
-    assert kept == [q for q in QUESTIONS if q.uid != "add"]
-    assert caplog.messages == [
-        f"heldout: 1 of {len(QUESTIONS)} questions take more than rollout.max_prompt="
-        f"{longest - 1} tokens and are dropped"
-    ]
-
-    with pytest.raises(ValueError, match="2 of 2 questions take more .*=1 tokens; rai"):
-        feedback.fitting(drop(rollout__max_prompt=1), tokenizer, QUESTIONS, "train")
-    refuse = settings(rollout__max_prompt=longest - 1)
-    assert feedback.fitting(refuse, tokenizer, QUESTIONS, "train") == list(QUESTIONS)
-
-
-def test_graders_see_what_the_policy_wrote_and_whether_it_was_cut_off(tokenizer):
-    seen = []
-    record = lambda *args: seen.append(args) or Verdict(0.0, "Seen")
-    texts = ["good<|im_end|>", "good", "<|im_start|>é\n<|im_end|>", ""]
-    attempts = written(tokenizer, texts)
-
-    graded = grade(settings(), Judges(record), tokenizer, QUESTIONS * 2, attempts)
-
-    responses = ["good", "good", "é\n", ""]
-    truncated = [False, True, False, True]
-    expected = set(zip(["add", "b"] * 2, responses, truncated, strict=True))
-    assert {(question.uid, *rest) for question, *rest in seen} == expected
-    assert [g.response for g in graded] == responses
-    assert [g.truncated for g in graded] == truncated
-    # The stop token counts; "é" takes two bytes.
-    assert [g.num_tokens for g in graded] == [5, 4, 5, 0]
-
-
-def test_words_of_the_environment_are_not_the_policys(tokenizer):
-    attempts = written(tokenizer, ["one[obs]two<|im_end|>"])
-    mask_BR = attempts.response_mask_BR.copy()
-    mask_BR[0, 3:8] = False
-
-    graded = grade(
-        settings(),
-        Judges(),
-        tokenizer,
-        QUESTIONS[:1],
-        attempts.replace(response_mask_BR=mask_BR),
-    )
-
-    assert (graded[0].response, graded[0].num_tokens) == ("onetwo", 7)
-
-
-def test_gradings_run_at_once_and_keep_their_order(tokenizer):
-    texts = [f"{index}<|im_end|>" for index in range(8)]
-    finished = [threading.Event() for _ in range(9)]
-    finished[8].set()
-
-    def last_first(question, response, truncated):
-        assert finished[int(response) + 1].wait(timeout=30)
-        finished[int(response)].set()
-        return Verdict(int(response) / 8, response)
-
-    graded = grade(
-        settings(), Judges(last_first), tokenizer, repeated(), written(tokenizer, texts)
-    )
-
-    assert [g.verdict.outcome for g in graded] == list("01234567")
-    assert [g.question.uid for g in graded] == ["add"] * 4 + ["b"] * 4
-
-
-def test_pass_rates_count_what_is_known_of_each_question(tokenizer):
-    questions = [q for q in QUESTIONS for _ in range(GROUP)]
-    graded = grade(settings(), Judges(), tokenizer, questions, written(tokenizer))
-
-    assert feedback.pass_rates(settings(), graded) == {"add": 2 / 4, "b": 1 / 3}
-    unknown = [dataclasses.replace(g, verdict=None) for g in graded[:GROUP]]
-    found = feedback.pass_rates(settings(), unknown + graded[GROUP:])
-    assert found == {"b": 1 / 3}
-
-
-def test_episode_that_wants_another_act_is_refused(tokenizer):
-    replies = Judges(lambda *args: "Go on." if args[1] == "go" else judge(*args))
-    attempts = written(tokenizer, [*["right<|im_end|>"] * 3, "go<|im_end|>"])
-
-    with pytest.raises(ValueError, match="add: the episode wants another act"):
-        grade(settings(), replies, tokenizer, QUESTIONS[:1] * 4, attempts)
-
-
-def hang():
-    threading.Event().wait()
-
-
-def crash(error):
-    raise error
-
-
-FAULTS = [
-    lambda: crash(GraderFailure("out of disk")),
-    lambda: crash(ZeroDivisionError("a bug")),
-    lambda: crash(SystemExit(0)),
-    hang,
-    lambda: None,
-    lambda: 1.0,
-    lambda: Verdict(float("nan"), "Odd"),
-    lambda: Verdict(2.0, "Odd"),
-    lambda: Verdict(0.0, "Odd", feedback=None),
-    lambda: Verdict(0.0, "Odd", measurements={"lock": threading.Lock()}),
-]
-
-
-def faulty(tokenizer, failing):
-    """A thousand attempts, some of which the grader fails at, in every way in turn."""
-    rng, questions = random.Random(0), QUESTIONS[:1] * 1000
-    texts = [f"{n} {rng.choice(['right', 'wrong'])}" for n in range(1000)]
-    failed = rng.sample(range(1000), failing)
-    faults = dict(
-        zip([texts[n] for n in failed], itertools.cycle(FAULTS), strict=False)
-    )
-
-    def judge_or_fail(question, response, truncated):
-        fault = faults.get(response)
-        return fault() if fault else judge(question, response, truncated)
-
-    c = settings(env__grading_limit_s=3.0)
-    attempts = written(tokenizer, [f"{text}<|im_end|>" for text in texts])
-    run = lambda: grade(c, Judges(judge_or_fail), tokenizer, questions, attempts)
-    return c, attempts, np.isin(np.arange(1000), failed), run
-
-
-def test_attempts_whose_grader_fails_teach_nothing_and_are_counted(tokenizer):
-    c, attempts, failed_B, grade = faulty(tokenizer, len(FAULTS))
+def test_attempts_whose_grader_fails_teach_nothing_and_are_counted(
+    tokenizer, monkeypatch
+):
+    monkeypatch.setattr(grading_pool, "LIMIT_S", 3.0)
+    attempts, failed_B, grade = faulty(tokenizer, len(FAULTS))
 
     graded = grade()
-    batch, records, metrics = feedback.make_batch(c, tokenizer, attempts, graded, 0)
+    make = lambda method: feedback.make_batch(
+        settings(method=method), tokenizer, attempts, graded, 0
+    )
+    of_sdpo, _, _ = make("sdpo")
+    batch, records, metrics = make("grpo")
 
+    np.testing.assert_array_equal(of_sdpo.has_target_B[failed_B], False)
     assert metrics["rollout/grader_failures"] == 10
     np.testing.assert_array_equal([g.verdict is None for g in graded], failed_B)
     np.testing.assert_array_equal(batch.has_target_B[failed_B], False)
@@ -298,17 +77,6 @@ def test_attempts_whose_grader_fails_teach_nothing_and_are_counted(tokenizer):
     assert json.loads(json.dumps(records, allow_nan=False)) == records
 
 
-@pytest.mark.parametrize("failing, stops", [(50, False), (51, True)])
-def test_grader_that_fails_at_more_than_five_percent_stops(tokenizer, failing, stops):
-    *_, grade = faulty(tokenizer, failing)
-
-    if stops:
-        with pytest.raises(ValueError, match="the grader failed on 51 of 1000 attem"):
-            grade()
-    else:
-        assert [graded.verdict for graded in grade()].count(None) == 50
-
-
 def test_attempts_become_targets_advantages_records_and_metrics(tokenizer):
     batch, records, metrics = walk(tokenizer)
 
@@ -317,11 +85,14 @@ def test_attempts_become_targets_advantages_records_and_metrics(tokenizer):
     np.testing.assert_array_equal(batch.has_target_B, expected)
     third = 1 / 3
     np.testing.assert_allclose(
-        batch.advantage_B, [0.5, 0.5, -0.5, -0.5, -third, 2 * third, -third, 0]
+        [record["advantage"] for record in records],
+        [0.5, 0.5, -0.5, -0.5, -third, 2 * third, -third, 0],
     )
-    assert batch.advantage_B.dtype == batch.loss_weight_B.dtype == np.float32
+    assert batch.loss_weight_B.dtype == np.float32
+    assert batch.attempts.sampler_logp_BR.shape == batch.attempts.response_BR.shape
     np.testing.assert_array_equal(batch.loss_weight_B, 1)
-    assert batch.old_logp_BR is None
+    # What SDPO does not read is absent.
+    assert batch.old_logp_BR is None and batch.advantage_B is None
     assert metrics == {
         "rollout/score": 3 / 8,
         "rollout/solved_samples": 3 / 8,
@@ -396,7 +167,7 @@ def test_neighbours_that_do_not_share_a_prompt_are_refused(tokenizer):
     attempts = written(tokenizer)
     prompt_BP = np.array(attempts.prompt_BP)
     prompt_BP[1, -1] += 1
-    graded = grade(settings(), Judges(), tokenizer, repeated(), attempts)
+    graded = grade(Judges(), tokenizer, repeated(), attempts)
 
     with pytest.raises(ValueError, match=f"every {GROUP} neighbouring rows"):
         feedback.make_batch(
@@ -408,41 +179,20 @@ def test_grpo_learns_from_every_graded_row_and_reads_no_reprompt(tokenizer):
     batch, records, metrics = walk(tokenizer, settings(method="grpo"))
 
     np.testing.assert_array_equal(batch.has_target_B, [True] * 7 + [False])
-    assert batch.reprompt_BQ.shape == (8, 1)
-    assert (batch.reprompt_BQ == PAD).all()
+    assert batch.reprompt_BQ is None
     assert {r["reprompt"] for r in records} == {None}
     assert not [name for name in metrics if name.startswith("teacher/")]
-    assert batch.advantage_B[-1] == 0
+    assert batch.advantage_B.dtype == np.float32 and batch.advantage_B[-1] == 0
+    assert batch.advantage_B.tolist() == [r["advantage"] for r in records]
 
 
-@pytest.mark.parametrize("normalize_std", [False, True])
-def test_advantages_are_scores_less_the_mean_of_what_is_known(normalize_std):
-    rng = np.random.default_rng(0)
-    score_UG = rng.random((50, GROUP))
-    known_UG = rng.random((50, GROUP)) < 0.7
-    c = settings(grpo__normalize_std=normalize_std)
+def test_method_that_reads_no_sampler_gets_none(tokenizer, monkeypatch):
+    alone = dataclasses.replace(METHODS["grpo"], rows=frozenset({"advantage"}))
+    monkeypatch.setitem(METHODS, "grpo", alone)
 
-    found_B = feedback.advantages(c, score_UG.reshape(-1), known_UG.reshape(-1))
+    batch, _, _ = walk(tokenizer, settings(method="grpo"))
 
-    assert found_B.dtype == np.float32
-    pairs = zip(found_B.reshape(50, GROUP), score_UG, known_UG, strict=True)
-    for found_G, score_G, known_G in pairs:
-        scores = score_G[known_G]
-        expected = scores - scores.mean() if len(scores) else scores
-        if normalize_std and len(scores) > 1:
-            expected = expected / (scores.std(ddof=1) + 1e-6)
-        np.testing.assert_allclose(found_G[known_G], expected, rtol=1e-6, atol=1e-12)
-        np.testing.assert_array_equal(found_G[~known_G], 0)
-
-
-@pytest.mark.parametrize("normalize_std", [False, True])
-@pytest.mark.parametrize("score", [0.0, 0.1, 1.0])
-def test_equal_scores_have_no_advantage(score, normalize_std):
-    c = settings(grpo__normalize_std=normalize_std)
-    scores, known_B = [score] * 4 + [0.3, score, score, score], [True] * 4
-    found_B = feedback.advantages(c, scores, np.array(known_B + [False] + [True] * 3))
-    # A tenth has no exact mean in binary.
-    np.testing.assert_allclose(found_B, 0, atol=1e-10)
+    assert batch.attempts.sampler_logp_BR is None
 
 
 def test_batches_depend_on_seed_and_update_but_not_on_timing(tokenizer):
@@ -455,7 +205,7 @@ def test_batches_depend_on_seed_and_update_but_not_on_timing(tokenizer):
     attempts = written(tokenizer, texts)
 
     def demonstrations(seed, update):
-        graded = grade(settings(), Judges(slowly), tokenizer, repeated(), attempts)
+        graded = grade(Judges(slowly), tokenizer, repeated(), attempts)
         c = settings(seed=seed)
         _, records, _ = feedback.make_batch(c, tokenizer, attempts, graded, update)
         return [record["reprompt"] for record in records]
@@ -475,9 +225,7 @@ def test_untrusted_text_cannot_speak_in_special_tokens(tokenizer, text, source):
     spelled = [*tokenizer.encode(f"right {text} now"), tokenizer.stop_ids[0]]
     attempts = attempts_of([spelled] * GROUP)
     graded = [
-        feedback.GradedAttempt(
-            QUESTIONS[1], tokenizer.decode(ids), len(ids), False, verdict
-        )
+        GradedAttempt(QUESTIONS[1], tokenizer.decode(ids), len(ids), False, verdict)
         for ids, verdict in zip(
             attempts.response_BR,
             [Verdict(1.0, "ok")] * 2 + [Verdict(0.0, "no", f"said {text}")] * 2,
@@ -514,7 +262,7 @@ def test_what_is_too_long_loses_its_middle_only(which, request):
     tokenizer, rng, cuts = request.getfixturevalue(which), random.Random(0), 0
     rules = feedback._rules(settings())
     question = dataclasses.replace(QUESTIONS[0], prompt="What is 1 + 2 [...]?")
-    graded = feedback.GradedAttempt(question, "", 1, False, None)
+    graded = GradedAttempt(question, "", 1, False, None)
     empty = reprompt.Shown(*["\n[...]\n"] * 3)
     least = len(tokenizer.encode_chat(*chat(rules, question, empty)))
     for _ in range(80):
@@ -574,7 +322,7 @@ def assert_only_middles_are_missing(tokenizer, rules, question, whole, text):
 
 def test_long_parts_are_cut_to_one_length(tokenizer):
     long = reprompt.Shown("s" * 900, "a" * 20, "f" * 500)
-    graded = feedback.GradedAttempt(QUESTIONS[1], "", 1, False, None)
+    graded = GradedAttempt(QUESTIONS[1], "", 1, False, None)
     c = settings(reprompt__max_length=600)
 
     text, ids = feedback._encode_reprompt(c, tokenizer, graded, long)
@@ -591,7 +339,7 @@ def test_cutting_inside_a_letter_comes_to_an_end(tokenizer, excess):
     # Half a letter of four bytes is written as a replacement character of three, so
     # text that loses tokens can end up longer.
     whole = reprompt.Shown("𝒳" * 20, None, None)
-    graded = feedback.GradedAttempt(QUESTIONS[1], "", 1, False, None)
+    graded = GradedAttempt(QUESTIONS[1], "", 1, False, None)
     uncut = chat(feedback._rules(settings()), QUESTIONS[1], whole)
     limit = len(tokenizer.encode_chat(*uncut)) - excess
 
@@ -603,7 +351,7 @@ def test_cutting_inside_a_letter_comes_to_an_end(tokenizer, excess):
 
 
 def test_question_that_does_not_fit_is_named(tokenizer):
-    graded = feedback.GradedAttempt(QUESTIONS[0], "", 1, False, None)
+    graded = GradedAttempt(QUESTIONS[0], "", 1, False, None)
     for whole in [reprompt.Shown(None, None, None), reprompt.Shown("s" * 90, None, "")]:
         with pytest.raises(ValueError, match="question add .* reprompt.max_length=50"):
             c = settings(reprompt__max_length=50)
@@ -614,7 +362,7 @@ def test_attempts_lose_columns_of_padding_only_in_at_most_four_widths(tokenizer)
     widths = set()
     for length in range(0, 41):
         attempts = attempts_of([[7] * length, [7]], width=40)
-        found = feedback._narrowed(attempts)
+        found = feedback._narrowed(attempts, keep_logp=True)
         width = found.response_BR.shape[1]
         widths.add(width)
         names = ["response_BR", "response_mask_BR", "sampler_logp_BR"]
@@ -632,7 +380,9 @@ def test_narrowing_keeps_the_environments_words():
     attempts = attempts_of([[7] * 21], width=40)
     mask_BR = np.arange(40)[None] == 20
 
-    found = feedback._narrowed(attempts.replace(response_mask_BR=mask_BR))
+    found = feedback._narrowed(
+        attempts.replace(response_mask_BR=mask_BR), keep_logp=True
+    )
 
     assert found.response_mask_BR.sum() == 1
     assert found.response_BR.shape == (1, 40)

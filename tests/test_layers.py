@@ -15,13 +15,16 @@ PACKAGES = ("sdpo_jax", "pallas_kernels")
 # Lowest first. A file imports from lower layers, or from its own folder.
 LAYERS = [
     ["pallas_kernels"],
-    ["config", "batch", "distributed", "metrics", "sandbox"],
-    ["run_config", "run_folder", "questions"],
-    ["model", "methods", "teacher", "envs", "reprompt", "data"],
+    ["config", "batch", "distributed", "metrics", "teacher", "optimizer", "interrupt"],
+    ["run_config", "run_folder", "sandbox", "questions"],
+    ["model", "methods", "envs", "reprompt", "data"],
+    ["train_state"],
     ["step", "rollout", "checkpoint"],
     # `feedback` turns text into arrays; `components` builds a run's objects.
     ["feedback", "components"],
-    ["evaluate", "export"],
+    ["learner", "collect"],
+    ["evaluate", "export", "run_checkpoints"],
+    ["summary"],
     ["train", "discover", "plan", "report"],
     ["main"],
     # `sweep` starts `main`, in processes of its own.

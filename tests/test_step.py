@@ -98,6 +98,7 @@ def host_batch(old_logp=None, wider=0):
         response_BR=right(response, -1).astype(np.int32),
         response_mask_BR=right(mask, False),
         sampler_logp_BR=right(logp, np.nan),
+        rows_per_prompt=4,
     )
     return Batch(
         attempts=attempts,
@@ -146,7 +147,7 @@ class Update:
 
     def gradient(self, batch):
         state, metrics = self(self.state(), batch)
-        assert metrics["finite"]
+        assert metrics.finite
         # Adam's first moment after one step is (1 - b1) times the gradient.
         moment = optax.tree_utils.tree_get(state.opt_state, "mu")
         return jax.device_get(jax.tree.map(lambda m: m / (1 - 0.9), moment)), metrics
@@ -188,8 +189,11 @@ def assert_equal(found, expected):
 def assert_same_gradient_and_metrics(found, expected):
     (gradient, metrics), (expected_gradient, expected_metrics) = found, expected
     assert_close(gradient, expected_gradient)
-    for name, value in expected_metrics.items():
-        np.testing.assert_allclose(metrics[name], value, rtol=CLOSE, err_msg=name)
+    found_leaves = jax.tree.leaves_with_path(metrics)
+    expected_leaves = jax.tree.leaves_with_path(expected_metrics)
+    for (path, leaf), (_, other) in zip(found_leaves, expected_leaves, strict=True):
+        name = jax.tree_util.keystr(path)
+        np.testing.assert_allclose(leaf, other, rtol=CLOSE, err_msg=name)
 
 
 METHODS = {
@@ -269,7 +273,7 @@ def test_rows_without_a_target_change_nothing():
         expected, expected_metrics = clean.gradient(batch)
 
         assert_equal(gradient, expected)
-        assert metrics["loss"] == expected_metrics["loss"]
+        assert metrics.per_step["loss"] == expected_metrics.per_step["loss"]
 
 
 def test_rows_without_a_target_are_not_in_the_denominator():
@@ -296,8 +300,8 @@ def test_a_non_finite_loss_leaves_the_state_untouched_and_is_told():
     after, metrics = run(state, batch.replace(loss_weight_B=weight), teacher_rate=0.5)
 
     assert_equal(jax.device_get(after), before)
-    assert not metrics["finite"]
-    assert not metrics["gradient_finite"].all()
+    assert not metrics.finite
+    assert not metrics.gradient_finite.all()
 
 
 def test_the_state_moves_and_is_donated():
@@ -310,8 +314,8 @@ def test_the_state_moves_and_is_donated():
 
     leaves = jax.tree.leaves_with_path(state)
     assert [path for path, leaf in leaves if not leaf.is_deleted()] == []
-    assert after.step == 1 and metrics["finite"]
-    assert metrics["gradient_finite"].shape == (len(jax.tree.leaves(before)),)
+    assert after.step == 1 and metrics.finite
+    assert metrics.gradient_finite.shape == (len(jax.tree.leaves(before)),)
     for new, old in zip(
         jax.tree.leaves(after.student), jax.tree.leaves(before), strict=True
     ):
@@ -356,7 +360,7 @@ def test_live_teacher_holds_no_copy_and_is_read():
     state, metrics = run(state, host_batch(), teacher_rate=0.5)
 
     assert state.teacher is None
-    assert metrics["finite"] and metrics["divergence"] > 0
+    assert metrics.finite and metrics.per_token["divergence"] > 0
 
 
 def test_trust_region_lies_between_its_anchor_and_the_live_student():
@@ -458,13 +462,13 @@ def test_first_of_several_steps_has_ratio_one():
     found = run.gradient(batch)
 
     alone = update(method="grpo").gradient(host_batch())
-    assert found[1]["clipped"] == alone[1]["clipped"] == 0
+    assert found[1].per_token["clipped"] == alone[1].per_token["clipped"] == 0
     assert_close(found[0], alone[0])
 
     # A second step on the same attempts is off-policy by then.
     state, _ = run(run.state(), batch)
     _, second = run(state, batch)
-    assert second["clipped"] > 0
+    assert second.per_token["clipped"] > 0
 
 
 @pytest.mark.parametrize("micro_batch, unit", [(0, 4), (3, 12)])

@@ -1,23 +1,28 @@
 """This project's training loop on one workload; run by `run.py`.
 
-The loop is `train.Trainer`, as `train.run` drives it: only the environment, which
-scores by place, comes from here.
+The loop is `train.run` itself: only the environment, which scores by place, and two
+functions that look on come from here.
 """
 
 import collections
+import contextlib
 import json
 import math
 import pathlib
 import tempfile
 import threading
+from collections.abc import Mapping
 from types import SimpleNamespace
+from unittest import mock
 
 import jax
 from ml_collections import ConfigDict
 
 from experiments.benchmark_trl import workload as w
-from sdpo_jax import components, config, metrics, train
+from sdpo_jax import config, metrics, train
+from sdpo_jax.batch import Batch
 from sdpo_jax.envs.base import Verdict
+from sdpo_jax.learner import Learner
 from sdpo_jax.questions.question import Question
 
 # No update is ever the last, nor one to evaluate or save after.
@@ -88,71 +93,95 @@ class ByPlace:
         """Nothing is open."""
 
 
+class _EnoughUpdates(Exception):
+    """The workload is done; `train.run` would go on, evaluate and save."""
+
+
 def measure(workload: w.Workload, checkpoint: str) -> dict:
     """Train and report."""
     compiling = []
     count = lambda name, s, **_: compiling.append(s) if name == _COMPILING else None
     jax.monitoring.register_event_duration_secs_listener(count)
-    c = run_config(workload, checkpoint)
-    config.validate(c)
-    environment = ByPlace(workload)
-    seen, stop = [], threading.Event()
+    watch = _Watch(workload, compiling)
     with tempfile.TemporaryDirectory() as name:
-        folder = pathlib.Path(name)
-        with (
-            components.build(c, environment) as built,
-            train.Trainer(built, folder) as trainer,
-        ):
-            _watch(trainer, seen)
-            record = w.Record()
-            for update in range(1, workload.updates + 1):
-                trainer.advance(stop)
-                record.step(_seconds(folder, update))
-                if update == w.WARMUP:
-                    compiled = len(compiling)
-            leaves = jax.tree.leaves(trainer.state.student)
+        folder = pathlib.Path(name) / "run"
+        with watch.patched(), contextlib.suppress(_EnoughUpdates):
+            train.run(run_config(workload, checkpoint), folder, ByPlace(workload))
         lines = list(metrics.read_lines(folder / metrics.METRICS))[1:]
         versions = json.loads((folder / "versions.json").read_text())
-    for one in seen:
+    for one in watch.seen:
         w.check(workload, one)
-    if len(compiling) > compiled:
-        raise ValueError(f"{len(compiling) - compiled} programs compiled after warm-up")
+    if watch.compiled_late:
+        raise ValueError(f"{watch.compiled_late} programs compiled after warm-up")
     return {
-        **record.result(),
+        **watch.record.result(),
         "compile_s": sum(compiling),
         "loss": [line["loss"] for line in lines[w.WARMUP :]],
-        "seen": seen[-1],
-        "parameters": sum(leaf.size for leaf in leaves),
+        "seen": watch.seen[-1],
+        "parameters": watch.parameters,
         "versions": {name: versions[name] for name in _VERSIONS},
     }
 
 
-def _watch(trainer: train.Trainer, seen: list) -> None:
-    """Look at every batch on its way to the update."""
-    original = trainer._train
+class _Watch:
+    """Looks at every batch on its way to the update, and at the clock after it.
 
-    def watched(batch):
-        rows, reprompt = batch.reprompt_BQ.shape
-        seen.append(
-            {
-                "prompt": batch.attempts.prompt_BP.shape[1],
-                "response": int(batch.attempts.response_mask_BR.sum()) // rows,
-                "reprompt": reprompt,
-                "rows": rows,
-                "rows_with_target": int(batch.has_target_B.sum()),
-            }
-        )
-        return original(batch)
+    Args:
+      workload: how many updates there are.
+      compiling: grows with every program that is compiled.
+    """
 
-    trainer._train = watched
+    def __init__(self, workload: w.Workload, compiling: list):
+        self._workload, self._compiling = workload, compiling
+        self._compiled_warm = None
+        self.seen, self.record = [], None
+        self.parameters = 0
+
+    @property
+    def compiled_late(self) -> int:
+        """Programs compiled after the warm-up."""
+        return len(self._compiling) - self._compiled_warm
+
+    def patched(self) -> contextlib.AbstractContextManager:
+        """`train.run` with this looking on."""
+        update, write_timings = Learner.update, metrics.RunLog.write_timings
+
+        def watched(learner, batch):
+            self.seen.append(_shapes(batch))
+            leaves = jax.tree.leaves(learner.state.student)
+            self.parameters = sum(leaf.size for leaf in leaves)
+            return update(learner, batch)
+
+        def timed(log, step, seconds):
+            write_timings(log, step, seconds)
+            self._end_step(step, seconds)
+
+        both = contextlib.ExitStack()
+        both.enter_context(mock.patch.object(Learner, "update", watched))
+        both.enter_context(mock.patch.object(metrics.RunLog, "write_timings", timed))
+        return both
+
+    def _end_step(self, step: int, seconds: Mapping[str, float]) -> None:
+        if step == 0:
+            # The clock starts when everything is loaded.
+            self.record = w.Record()
+            return
+        self.record.step(seconds)
+        if step == w.WARMUP:
+            self._compiled_warm = len(self._compiling)
+        if step == self._workload.updates:
+            raise _EnoughUpdates
 
 
-def _seconds(folder: pathlib.Path, update: int) -> dict[str, float]:
-    """What the run itself says of its last update."""
-    *_, last = (folder / metrics.TIMINGS).read_text().splitlines()
-    line = json.loads(last)
-    assert line.pop("step") == update
-    return line
+def _shapes(batch: Batch) -> dict[str, int]:
+    rows, reprompt = batch.reprompt_BQ.shape
+    return {
+        "prompt": batch.attempts.prompt_BP.shape[1],
+        "response": int(batch.attempts.response_mask_BR.sum()) // rows,
+        "reprompt": reprompt,
+        "rows": rows,
+        "rows_with_target": int(batch.has_target_B.sum()),
+    }
 
 
 if __name__ == "__main__":

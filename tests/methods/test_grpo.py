@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from sdpo_jax import config
-from sdpo_jax.methods import LOSSES, READS_TEACHER
-from sdpo_jax.methods.grpo import grpo
+from sdpo_jax.methods import METHODS, grpo
 from sdpo_jax.methods.tokens import Tokens
 
 VOCAB = 5
@@ -43,7 +42,7 @@ def value_and_gradient(logits, tokens, c=None):
 
     @jax.jit
     def run(logits):
-        of_student = lambda logits: grpo(c, logits, (), tokens)
+        of_student = lambda logits: grpo.loss(c, logits, (), tokens)
         return jax.value_and_grad(of_student, has_aux=True)(logits)
 
     (value, sums), gradient = jax.device_get(run(logits))
@@ -147,6 +146,43 @@ def test_ratio_to_the_sampler_is_capped_and_multiplies(sampler_ratio, weight):
     )
 
 
-def test_grpo_is_registered_as_a_method_without_a_teacher():
-    assert LOSSES["grpo"] is grpo
-    assert "grpo" not in READS_TEACHER
+@pytest.mark.parametrize("normalize_std", [False, True])
+def test_advantages_are_scores_less_the_mean_of_what_is_known(normalize_std):
+    rng = np.random.default_rng(0)
+    score_UG = rng.random((50, 4))
+    known_UG = rng.random((50, 4)) < 0.7
+    c = settings()
+    c.grpo.normalize_std = normalize_std
+
+    found_UG = grpo.advantages(c, score_UG, known_UG)
+
+    pairs = zip(found_UG, score_UG, known_UG, strict=True)
+    for found_G, score_G, known_G in pairs:
+        scores = score_G[known_G]
+        expected = scores - scores.mean() if len(scores) else scores
+        if normalize_std and len(scores) > 1:
+            expected = expected / (scores.std(ddof=1) + 1e-6)
+        np.testing.assert_allclose(found_G[known_G], expected, rtol=1e-6, atol=1e-12)
+        np.testing.assert_array_equal(found_G[~known_G], 0)
+
+
+@pytest.mark.parametrize("normalize_std", [False, True])
+@pytest.mark.parametrize("score", [0.0, 0.1, 1.0])
+def test_equal_scores_have_no_advantage(score, normalize_std):
+    c = settings()
+    c.grpo.normalize_std = normalize_std
+    score_UG = np.array([[score] * 4, [0.3, score, score, score]])
+    known_UG = np.array([[True] * 4, [False, True, True, True]])
+
+    found_UG = grpo.advantages(c, score_UG, known_UG)
+
+    # A tenth has no exact mean in binary.
+    np.testing.assert_allclose(found_UG, 0, atol=1e-10)
+
+
+def test_group_of_one_attempt_is_refused():
+    c = settings()
+    c.rollout.attempts = 1
+
+    with pytest.raises(ValueError, match="rollout.attempts=1.*at least 2"):
+        METHODS["grpo"].check(c)

@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import itertools
 
@@ -7,8 +8,7 @@ import numpy as np
 import pytest
 
 from sdpo_jax import config
-from sdpo_jax.methods import LOSSES, READS_TEACHER
-from sdpo_jax.methods.sdpo import sdpo
+from sdpo_jax.methods import METHODS, sdpo
 from sdpo_jax.methods.tokens import Tokens
 
 ROWS, TIME, VOCAB, KEPT = 2, 3, 7, 3
@@ -78,7 +78,7 @@ def value_and_gradient(c, student, teachers, tokens):
 
     @jax.jit
     def run(student, teachers, tokens):
-        of_student = lambda student: sdpo(c, student, teachers, tokens)
+        of_student = lambda student: sdpo.loss(c, student, teachers, tokens)
         return jax.value_and_grad(of_student, has_aux=True)(student)
 
     results = run(as_jax(student), as_jax(teachers), as_jax(tokens))
@@ -143,7 +143,9 @@ def test_teacher_gets_no_gradient(support):
     student, teachers, tokens = arrays()
     tokens = jax.tree.map(jnp.asarray, tokens)
 
-    of_teacher = lambda teacher: sdpo(c, jnp.asarray(student), (teacher,), tokens)[0]
+    of_teacher = lambda teacher: sdpo.loss(c, jnp.asarray(student), (teacher,), tokens)[
+        0
+    ]
     gradient = jax.grad(of_teacher)(jnp.asarray(teachers[0]))
 
     np.testing.assert_array_equal(gradient, 0)
@@ -221,7 +223,9 @@ def test_named_sums_are_weighted_means_and_carry_no_gradient():
 
     def total(student):
         return sum(
-            sdpo(c, student, (jnp.asarray(teachers[0]),), as_jax(tokens))[1].values()
+            sdpo.loss(c, student, (jnp.asarray(teachers[0]),), as_jax(tokens))[
+                1
+            ].values()
         )
 
     _, sums, _ = value_and_gradient(c, student, (teachers[0],), tokens)
@@ -234,6 +238,48 @@ def test_named_sums_are_weighted_means_and_carry_no_gradient():
     np.testing.assert_array_equal(jax.grad(total)(jnp.asarray(student)), 0)
 
 
-def test_sdpo_is_registered_as_a_method_that_reads_a_teacher():
-    assert LOSSES["sdpo"] is sdpo
-    assert set(LOSSES) >= READS_TEACHER >= {"sdpo"}
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        (
+            {"sdpo__support": "sampled_token"},
+            "sampled_token.*set sdpo.divergence to reverse_kl, not jensen_shannon",
+        ),
+        (
+            {
+                "reprompt__demonstration_from": "nobody",
+                "reprompt__show_feedback": "never",
+            },
+            "shows the teacher nothing",
+        ),
+    ],
+)
+def test_config_that_makes_no_sense_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        METHODS["sdpo"].check(settings(**fields))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"sdpo__support": "sampled_token", "sdpo__divergence": "reverse_kl"},
+        {"reprompt__demonstration_from": "nobody"},
+        {"reprompt__show_feedback": "never"},
+    ],
+)
+def test_config_that_makes_sense_is_accepted(fields):
+    METHODS["sdpo"].check(settings(**fields))
+
+
+def test_divergence_is_given_as_data():
+    c = settings(sdpo__divergence="reverse_kl", sdpo__keep_tail=False)
+
+    found = METHODS["sdpo"].divergence(c)
+
+    assert dataclasses.asdict(found) == {
+        "kind": "reverse_kl",
+        "mixture": 0.5,
+        "support": "top_k",
+        "top_k": KEPT,
+        "keep_tail": False,
+    }

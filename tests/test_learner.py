@@ -1,8 +1,17 @@
-"""What the loop adds to its parts: when the teacher follows, what a line averages."""
+"""What a rollout batch adds to its optimiser steps."""
 
+import numpy as np
 import pytest
 
-from sdpo_jax import config, train
+from sdpo_jax import config, learner
+from sdpo_jax.step import Metrics
+
+
+class Learner(learner.Learner):
+    """One without weights, that only decides when the teacher moves."""
+
+    def __init__(self, c):
+        self._config = c
 
 
 @pytest.mark.parametrize(
@@ -17,18 +26,22 @@ def test_teacher_follows_per_batch_or_per_step(method, update_per, moves):
     c = config.default()
     c.method, c.teacher.update_per = method, update_per
 
-    assert [train._teacher_moves(c, index, 3) for index in range(3)] == moves
+    found = [Learner(c)._teacher_moves(is_last) for is_last in (False, False, True)]
+
+    assert found == moves
+
+
+def measured(weight, loss, entropy):
+    per_step = {"loss": np.float32(loss), "gradient_norm": np.float32(3 * loss)}
+    finite = np.array([True])
+    return Metrics({"entropy": np.float32(entropy)}, per_step, weight, True, finite)
 
 
 def test_metrics_of_several_steps_weigh_by_what_was_taught():
     # Sums over tokens: entropies of 2, 4 and, without any target, of nothing.
-    steps = [
-        {"loss": 1.0, "gradient_norm": 3.0, "weight": 1.0, "entropy": 2.0},
-        {"loss": 2.0, "gradient_norm": 6.0, "weight": 0.5, "entropy": 2.0},
-        {"loss": 0.0, "gradient_norm": 0.0, "weight": 0.0, "entropy": 0.0},
-    ]
+    steps = [measured(1.0, 1.0, 2.0), measured(0.5, 2.0, 2.0), measured(0.0, 0.0, 0.0)]
 
-    found = train._average(steps)
+    found = learner._average(steps)
 
     assert found == pytest.approx(
         {
@@ -41,8 +54,6 @@ def test_metrics_of_several_steps_weigh_by_what_was_taught():
 
 
 def test_batch_without_any_target_averages_to_zero():
-    nothing = {"loss": 0.0, "gradient_norm": 0.0, "weight": 0.0, "entropy": 0.0}
-
-    found = train._average([dict(nothing), dict(nothing)])
+    found = learner._average([measured(0.0, 0.0, 0.0)] * 2)
 
     assert found["entropy"] == 0 and found["steps_without_targets"] == 1
