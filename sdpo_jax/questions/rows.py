@@ -22,7 +22,7 @@ Row = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class NamedRows:
     """Rows that are not simply those of a file.
 
     Args:
@@ -38,7 +38,7 @@ class Source:
 
 
 def load_splits(
-    files: Mapping[str, str | Path | Source],
+    files: Mapping[str, str | Path | NamedRows],
     data_of: Callable[[Row, str], Mapping[str, Any]],
 ) -> dict[str, list[Question]]:
     """The questions of every split; repeated and shared prompts are logged.
@@ -110,7 +110,7 @@ def _place(question: Question, split: str) -> float:
 
 
 def load(
-    path: str | Path | Source, data_of: Callable[[Row, str], Mapping[str, Any]]
+    path: str | Path | NamedRows, data_of: Callable[[Row, str], Mapping[str, Any]]
 ) -> list[Question]:
     """Read a file or source of questions.
 
@@ -121,7 +121,7 @@ def load(
     Raises:
       ValueError: if a row is malformed; names file, row (from 1) and field.
     """
-    places = path.read() if isinstance(path, Source) else _numbered(Path(path))
+    places = path.read() if isinstance(path, NamedRows) else _numbered(Path(path))
     questions, seen = [], {}
     for where, row in places:
         question = _question(row, where, data_of)

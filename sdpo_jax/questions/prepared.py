@@ -1,0 +1,38 @@
+"""Source tfds: datasets that tensorflow-datasets prepared, without TensorFlow."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from sdpo_jax.questions.source import Address, Source, in_one_line
+
+
+def read(address: Address) -> Iterable[Any]:
+    """Rows of a prepared dataset, with text for bytes."""
+    import tensorflow_datasets as tfds  # Slow to import.
+
+    split, folder = address.options["split"], address.options.get("data_dir")
+    load = lambda: tfds.data_source(
+        address.name, split=split, data_dir=folder, download=False
+    )
+    source = in_one_line(address, load)
+    for number in range(len(source)):
+        yield _plain(source[number], f"{address.text}, row {number + 1}")
+
+
+def _plain(value: Any, where: str) -> Any:
+    """Arrays as lists and bytes as text."""
+    if isinstance(value, Mapping):
+        return {k: _plain(v, f"{where}, field {k}") for k, v in value.items()}
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(v, where) for v in value]
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where}: expected text in UTF-8, got {error}") from error
+
+
+SOURCE = Source(read, frozenset({"split", "data_dir"}), frozenset({"split"}))
