@@ -86,8 +86,10 @@ def make_train_step(
     everywhere = distributed.sharding(mesh)
     step = jax.jit(
         functools.partial(_train_step, c, arch, distributed.batch_shards(mesh)),
+        # The old state's buffers become the new one's: two states would not fit.
         donate_argnums=0,
-        # Unpinned, the second call would compile again.
+        # Unpinned, the second call would compile again: its state comes placed as XLA
+        # left it. One sharding stands for every leaf of the batch, all cut by rows.
         in_shardings=(shardings, distributed.sharding(mesh, "batch"), everywhere),
         out_shardings=(shardings, everywhere),
     )
@@ -116,7 +118,10 @@ def check_rows(c: ConfigDict, mesh: Mesh) -> None:
 
 
 def _on_mesh(jitted: Callable, mesh: Mesh) -> Callable:
-    """`jitted` with the mesh that its sharding constraints name."""
+    """`jitted` with the mesh that its sharding constraints name.
+
+    Without a mesh `distributed.constrain` constrains nothing.
+    """
 
     @functools.wraps(jitted)
     def call(*args):
@@ -154,12 +159,14 @@ def _train_step(
 ) -> tuple[TrainState, Metrics]:
     rows = _rows(c, batch)
     gradient, loss, per_token = _gradient(c, arch, shards, state, rows)
+    # Of the whole gradient, before AdamW's chain clips it.
     norm = optax.tree.norm(gradient)
     # Optax mixes Python floats and counters into its arithmetic.
     with jax.numpy_dtype_promotion("standard"):
         updates, opt_state = make_optimizer(c).update(
             gradient, state.opt_state, state.student
         )
+        # For the log: the update has used the rate of this very step.
         rate = jnp.asarray(learning_rate(c)(state.step), jnp.float32)
     student = optax.apply_updates(state.student, updates)
     own = state.teacher
@@ -186,10 +193,13 @@ def _train_step(
 def _rows(c: ConfigDict, batch: Batch) -> _Rows:
     """Per-token arrays, with the weights that one global denominator gives."""
     attempts = batch.attempts
+    # A row without a target has weight 0 from here on, so no loss needs to know of it;
+    # and it is not in the denominators.
     mask_BR = attempts.response_mask_BR & batch.has_target_B[:, None]
     weight_BR = weights.token_weights(mask_BR, batch.loss_weight_B, c.step.aggregation)
     advantage_BR = batch.advantage_B
     if advantage_BR is not None:
+        # A loss sees chunks of positions, so what is known per row is spread over them.
         advantage_BR = jnp.broadcast_to(advantage_BR[:, None], mask_BR.shape)
     tokens = Tokens(
         id_BC=attempts.response_BR,
@@ -212,6 +222,8 @@ def _gradient(
     c: ConfigDict, arch: Architecture, shards: int, state: TrainState, rows: _Rows
 ) -> tuple[Params, jax.Array, dict[str, jax.Array]]:
     """Gradient, loss and per-token sums of all rows, micro-batch by micro-batch."""
+    # Weights rest in float32 and are read in the dtype of computation. The cast stands
+    # outside the loop over micro-batches, and the gradient is taken behind it.
     dtype = compute_dtype(c)
     cast = lambda params: jax.tree.map(lambda x: x.astype(dtype), params)
     student, base = cast(state.student), cast(state.base)
@@ -239,6 +251,8 @@ def _gradient(
     (loss, per_token), (gradient, of_copies) = _sum_over_micro_batches(
         one, rows, shards, c.step.micro_batch
     )
+    # The head may be the embedding's transpose, or a base with adapters: what the loss
+    # says of the unembedding goes back to whatever weights it is made of.
     of_unembed_DV = constrain(jnp.sum(of_copies, axis=0), None, "vocab")
     (of_unembedding,) = to_student(of_unembed_DV.astype(unembed_DV.dtype))
     add = lambda g, u: g + u.astype(g.dtype)
@@ -253,6 +267,7 @@ def _without_gradient(arch: Architecture, params: Params) -> tuple[Params, jax.A
 
 def _spread(unembed_DV: jax.Array, shards: int) -> jax.Array:
     """[Z, D, V]: the unembedding, once per batch shard."""
+    # Cut along the vocabulary only, so that a shard's logits need no weights of others.
     unembed_DV = constrain(unembed_DV, None, "vocab")
     copies = jnp.broadcast_to(unembed_DV[None], (shards, *unembed_DV.shape))
     return constrain(copies, "batch", None, "vocab")
@@ -270,6 +285,8 @@ def _loss(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """The method's loss on some rows."""
     share = _rows_per_prompt(c, rows.rows_per_prompt, len(rows.mask_BR), shards)
+    # Hidden states that predict each response token, not logits: those are made chunk
+    # by chunk, [tokens, vocabulary] would be gigabytes.
     read = functools.partial(
         decoder.hidden_before,
         arch,
@@ -282,10 +299,13 @@ def _loss(
         (jax.lax.stop_gradient(read(params, rows.reprompt_BQ)), unembed_DV)
         for params, unembed_DV in teachers
     )
+    # The student's prompts are read once for all rows that share them; each row of the
+    # teacher has a reprompt of its own.
+    prompt_UP = rows.prompt_BP[::share]
     mesh = jax.sharding.get_abstract_mesh()
     return chunked.sum_over_chunks(
         functools.partial(methods.of(c).loss, c),
-        (read(decoder_params(base, student), rows.prompt_BP[::share]), unembed_ZDV),
+        (read(decoder_params(base, student), prompt_UP), unembed_ZDV),
         readings,
         rows.mask_BR,
         rows.tokens,
@@ -294,12 +314,12 @@ def _loss(
     )
 
 
-def _rows_per_prompt(c: ConfigDict, whole: int, rows: int, shards: int) -> int:
-    """How many neighbouring rows of a micro-batch hold one prompt, of `whole` in all.
+def _rows_per_prompt(c: ConfigDict, in_batch: int, rows: int, shards: int) -> int:
+    """How many neighbouring rows of a micro-batch hold one prompt.
 
-    Rows with one prompt are neighbours; they part where micro-batches or devices do.
+    In the batch `in_batch` neighbours do; they part where micro-batches or devices do.
     """
-    return math.gcd(whole, c.step.micro_batch or rows // shards)
+    return math.gcd(in_batch, c.step.micro_batch or rows // shards)
 
 
 def _sum_over_micro_batches(
@@ -310,6 +330,7 @@ def _sum_over_micro_batches(
     if micro_batch in (0, size // shards):
         return one(rows)
     rows = _split(rows, shards, micro_batch)
+    # A scan and not a Python loop: one copy of the program, whatever their number.
     shapes = jax.eval_shape(one, jax.tree.map(lambda x: x[0], rows))
     start = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     body = lambda total, rows: (jax.tree.map(jnp.add, total, one(rows)), None)
@@ -320,6 +341,8 @@ def _split(tree: Any, shards: int, micro_batch: int) -> Any:
     """Rows [B, ...] -> [micro-batches, rows, ...], every row on its own device."""
 
     def split(x: jax.Array) -> jax.Array:
+        # Device by device, [shards, micro-batches, rows of a device]: cut along rows
+        # alone, a micro-batch would hold one device's rows and the others would idle.
         x = x.reshape(shards, -1, micro_batch, *x.shape[1:])
         x = jnp.swapaxes(x, 0, 1).reshape(-1, shards * micro_batch, *x.shape[3:])
         return constrain(x, None, "batch", *(None,) * (x.ndim - 2))
@@ -360,6 +383,7 @@ def _score(
             chunk=min(c.step.chunk, response_BR.shape[1]),
         )
 
+    # A map over micro-batches, as in the update: its memory is what fits.
     ids = (attempts.prompt_BP, attempts.response_BR)
     if not c.step.micro_batch:
         return one(ids)

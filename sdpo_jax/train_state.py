@@ -73,9 +73,11 @@ def state_shardings(c: ConfigDict, arch: Architecture, mesh: Mesh) -> TrainState
     placed = lambda tree: jax.tree.map(place, tree, is_leaf=is_axes)
     student, base = placed(decoder.logical_axes(arch)), None
     if c.lora.rank:
+        # The weights are the frozen base then; what is trained are the adapters.
         base, student = student, placed(lora.logical_axes(arch, *_lora(c)))
     optimizer = make_optimizer(c)
     everywhere = distributed.sharding(mesh)
+    # Moments live where their weights do; counters everywhere.
     opt_state = optax.tree_utils.tree_map_params(
         optimizer,
         lambda _, place: place,
@@ -120,6 +122,7 @@ def new_state(
     shardings = state_shardings(c, arch, mesh)
     new = functools.partial(_new_state, c, arch)
     state = jax.jit(new, out_shardings=shardings.replace(base=None))(params)
+    # Not through the jitted function, which would hold the base twice.
     if c.lora.rank:
         state = state.replace(base=jax.device_put(params, shardings.base))
     return state
@@ -134,8 +137,10 @@ def _new_state(c: ConfigDict, arch: Architecture, params: Params) -> TrainState:
 
 def _new_student(c: ConfigDict, arch: Architecture, params: Params) -> Params:
     if c.lora.rank:
+        # A key of its own purpose, apart from those of sampling.
         key = jax.random.fold_in(jax.random.key(c.seed), zlib.crc32(b"lora"))
         return lora.init(arch, *_lora(c), key)
+    # A copy: the caller's parameters must survive the first step, which donates.
     return jax.tree.map(jnp.copy, params)
 
 

@@ -364,7 +364,7 @@ def test_live_teacher_holds_no_copy_and_is_read():
 
 
 def test_trust_region_lies_between_its_anchor_and_the_live_student():
-    # With a share of 0 or 1 the target is one reader; both are checked at once by the
+    # With a share of 0 or 1 the target is one teacher's; both are checked at once by the
     # linearity of log q in the share, up to its normaliser.
     run = update(teacher__mode="trust_region", teacher__mixture=0.5)
     state = run.state()
@@ -375,8 +375,8 @@ def test_trust_region_lies_between_its_anchor_and_the_live_student():
     _, by_anchor = update().gradient(host_batch())
     _, by_live = update(teacher__mode="live").gradient(host_batch())
     # log q = (log anchor + log live) / 2 - log Z with Z <= 1 (Hoelder).
-    middle = (by_anchor["teacher_advantage"] + by_live["teacher_advantage"]) / 2
-    assert mixed["teacher_advantage"] > middle
+    advantage = lambda metrics: metrics.per_token["teacher_advantage"]
+    assert advantage(mixed) > (advantage(by_anchor) + advantage(by_live)) / 2
     assert_equal(jax.device_get(state.teacher), anchor)
 
 
