@@ -50,15 +50,10 @@ ONLY_IN = {
     "urllib": [
         "sdpo_jax/sandbox/remote.py",
         "sdpo_jax/questions/sources.py",
-        "sdpo_jax/envs/judge.py",
-        "sdpo_jax/envs/web.py",
         "sdpo_jax/sweep.py",
     ],
-    "http": [
-        "sdpo_jax/sandbox/remote.py",
-        "sdpo_jax/sandbox/server.py",
-        "sdpo_jax/envs/judge.py",
-    ],
+    "http": ["sdpo_jax/sandbox/remote.py", "sdpo_jax/sandbox/server.py"],
+    "openai": ["sdpo_jax/envs/judge.py"],
     "jsonschema": ["sdpo_jax/envs/rules/grader.py", "sdpo_jax/envs/rules/check.py"],
     "reasoning_gym": [],
     "sympy": ["sdpo_jax/envs/mathematics/equality.py"],
