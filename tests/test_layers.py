@@ -15,7 +15,7 @@ PACKAGES = ("sdpo_jax", "pallas_kernels")
 # Lowest first. A file imports from lower layers, or from its own folder.
 LAYERS = [
     ["pallas_kernels"],
-    ["config", "batch", "distributed", "metrics", "sandbox"],
+    ["config", "batch", "distributed", "manifest", "metrics", "sandbox"],
     ["run_config", "run_folder", "questions"],
     ["model", "methods", "teacher", "envs", "reprompt", "data"],
     ["step", "rollout", "checkpoint"],
