@@ -36,7 +36,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from sdpo_jax import config, metrics
+from sdpo_jax import config, json_files
 
 RESULTS = "results.json"
 _SUMMARY = "summary.json"
@@ -376,7 +376,7 @@ def _results(runs: Sequence[Run], summaries: Mapping[str, dict | None]) -> list[
 
 def _write_results(workdir: pathlib.Path, runs, summaries) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
-    metrics.write_json_atomically(workdir / RESULTS, _results(runs, summaries))
+    json_files.write_json_atomically(workdir / RESULTS, _results(runs, summaries))
 
 
 def _last_words(log: pathlib.Path) -> str:

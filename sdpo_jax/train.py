@@ -28,7 +28,9 @@ from sdpo_jax import (
     evaluate,
     export,
     feedback,
+    json_files,
     metrics,
+    provenance,
     run_folder,
     step,
 )
@@ -117,7 +119,7 @@ class Trainer:
         """Begin, or restore the newest sound checkpoint of `folder`."""
         self.parts, self.folder, c = parts, folder, parts.config
         versions = getattr(parts.environment, "versions", None)
-        metrics.write_once(folder, config.flat(c), parts.mesh.shape, versions)
+        provenance.write_once(folder, config.flat(c), parts.mesh.shape, versions)
         self._train_step = step.make_train_step(c, parts.arch, parts.mesh)
         self._score = step.make_scorer(c, parts.arch, parts.mesh)
         questions = parts.environment.questions("train")
@@ -345,15 +347,15 @@ class Trainer:
         summary = None
         if distributed.is_first():
             summary = self._summarise(best, heldout)
-            metrics.write_json_atomically(self.folder / run_folder.SUMMARY, summary)
+            json_files.write_json_atomically(self.folder / run_folder.SUMMARY, summary)
         return distributed.from_first(summary)
 
     def _summarise(self, best: int, heldout: dict[str, float] | None) -> dict:
         """What `summary.json` holds; without `heldout` the best is the last."""
         r = self.parts.config.rollout
-        lines = metrics.read_lines(self.folder / metrics.METRICS)
+        lines = json_files.read_lines(self.folder / metrics.METRICS)
         by_step = {line["step"]: line for line in lines}
-        timings = metrics.read_lines(self.folder / metrics.TIMINGS)
+        timings = json_files.read_lines(self.folder / metrics.TIMINGS)
         seconds = sum(v for t in timings for k, v in t.items() if k != "step")
         splits = lambda line: {s: _split_of(line, s) for s in ("validation", "heldout")}
         last = splits(by_step[self.update])

@@ -22,7 +22,16 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.quickstart import make_base, task, tokenizer
-from sdpo_jax import components, config, distributed, evaluate, metrics, step, train
+from sdpo_jax import (
+    components,
+    config,
+    distributed,
+    evaluate,
+    json_files,
+    metrics,
+    step,
+    train,
+)
 from sdpo_jax.checkpoint import Checkpoints
 from sdpo_jax.envs.base import Verdict
 from sdpo_jax.model import decoder, huggingface
@@ -180,7 +189,7 @@ def summary_of(folder):
 
 
 def lines_of(folder, name):
-    return list(metrics.read_lines(folder / name))
+    return list(json_files.read_lines(folder / name))
 
 
 # What a run learns and survives: the real command in a process of its own.

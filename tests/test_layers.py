@@ -15,9 +15,9 @@ PACKAGES = ("sdpo_jax", "pallas_kernels")
 # Lowest first. A file imports from lower layers, or from its own folder.
 LAYERS = [
     ["pallas_kernels"],
-    ["config", "batch", "distributed", "manifest", "metrics", "sandbox"],
-    ["run_config", "run_folder", "questions"],
-    ["model", "methods", "teacher", "envs", "reprompt", "data"],
+    ["config", "batch", "distributed", "json_files", "manifest", "sandbox"],
+    ["metrics", "run_config", "run_folder", "questions"],
+    ["model", "methods", "teacher", "provenance", "envs", "reprompt", "data"],
     ["step", "rollout", "checkpoint"],
     # `feedback` turns text into arrays; `components` builds a run's objects.
     ["feedback", "components"],

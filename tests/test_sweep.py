@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from sdpo_jax import config, metrics, sweep
+from sdpo_jax import config, json_files, metrics, sweep
 from tests import test_end_to_end
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -338,8 +338,8 @@ def test_folder_of_another_config_is_refused_not_believed(tmp_path, monkeypatch)
     folder.mkdir()
     run = sweep.Run("a", QUICKSTART, {"seed": "1"})
     other = sweep.load(sweep.Run("a", QUICKSTART, {"seed": "2"}))
-    metrics.write_json_atomically(folder / "summary.json", {"seconds": 1})
-    metrics.write_json_atomically(folder / "config.json", config.flat(other))
+    json_files.write_json_atomically(folder / "summary.json", {"seconds": 1})
+    json_files.write_json_atomically(folder / "config.json", config.flat(other))
 
     summaries = sweep.run_all([run], tmp_path)
 

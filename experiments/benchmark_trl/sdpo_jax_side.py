@@ -16,7 +16,7 @@ import jax
 from ml_collections import ConfigDict
 
 from experiments.benchmark_trl import workload as w
-from sdpo_jax import components, config, metrics, train
+from sdpo_jax import components, config, json_files, metrics, train
 from sdpo_jax.envs.base import Verdict
 from sdpo_jax.questions.question import Question
 
@@ -111,7 +111,7 @@ def measure(workload: w.Workload, checkpoint: str) -> dict:
                 if update == w.WARMUP:
                     compiled = len(compiling)
             leaves = jax.tree.leaves(trainer.state.student)
-        lines = list(metrics.read_lines(folder / metrics.METRICS))[1:]
+        lines = list(json_files.read_lines(folder / metrics.METRICS))[1:]
         versions = json.loads((folder / "versions.json").read_text())
     for one in seen:
         w.check(workload, one)
