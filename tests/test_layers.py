@@ -15,7 +15,8 @@ PACKAGES = ("sdpo_jax", "pallas_kernels")
 # Lowest first. A file imports from lower layers, or from its own folder.
 LAYERS = [
     ["pallas_kernels"],
-    ["config", "batch", "distributed", "json_files", "manifest", "sandbox"],
+    ["json_files", "manifest", "sweep_grid"],
+    ["config", "batch", "distributed", "sandbox"],
     ["metrics", "run_config", "run_folder", "questions"],
     ["model", "methods", "teacher", "provenance", "envs", "reprompt", "data"],
     ["step", "rollout", "checkpoint"],
@@ -50,7 +51,7 @@ ONLY_IN = {
     "urllib": [
         "sdpo_jax/sandbox/remote.py",
         "sdpo_jax/questions/sources.py",
-        "sdpo_jax/sweep.py",
+        "sdpo_jax/sweep_grid.py",
     ],
     "http": ["sdpo_jax/sandbox/remote.py", "sdpo_jax/sandbox/server.py"],
     "openai": ["sdpo_jax/envs/judge.py"],
@@ -68,6 +69,7 @@ WITHOUT_JAX = [
     "sdpo_jax.config",
     "sdpo_jax.report",
     "sdpo_jax.sweep",
+    "sdpo_jax.sweep_grid",
 ]
 
 
