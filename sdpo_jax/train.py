@@ -39,7 +39,7 @@ from sdpo_jax.checkpoint import Checkpoints
 from sdpo_jax.components import Parts, build
 from sdpo_jax.envs.base import Environment
 from sdpo_jax.methods import READS_TEACHER
-from sdpo_jax.model import huggingface
+from sdpo_jax.model import huggingface_export
 from sdpo_jax.questions import curriculum
 from sdpo_jax.questions import order as question_order
 from sdpo_jax.rollout import Sampling
@@ -101,7 +101,7 @@ def run(
 def _train(c: ConfigDict, folder: pathlib.Path, environment) -> dict[str, Any]:
     """The whole run, or what is left of it; its summary."""
     if c.export.after_training:
-        huggingface.check_target(export.path(c, folder), c.export.dtype)
+        huggingface_export.check_target(export.path(c, folder), c.export.dtype)
     with (
         build(c, environment) as parts,
         _stop_signals() as stop,

@@ -34,7 +34,7 @@ from sdpo_jax import (
 )
 from sdpo_jax.checkpoint import Checkpoints
 from sdpo_jax.envs.base import Verdict
-from sdpo_jax.model import decoder, huggingface
+from sdpo_jax.model import decoder, huggingface, huggingface_export
 from sdpo_jax.questions import openthoughts
 from sdpo_jax.questions.question import Question
 from sdpo_jax.rollout import sampler
@@ -75,7 +75,7 @@ def base(tmp_path_factory):
     shapes = jax.eval_shape(lambda: decoder.init(arch, jax.random.key(0)))
     # Large enough that what is drawn depends on the weights.
     params = jax.tree.map(lambda s: rng.normal(0, 0.5, s.shape).astype(s.dtype), shapes)
-    huggingface.save(folder, arch, params, source=None, dtype="float32")
+    huggingface_export.save(folder, arch, params, source=None, dtype="float32")
     tokenizer.save(folder)
     return folder
 
