@@ -250,3 +250,10 @@ def test_no_room_holds_more_than_three_tenths_of_the_package(room):
     inside = sum(n for path, n in lines.items() if path.parts[:2] == ("sdpo_jax", room))
 
     assert 0 < inside <= 0.3 * sum(lines.values())
+
+
+@pytest.mark.parametrize("path", files(), ids=str)
+def test_no_file_exceeds_400_lines(path):
+    lines = len((ROOT / path).read_text().splitlines())
+
+    assert lines <= 400, f"{path} has {lines} lines; part it into two nouns"
