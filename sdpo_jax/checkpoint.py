@@ -10,7 +10,6 @@ to it at a time; reading beside a writer is fine, but old steps may vanish.
 """
 
 import concurrent.futures
-import hashlib
 import json
 import logging
 import math
@@ -18,7 +17,6 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -26,15 +24,19 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
+from sdpo_jax.manifest import (
+    MANIFEST,
+    DamagedError,
+    first_sound,
+    read_manifest,
+    sync,
+    write_manifest,
+)
+
 PyTree = Any
 
-_MANIFEST = "manifest.txt"
 _UNFINISHED = ".unfinished"
 _DELETED = ".deleted"
-
-
-class DamagedError(OSError):
-    """A checkpoint whose files are not the ones that were saved."""
 
 
 class Checkpoints:
@@ -191,7 +193,7 @@ class Checkpoints:
         for path in sorted(self._folder.glob("*")):
             match = re.fullmatch(rf"(\d+)({re.escape(_UNFINISHED)})?", path.name)
             # The manifest comes last: with it, only the final rename is missing.
-            if match and (not match[2] or (path / _MANIFEST).exists()):
+            if match and (not match[2] or (path / MANIFEST).exists()):
                 paths.setdefault(int(match[1]), path)
         return paths
 
@@ -199,7 +201,7 @@ class Checkpoints:
         manifests = {}
         for step, path in self._paths().items():
             try:
-                manifests[step] = _read_manifest(path)
+                manifests[step] = read_manifest(path)
             except DamagedError:
                 continue
         return manifests
@@ -216,7 +218,7 @@ class Checkpoints:
         self._orbax.wait_until_finished()
         if jax.process_index() != 0:
             return
-        _write_manifest(path, content)
+        write_manifest(path, content)
         self._install(path)
         self._retire(content["step"])
 
@@ -225,7 +227,7 @@ class Checkpoints:
         if final.exists():
             final.rename(final.with_name(final.name + _DELETED))
         path.rename(final)
-        _sync(self._folder)
+        sync(self._folder)
         shutil.rmtree(final.with_name(final.name + _DELETED), ignore_errors=True)
 
     def _retire(self, step: int) -> None:
@@ -249,7 +251,7 @@ class Checkpoints:
         candidates = sorted(paths, reverse=True) if step is None else [step]
         chosen, faults = None, []
         if jax.process_index() == 0:
-            chosen, faults = _first_sound(candidates, paths)
+            chosen, faults = first_sound(candidates, paths)
         chosen = _agree(chosen)
         if chosen is None:
             raise DamagedError(
@@ -264,7 +266,7 @@ class Checkpoints:
                 "; ".join(faults),
                 chosen,
             )
-        return chosen, _read_manifest(paths[chosen])
+        return chosen, read_manifest(paths[chosen])
 
     def _read(
         self, step: int, saved: dict, abstract_tree: PyTree, part: str = ""
@@ -378,21 +380,6 @@ def _best(manifests: dict[int, dict]) -> int | None:
     return max(scored, key=lambda step: manifests[step]["score"], default=None)
 
 
-def _first_sound(
-    candidates: list[int], paths: dict[int, pathlib.Path]
-) -> tuple[int | None, list[str]]:
-    """The first candidate without a fault, and the faults of those before it."""
-    faults = []
-    for step in candidates:
-        try:
-            _verify(paths[step])
-        except DamagedError as fault:
-            faults.append(f"step {step}: {fault}")
-        else:
-            return step, faults
-    return None, faults
-
-
 def _anywhere(flag: bool) -> bool:
     """Whether the flag is true in any process; none goes on before all are here."""
     if jax.process_count() == 1:
@@ -408,68 +395,3 @@ def _agree(step: int | None) -> int | None:
         np.int32(-1 if step is None else step)
     )
     return None if agreed < 0 else int(agreed)
-
-
-def _verify(path: pathlib.Path) -> None:
-    """Reads every file and compares it with the manifest."""
-    expected = _read_manifest(path)["files"]
-    try:
-        found = _digests(path, expected)
-    except OSError as error:
-        raise DamagedError(f"{error.filename}: {error.strerror}") from error
-    for name, (size, digest) in expected.items():
-        if found[name][0] != size:
-            raise DamagedError(
-                f"{path / name} has {found[name][0]} bytes, expected {size}"
-            )
-        if found[name][1] != digest:
-            raise DamagedError(f"{path / name} changed since it was saved")
-
-
-def _digests(path: pathlib.Path, names: Iterable[str]) -> dict[str, list]:
-    """Bytes and digest of each file."""
-    # hashlib lets go of the interpreter lock, so threads do help.
-    with concurrent.futures.ThreadPoolExecutor() as threads:
-        digests = threads.map(lambda name: _digest(path / name), names)
-        return dict(zip(names, digests, strict=True))
-
-
-def _digest(file: pathlib.Path) -> list:
-    with file.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        return [stream.tell(), digest]
-
-
-def _write_manifest(path: pathlib.Path, content: dict) -> None:
-    """Describes all files of a checkpoint, once they are safely on the disk."""
-    entries = sorted(path.rglob("*"))
-    for entry in [*entries, path]:
-        _sync(entry)
-    names = [e.relative_to(path).as_posix() for e in entries if e.is_file()]
-    text = json.dumps(content | {"files": _digests(path, names)}, indent=1).encode()
-    temporary = path / f"{_MANIFEST}.tmp"
-    # The first line guards the rest, so a flipped bit here is noticed too.
-    digest = hashlib.sha256(text).hexdigest().encode()
-    temporary.write_bytes(digest + b"\n" + text)
-    _sync(temporary)
-    temporary.rename(path / _MANIFEST)
-    _sync(path)
-
-
-def _read_manifest(path: pathlib.Path) -> dict:
-    try:
-        digest, _, text = (path / _MANIFEST).read_bytes().partition(b"\n")
-    except OSError as error:
-        raise DamagedError(f"{path / _MANIFEST}: {error.strerror}") from error
-    if hashlib.sha256(text).hexdigest().encode() != digest:
-        raise DamagedError(f"{path / _MANIFEST} changed since it was saved")
-    return json.loads(text)
-
-
-def _sync(path: pathlib.Path) -> None:
-    """Forces a file or a folder's list of names onto the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

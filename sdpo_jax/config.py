@@ -76,10 +76,6 @@ def default() -> ConfigDict:  # noqa: PLR0915, one line per field
     c.env.judge = ConfigDict()  # of env.name=judge
     c.env.judge.url = ""  # what comes before /chat/completions
     c.env.judge.model = ""  # as the endpoint calls it
-    c.env.judge.key_variable = ""  # environment variable with the key; "" for none
-    c.env.judge.timeout_s = 60.0  # of one call
-    c.env.judge.retries = 4  # more calls where one met a limit or a fault
-    c.env.judge.max_tokens = 1024  # of one reply
 
     c.rollout = ConfigDict()
     c.rollout.questions = 32  # per rollout batch
@@ -229,9 +225,6 @@ _RANGES = {
     "env.time_limit_s": (0, 3600, False),
     "env.memory_limit_mb": (16, 2**20, True),
     "env.wrong_answers_shown": (1, 100, True),
-    "env.judge.timeout_s": (0, 3600, False),
-    "env.judge.retries": (0, 100, True),
-    "env.judge.max_tokens": (1, 2**20, True),
     "rollout.questions": (1, 2**20, True),
     "rollout.attempts": (1, 2**16, True),
     "rollout.temperature": (0, 100, False),

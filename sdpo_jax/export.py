@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from sdpo_jax import config, distributed, train_state
 from sdpo_jax.checkpoint import Checkpoints
-from sdpo_jax.model import huggingface, lora
+from sdpo_jax.model import huggingface, huggingface_export, lora
 from sdpo_jax.model.families import Architecture
 
 _log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def run(c: ConfigDict, workdir: str | os.PathLike | None = None) -> dict[str, An
     """
     config.validate(c)
     target = path(c, workdir)
-    huggingface.check_target(target, c.export.dtype)
+    huggingface_export.check_target(target, c.export.dtype)
     if workdir is None and (c.export.weights, c.export.lora) != ("student", "merged"):
         raise ValueError(
             f"export.weights={c.export.weights}, export.lora={c.export.lora}: only a "
@@ -56,11 +56,11 @@ def run(c: ConfigDict, workdir: str | os.PathLike | None = None) -> dict[str, An
     settings = {"source": c.model.path, "dtype": c.export.dtype}
     with jax.set_mesh(mesh):
         if c.export.lora == "peft":
-            huggingface.save_adapters(target, arch, params, **settings)
+            huggingface_export.save_adapters(target, arch, params, **settings)
         else:
             if workdir is not None and c.lora.rank:
                 params = jax.jit(lora.merge)(read("float32"), params)
-            huggingface.save(target, arch, params, **settings)
+            huggingface_export.save(target, arch, params, **settings)
     return {
         "path": str(target),
         "update": update,

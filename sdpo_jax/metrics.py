@@ -2,21 +2,16 @@
 
 `metrics.jsonl` holds only what the seed decides, so a resumed run can be compared
 with an undisturbed one bit for bit; everything the clock decides goes to
-`timings.jsonl`. JSON has no NaN or infinity: they are written as the strings
-"NaN", "Infinity" and "-Infinity", which `float()` reads back.
+`timings.jsonl`. `json_files` says how NaN and infinity are written, and reads both.
 
 Importing this file does not import JAX, so that reports can read runs without it.
 """
 
 import collections
 import contextlib
-import importlib.metadata
 import json
-import logging
-import math
 import os
 import pathlib
-import platform
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,19 +21,11 @@ import tqdm
 from tensorboardX import event_file_writer
 from tensorboardX.proto import event_pb2, summary_pb2
 
+from sdpo_jax import json_files
+
 METRICS = "metrics.jsonl"
 TIMINGS = "timings.jsonl"
 ATTEMPTS = "attempts.jsonl"
-
-_PACKAGES = (
-    "jax",
-    "jaxlib",
-    "flax",
-    "optax",
-    "orbax-checkpoint",
-    "transformers",
-    "numpy",
-)
 
 
 class RunLog:
@@ -70,7 +57,7 @@ class RunLog:
         Raises:
           ModuleNotFoundError: if wandb is asked for and not installed.
         """
-        self._writes = _is_first_process()
+        self._writes = is_first_process()
         if not self._writes:
             return
         folder = pathlib.Path(folder)
@@ -79,7 +66,7 @@ class RunLog:
         first_step = 0 if resume_from is None else resume_from + 1
         self._files = {}
         for name in (METRICS, TIMINGS, ATTEMPTS):
-            drop_lines_from(folder / name, first_step)
+            json_files.drop_lines_from(folder / name, first_step)
             self._files[name] = (folder / name).open("ab")
         self._curves = _Curves(folder / "tensorboard", first_step)
         self._progress = _Progress(num_steps, resume_from or 0, shown)
@@ -124,7 +111,7 @@ class RunLog:
                 f"a line of {name} has its own step ({step}); rename the value called "
                 f"'step' (got {values['step']!r})"
             )
-        line = _plain({"step": step, **values})
+        line = json_files.plain({"step": step, **values})
         text = json.dumps(line, allow_nan=False) + "\n"
         self._files[name].write(text.encode())
         # A kill then loses at most the line that is being written.
@@ -244,112 +231,6 @@ class _Progress:
         print(text, file=sys.stderr, flush=True)
 
 
-def write_once(
-    folder: str | os.PathLike,
-    config: Mapping[str, Any],
-    mesh_shape: Mapping[str, int] | None = None,
-    versions: Mapping[str, str] | None = None,
-) -> None:
-    """Writes config.json and versions.json into a run folder, unless they are there.
-
-    A run that resumes with other versions or devices says so in the log, because
-    its numbers may then differ from those of an undisturbed run.
-
-    Args:
-      folder: the run folder; made if missing.
-      config: the whole config as a plain dictionary.
-      mesh_shape: devices per mesh axis, like `mesh.shape`.
-      versions: what else the numbers may depend on, such as the tier of a sandbox.
-    """
-    if not _is_first_process():
-        return
-    folder = pathlib.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "config.json").exists():
-        write_json_atomically(folder / "config.json", config)
-    versions = _plain({**_versions(mesh_shape), **(versions or {})})
-    if not (folder / "versions.json").exists():
-        write_json_atomically(folder / "versions.json", versions)
-    started = json.loads((folder / "versions.json").read_text())
-    for name in sorted(started.keys() | versions.keys()):
-        if started.get(name) != versions.get(name):
-            logging.getLogger(__name__).warning(
-                "%s: the run was started with %s %s and goes on with %s",
-                folder,
-                name,
-                started.get(name),
-                versions.get(name),
-            )
-
-
-def write_json_atomically(path: str | os.PathLike, value: Any) -> None:
-    """Writes a JSON file that is never seen half-written, not even after a kill."""
-    text = json.dumps(_plain(value), indent=1, allow_nan=False) + "\n"
-    _replace(pathlib.Path(path), text.encode())
-
-
-def read_lines(path: str | os.PathLike) -> Iterator[dict]:
-    """The lines of a .jsonl file; a half-written last one is left out.
-
-    Raises:
-      ValueError: if any other line is broken, naming the file and the line.
-    """
-    for line, _ in _read(pathlib.Path(path)):
-        yield line
-
-
-def drop_lines_from(path: str | os.PathLike, first_step: int) -> None:
-    """Removes the lines of step `first_step` and later, and a half-written last one.
-
-    The lines that stay keep their bytes. A missing file is left missing.
-    """
-    path = pathlib.Path(path)
-    if path.exists():
-        kept = [raw for line, raw in _read(path) if line["step"] < first_step]
-        _replace(path, b"".join(raw.rstrip(b"\n") + b"\n" for raw in kept))
-
-
-def _read(path: pathlib.Path) -> Iterator[tuple[dict, bytes]]:
-    """Each line, parsed and as it stands in the file."""
-    with path.open("rb") as file:
-        raw, following = file.readline(), file.readline()
-        number = 1
-        while raw:
-            try:
-                line = json.loads(raw)
-            except ValueError as error:
-                if not following:
-                    return
-                raise ValueError(
-                    f"{path}:{number} is not JSON ({error}); only the last line may be "
-                    "cut off. Restore the file from a copy or delete that line"
-                ) from error
-            yield line, raw
-            raw, following, number = following, file.readline(), number + 1
-
-
-def _replace(path: pathlib.Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def _plain(value: Any) -> Any:
-    """The same value in the types of JSON; arrays become numbers and lists."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return {math.inf: "Infinity", -math.inf: "-Infinity"}.get(value, "NaN")
-    return value
-
-
 def _show(name: str, value: Any) -> str:
     number = f"{value:.4g}" if isinstance(value, float) else value
     return f"{name.rpartition('/')[2]} {number}"
@@ -367,45 +248,8 @@ def _start_wandb(folder: pathlib.Path, project: str) -> Any:
     return wandb.init(project=project, id=folder.name, dir=folder, resume="allow")
 
 
-def _is_first_process() -> bool:
+def is_first_process() -> bool:
+    """Whether this is the process of a pod that writes."""
     import jax
 
     return jax.process_index() == 0
-
-
-def _versions(mesh_shape: Mapping[str, int] | None) -> dict:
-    import jax
-
-    return {
-        "python": platform.python_version(),
-        **{package: importlib.metadata.version(package) for package in _PACKAGES},
-        "git_commit": _git_commit(pathlib.Path(__file__).parents[1]),
-        "device_kind": jax.devices()[0].device_kind,
-        "num_devices": jax.device_count(),
-        "num_processes": jax.process_count(),
-        "mesh": dict(mesh_shape or {}),
-    }
-
-
-def _git_commit(root: pathlib.Path) -> str | None:
-    """The checked-out commit; None outside of a git checkout."""
-    git = root / ".git"
-    if git.is_file():
-        # A worktree's .git is a file that points to its own folder.
-        git = root / git.read_text().removeprefix("gitdir:").strip()
-    if not (git / "HEAD").exists():
-        return None
-    kind, _, name = (git / "HEAD").read_text().strip().partition("ref: ")
-    if not name:
-        return kind
-    common = git / "commondir"
-    store = git / common.read_text().strip() if common.exists() else git
-    if (store / name).exists():
-        return (store / name).read_text().strip()
-    return _packed_commit(store / "packed-refs", name)
-
-
-def _packed_commit(packed: pathlib.Path, name: str) -> str | None:
-    lines = packed.read_text().splitlines() if packed.exists() else []
-    found = [line.split()[0] for line in lines if line.endswith(f" {name}")]
-    return found[0] if found else None

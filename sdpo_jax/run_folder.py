@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 from ml_collections import ConfigDict
 
-from sdpo_jax import config, distributed, metrics
+from sdpo_jax import config, distributed, json_files
 
 SUMMARY = "summary.json"
 # Fields that may differ between the parts of one run: they change no number.
@@ -73,7 +73,7 @@ def _hold(folder: pathlib.Path, c: ConfigDict, may_change) -> Iterator[dict | No
             # It sums up another run; left there, it would end this one when resumed.
             (folder / SUMMARY).unlink(missing_ok=True)
         if changed:
-            metrics.write_json_atomically(folder / "config.json", config.flat(c))
+            json_files.write_json_atomically(folder / "config.json", config.flat(c))
         finished = (folder / SUMMARY).exists()
         yield json.loads((folder / SUMMARY).read_text()) if finished else None
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sdpo_jax import distributed, evaluate, metrics, run_folder
+from sdpo_jax import distributed, evaluate, json_files, metrics, run_folder
 from sdpo_jax.components import Components
 from sdpo_jax.learner import Learner, trained_shapes
 from sdpo_jax.run_checkpoints import RunCheckpoints
@@ -32,7 +32,7 @@ def write(
     found = None
     if distributed.is_first():
         found = of_run(components.config, folder, best, heldout)
-        metrics.write_json_atomically(folder / run_folder.SUMMARY, found)
+        json_files.write_json_atomically(folder / run_folder.SUMMARY, found)
     return distributed.from_first(found)
 
 
@@ -51,9 +51,9 @@ def of_run(
       heldout_of_best: its measurement on held-out questions; None where the best is
         the last, whose measurement the log holds.
     """
-    lines = metrics.read_lines(folder / metrics.METRICS)
+    lines = json_files.read_lines(folder / metrics.METRICS)
     by_step = {line["step"]: line for line in lines}
-    timings = metrics.read_lines(folder / metrics.TIMINGS)
+    timings = json_files.read_lines(folder / metrics.TIMINGS)
     seconds = sum(v for t in timings for k, v in t.items() if k != "step")
     splits = lambda line: {split: of_split(line, split) for split in SPLITS}
     updates = max(by_step)

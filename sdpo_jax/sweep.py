@@ -20,23 +20,19 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import math
 import os
 import pathlib
-import re
 import shlex
 import signal
-import statistics
 import subprocess
 import sys
 import time
-import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from sdpo_jax import config, metrics
+from sdpo_jax import config, json_files, sweep_grid
 
 RESULTS = "results.json"
 _SUMMARY = "summary.json"
@@ -44,9 +40,6 @@ _LOG = "log.txt"
 _COMPILED = "compiled"
 _PROMPT = "$ "  # Before the command in a log, which holds every attempt at a run.
 _PAUSE_S = 0.1
-# Not inside double quotes, and no bracket closes before another one opens.
-_COMMA = re.compile(r',(?=(?:[^"]*"[^"]*")*[^"]*$)(?![^(\[]*[)\]])')
-_COLUMNS = ("setting", "seeds", "validation", "held-out", "held-out of best", "seconds")
 
 
 class Stopped(Exception):
@@ -102,7 +95,10 @@ def run_all(
     found = {run.name: _finished(run, workdir / run.name) for run in runs}
     summaries = {name: summary for name, summary in found.items() if summary}
     for name, summary in summaries.items():
-        print(f"{name}: already finished, {_told(summary)}", flush=True)
+        print(
+            f"{name}: already finished, {sweep_grid.validation_score(summary)}",
+            flush=True,
+        )
     after_each(summaries)
     waiting = [run for run in runs if run.name not in summaries]
     with _stop_signals() as stop:
@@ -144,65 +140,6 @@ def load(run: Run) -> ConfigDict:
     return values["config"].value
 
 
-def grid(axes: Mapping[str, Sequence[str]]) -> list[dict[str, str]]:
-    """Every combination of one value per field; the last field varies fastest."""
-    combinations = itertools.product(*axes.values())
-    return [dict(zip(axes, values, strict=True)) for values in combinations]
-
-
-def parse_axes(arguments: Sequence[str]) -> dict[str, list[str]]:
-    """Field -> its values, from arguments like "seed=0,1".
-
-    Raises:
-      ValueError: if an argument is no axis, or a field comes twice.
-    """
-    axes = {}
-    for argument in arguments:
-        field, equals, values = argument.partition("=")
-        if not equals or field.startswith("-"):
-            raise ValueError(
-                f"{argument!r} is no axis; expected field=value,value like seed=0,1"
-            )
-        if field in axes:
-            raise ValueError(f"{field} is given twice; join its values by commas")
-        axes[field] = [value.strip('"') for value in _COMMA.split(values)]
-    return axes
-
-
-def name_of(overrides: Mapping[str, str], fields: Sequence[str]) -> str:
-    """What a run or setting is called by its values of `fields`; also names a folder.
-
-    A field is called by its last part where no other one here ends in the same.
-    """
-    leaf = lambda field: field.rpartition(".")[2]
-    times = collections.Counter(map(leaf, fields))
-    name = ",".join(
-        f"{leaf(f) if times[leaf(f)] == 1 else f}="
-        + urllib.parse.quote(overrides[f], safe="(),+ ").replace(" ", "")
-        for f in fields
-    )
-    return name or "run"
-
-
-def table(results: Sequence[Mapping]) -> str:
-    """One line per setting, the best by validation of the last checkpoint first.
-
-    Columns are pass@1 and seconds: the median over seeds, and [least, most].
-
-    Args:
-      results: {"overrides": ..., "summary": ... or None}, as in `results.json`.
-    """
-    varied = _varied([result["overrides"] for result in results])
-    settings = collections.defaultdict(list)
-    for result in results:
-        name = name_of(result["overrides"], [f for f in varied if f != "seed"])
-        settings[name].append(result["summary"])
-    rows = sorted(itertools.starmap(_row, settings.items()), key=lambda row: -row[0])
-    cells = [_COLUMNS, *(row for _, row in rows)]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in cells)
-
-
 def main(argv: Sequence[str] | None = None) -> int | str:
     """Run the grid that the arguments name; print its table.
 
@@ -221,9 +158,11 @@ def main(argv: Sequence[str] | None = None) -> int | str:
     given = flag.parse_intermixed_args(argv)
     workdir = pathlib.Path(given.workdir)
     try:
-        cells = grid(parse_axes(given.axes))
-        varied = _varied(cells)
-        runs = [Run(name_of(cell, varied), given.config, cell) for cell in cells]
+        cells = sweep_grid.grid(sweep_grid.parse_axes(given.axes))
+        varied = sweep_grid.varied_fields(cells)
+        runs = [
+            Run(sweep_grid.name_of(cell, varied), given.config, cell) for cell in cells
+        ]
         write = lambda summaries: _write_results(workdir, runs, summaries)
         summaries = run_all(runs, workdir, given.jobs, write)
     except (ValueError, OSError) as error:
@@ -231,7 +170,7 @@ def main(argv: Sequence[str] | None = None) -> int | str:
     except Stopped as stopped:
         return f"{stopped}; the same command goes on"
     print("\npass@1, median [least, most] over seeds\n")
-    print(table(_results(runs, summaries)))
+    print(sweep_grid.table(_results(runs, summaries)))
     failed = [name for name, summary in summaries.items() if summary is None]
     for name in failed:
         log = workdir / name / _LOG
@@ -304,7 +243,7 @@ def _end(child: _Child, workdir: pathlib.Path) -> dict | None:
         print(f"{child.run.name}: ended after {seconds:.0f} s, {told}", flush=True)
         return None
     summary = json.loads((folder / _SUMMARY).read_text())
-    told = f"finished in {seconds:.0f} s, {_told(summary)}"
+    told = f"finished in {seconds:.0f} s, {sweep_grid.validation_score(summary)}"
     print(f"{child.run.name}: {told}", flush=True)
     return summary
 
@@ -360,12 +299,6 @@ def _flags(run: Run) -> list[str]:
     return [f"--config.{field}={value}" for field, value in run.overrides.items()]
 
 
-def _varied(cells: Sequence[Mapping[str, str]]) -> list[str]:
-    """The fields that have more than one value, in their order."""
-    fields = dict.fromkeys(field for cell in cells for field in cell)
-    return [f for f in fields if len({cell.get(f) for cell in cells}) > 1]
-
-
 def _results(runs: Sequence[Run], summaries: Mapping[str, dict | None]) -> list[dict]:
     return [
         {"name": r.name, "overrides": r.overrides, "summary": summaries[r.name]}
@@ -376,7 +309,7 @@ def _results(runs: Sequence[Run], summaries: Mapping[str, dict | None]) -> list[
 
 def _write_results(workdir: pathlib.Path, runs, summaries) -> None:
     workdir.mkdir(parents=True, exist_ok=True)
-    metrics.write_json_atomically(workdir / RESULTS, _results(runs, summaries))
+    json_files.write_json_atomically(workdir / RESULTS, _results(runs, summaries))
 
 
 def _last_words(log: pathlib.Path) -> str:
@@ -385,36 +318,6 @@ def _last_words(log: pathlib.Path) -> str:
     lines = text.splitlines()[1:]
     starts = [n for n, line in enumerate(lines) if line.startswith("error: ")]
     return " ".join(" ".join(lines[starts[-1] if starts else -1 :]).split())
-
-
-def _told(summary: Mapping) -> str:
-    return f"validation pass@1 {_spread(_scores([summary], 'last', 'validation'))}"
-
-
-def _row(
-    name: str, summaries: Sequence[Mapping | None]
-) -> tuple[float, tuple[str, ...]]:
-    """What a setting is sorted by, and its line of the table."""
-    done = [summary for summary in summaries if summary]
-    seeds = str(len(done)) + f" of {len(summaries)}" * (len(done) < len(summaries))
-    validation = _scores(done, "last", "validation")
-    heldout = [_scores(done, part, "heldout") for part in ("last", "best")]
-    seconds = f"{statistics.median(s['seconds'] for s in done):.0f}" if done else "-"
-    rank = statistics.median(validation) if validation else -math.inf
-    return rank, (name, seeds, *map(_spread, [validation, *heldout]), seconds)
-
-
-def _scores(summaries: Sequence[Mapping], part: str, split: str) -> list[float]:
-    """Pass@1 of one part of the summaries that have it."""
-    values = [summary[part].get(split, {}).get("pass@1") for summary in summaries]
-    return [value for value in values if value is not None]
-
-
-def _spread(values: Sequence[float]) -> str:
-    if len(values) < 2:
-        return "".join(f"{value:.3f}" for value in values) or "-"
-    median = statistics.median(values)
-    return f"{median:.3f} [{min(values):.3f}, {max(values):.3f}]"
 
 
 if __name__ == "__main__":

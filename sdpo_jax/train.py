@@ -18,7 +18,16 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from sdpo_jax import config, evaluate, feedback, interrupt, metrics, run_folder, summary
+from sdpo_jax import (
+    config,
+    evaluate,
+    feedback,
+    interrupt,
+    metrics,
+    provenance,
+    run_folder,
+    summary,
+)
 from sdpo_jax.collect import collect, pass_rates, training_questions
 from sdpo_jax.components import Components, build, validate
 from sdpo_jax.envs.base import Environment
@@ -77,7 +86,7 @@ def _train(
 ) -> dict[str, Any]:
     c = components.config
     versions = getattr(components.environment, "versions", None)
-    metrics.write_once(folder, config.flat(c), components.mesh.shape, versions)
+    provenance.write_once(folder, config.flat(c), components.mesh.shape, versions)
     questions, dropped = training_questions(components)
     timer = metrics.Timer()
     with contextlib.ExitStack() as exits:

@@ -19,7 +19,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from sdpo_jax import checkpoint
+from sdpo_jax import checkpoint, manifest
 
 EXTRA = {"position": 7, "seed": 3, "best": 0.1, "digest": "ab", "empty": None}
 
@@ -438,7 +438,7 @@ def test_every_single_file_is_guarded(checkpoints):
     for file in files:
         content = file.read_bytes()
         file.write_bytes(bytes([content[0] ^ 1]) + content[1:])
-        with pytest.raises(checkpoint.DamagedError, match=file.name):
+        with pytest.raises(manifest.DamagedError, match=file.name):
             checkpoints.restore(checkpoint.abstract(make_state()), 1)
         file.write_bytes(content)
 
@@ -450,7 +450,7 @@ def test_a_damaged_step_asked_for_by_number_is_refused(checkpoints):
     save_steps(checkpoints, [1, 2])
     culprit = flip_a_bit(folder_of(checkpoints, 2))
 
-    with pytest.raises(checkpoint.DamagedError, match=f"step 2: {culprit} changed"):
+    with pytest.raises(manifest.DamagedError, match=f"step 2: {culprit} changed"):
         checkpoints.restore(checkpoint.abstract(make_state()), 2)
 
 
@@ -459,7 +459,7 @@ def test_when_nothing_is_sound_every_fault_is_named(checkpoints, tmp_path):
     flip_a_bit(folder_of(checkpoints, 1))
     delete_the_manifest(folder_of(checkpoints, 2))
 
-    with pytest.raises(checkpoint.DamagedError) as caught:
+    with pytest.raises(manifest.DamagedError) as caught:
         checkpoints.restore(checkpoint.abstract(make_state()))
 
     message = str(caught.value)
@@ -507,7 +507,7 @@ def test_a_save_that_fails_is_reported_and_costs_no_older_step(
     save_steps(checkpoints, [1, 2])
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoint, "_write_manifest", fail)
+        patched.setattr(checkpoint, "write_manifest", fail)
         checkpoints.save(3, make_state(3), {})
         with pytest.raises(OSError, match="saving step 3 .*No space left"):
             checkpoints.wait()
@@ -528,7 +528,7 @@ def test_a_save_cut_off_at_any_moment_leaves_a_sound_step(
     checkpoints, monkeypatch, moment, left
 ):
     save_steps(checkpoints, [1, 2])
-    owner = checkpoint if moment == "_digests" else checkpoint.Checkpoints
+    owner = manifest if moment == "_digests" else checkpoint.Checkpoints
 
     with monkeypatch.context() as patched:
         patched.setattr(owner, moment, fail)
@@ -620,7 +620,7 @@ for mine, saved in zip(numbers.addressable_shards, make(3)[0].addressable_shards
 best = checkpoints.restore_part("0", abstract[0], checkpoints.best())
 assert float(best.addressable_shards[0].data[0]) == 1 + 32 * int(sys.argv[2])
 if sys.argv[2] == "0":
-    checkpoint._write_manifest = None
+    checkpoint.write_manifest = None
 try:
     checkpoints.save(5, make(5), {})
     checkpoints.wait()

@@ -28,6 +28,7 @@ from sdpo_jax import (
     distributed,
     evaluate,
     interrupt,
+    json_files,
     learner,
     metrics,
     optimizer,
@@ -37,7 +38,7 @@ from sdpo_jax import (
 from sdpo_jax.checkpoint import Checkpoints
 from sdpo_jax.envs import grading_pool
 from sdpo_jax.envs.base import Verdict
-from sdpo_jax.model import decoder, huggingface
+from sdpo_jax.model import decoder, huggingface, huggingface_export
 from sdpo_jax.questions import openthoughts
 from sdpo_jax.questions.question import Question
 from sdpo_jax.rollout import sampler
@@ -78,7 +79,7 @@ def base(tmp_path_factory):
     shapes = jax.eval_shape(lambda: decoder.init(arch, jax.random.key(0)))
     # Large enough that what is drawn depends on the weights.
     params = jax.tree.map(lambda s: rng.normal(0, 0.5, s.shape).astype(s.dtype), shapes)
-    huggingface.save(folder, arch, params, source=None, dtype="float32")
+    huggingface_export.save(folder, arch, params, source=None, dtype="float32")
     tokenizer.save(folder)
     return folder
 
@@ -192,7 +193,7 @@ def summary_of(folder):
 
 
 def lines_of(folder, name):
-    return list(metrics.read_lines(folder / name))
+    return list(json_files.read_lines(folder / name))
 
 
 # What a run learns and survives: the real command in a process of its own.

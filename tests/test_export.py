@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from sdpo_jax import config, distributed, export, metrics, train_state
+from sdpo_jax import config, distributed, export, json_files, train_state
 from sdpo_jax.checkpoint import Checkpoints
 from sdpo_jax.model import huggingface
 
@@ -41,7 +41,7 @@ def finished(tmp_path_factory):
     checkpoints.save(2, state.replace(teacher=ones), {}, score=1.0)
     checkpoints.save(3, state.replace(teacher=twos), {}, score=0.5)
     checkpoints.close()
-    metrics.write_json_atomically(folder / "config.json", config.flat(c))
+    json_files.write_json_atomically(folder / "config.json", config.flat(c))
     return folder
 
 

@@ -1,7 +1,6 @@
 import builtins
 import io
 import json
-import logging
 import math
 import pathlib
 import signal
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto import event_pb2
 
-from sdpo_jax import metrics
+from sdpo_jax import json_files, metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -35,7 +34,7 @@ def write_run(folder, steps, resume_from=None):
 
 
 def lines_of(folder, name):
-    return list(metrics.read_lines(folder / name))
+    return list(json_files.read_lines(folder / name))
 
 
 def test_every_number_comes_back_exactly(folder):
@@ -140,38 +139,9 @@ def test_a_half_written_last_line_is_left_out_and_dropped(folder, rest):
         file.write(rest)
 
     assert [line["step"] for line in lines_of(folder, metrics.METRICS)] == [0, 1]
-    metrics.drop_lines_from(folder / metrics.METRICS, 9)
+    json_files.drop_lines_from(folder / metrics.METRICS, 9)
 
     assert (folder / metrics.METRICS).read_bytes() == whole
-
-
-def test_a_last_line_that_lacks_only_its_end_is_kept_and_completed(tmp_path):
-    path = tmp_path / "lines.jsonl"
-    path.write_text('{"step": 1}\n{"step": 2}')
-
-    assert [line["step"] for line in metrics.read_lines(path)] == [1, 2]
-    metrics.drop_lines_from(path, 3)
-
-    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
-
-
-def test_a_broken_line_in_the_middle_is_refused_by_number(tmp_path):
-    path = tmp_path / "lines.jsonl"
-    path.write_text('{"step": 1}\n{"ste\n{"step": 3}\n')
-
-    with pytest.raises(ValueError, match=r"lines.jsonl:2 is not JSON"):
-        list(metrics.read_lines(path))
-
-
-def test_dropping_lines_looks_at_steps_not_at_their_order(tmp_path):
-    path = tmp_path / "lines.jsonl"
-    path.write_text('{"step": 5}\n{"step": 1}\n{"step": 4}\n{"step": 2}\n')
-
-    metrics.drop_lines_from(path, 4)
-    metrics.drop_lines_from(tmp_path / "missing.jsonl", 4)
-
-    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
-    assert [p.name for p in tmp_path.iterdir()] == ["lines.jsonl"]
 
 
 WRITER = """
@@ -297,7 +267,6 @@ def test_only_the_first_process_writes(folder, monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
 
     write_run(folder, range(2))
-    metrics.write_once(folder, {"a": 1})
 
     assert not folder.exists()
 
@@ -353,86 +322,8 @@ def test_timer_adds_up_by_name_and_starts_again(monkeypatch):
     assert timer.take() == {}
 
 
-def test_the_config_and_versions_are_written_once(folder, caplog):
-    with caplog.at_level(logging.WARNING):
-        metrics.write_once(folder, {"a": {"b": (1, math.inf)}}, {"data": 4, "model": 2})
-        metrics.write_once(folder, {"a": "changed"}, {"data": 4, "model": 2})
-
-    config = json.loads((folder / "config.json").read_text())
-    versions = json.loads((folder / "versions.json").read_text())
-    assert config == {"a": {"b": [1, "Infinity"]}}
-    assert versions["jax"] == jax.__version__ and versions["numpy"] == np.__version__
-    assert (versions["device_kind"], versions["num_devices"]) == ("cpu", 8)
-    assert versions["mesh"] == {"data": 4, "model": 2}
-    assert caplog.records == []
-
-
-def test_resuming_on_other_devices_is_said_aloud(folder, caplog):
-    metrics.write_once(folder, {}, {"data": 8})
-
-    with caplog.at_level(logging.WARNING):
-        metrics.write_once(folder, {}, {"data": 4})
-
-    (record,) = caplog.records
-    assert "started with mesh {'data': 8} and goes on with {'data': 4}" in (
-        record.getMessage()
-    )
-
-
-def test_resuming_in_another_sandbox_is_said_aloud(folder, caplog):
-    metrics.write_once(folder, {}, versions={"sandbox_tier": "A"})
-
-    with caplog.at_level(logging.WARNING):
-        metrics.write_once(folder, {}, versions={"sandbox_tier": "C"})
-
-    (record,) = caplog.records
-    assert "sandbox_tier A and goes on with C" in record.getMessage()
-
-
-COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-@pytest.mark.parametrize("kind", ["loose", "packed", "detached", "worktree", "none"])
-def test_the_commit_is_found_without_running_git(tmp_path, kind):
-    root, git = tmp_path / "root", tmp_path / "root" / ".git"
-    git.mkdir(parents=True)
-    (git / "HEAD").write_text("ref: refs/heads/main\n")
-    if kind in ("loose", "worktree"):
-        (git / "refs/heads").mkdir(parents=True)
-        (git / "refs/heads/main").write_text(COMMIT + "\n")
-    if kind == "packed":
-        (git / "packed-refs").write_text(f"# pack\n{COMMIT} refs/heads/main\n")
-    if kind == "detached":
-        (git / "HEAD").write_text(COMMIT + "\n")
-    if kind == "worktree":
-        (git / "worktrees/two").mkdir(parents=True)
-        (git / "worktrees/two/HEAD").write_text("ref: refs/heads/main\n")
-        (git / "worktrees/two/commondir").write_text("../..\n")
-        root = tmp_path / "two"
-        root.mkdir()
-        (root / ".git").write_text(f"gitdir: {git / 'worktrees/two'}\n")
-
-    found = metrics._git_commit(root)
-
-    assert found == (None if kind == "none" else COMMIT)
-
-
-def test_a_json_file_is_replaced_in_one_step(tmp_path, monkeypatch):
-    path = tmp_path / "summary.json"
-    metrics.write_json_atomically(path, {"best": jnp.float32(0.5)})
-
-    def fail(descriptor):
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(metrics.os, "fsync", fail)
-    with pytest.raises(OSError):
-        metrics.write_json_atomically(path, {"best": 1.0})
-
-    assert json.loads(path.read_text()) == {"best": 0.5}
-
-
 def test_reading_a_run_does_not_import_jax():
-    code = "import sys; from sdpo_jax import metrics; print('jax' in sys.modules)"
+    code = "import sys; from sdpo_jax import provenance; print('jax' in sys.modules)"
 
     out = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True

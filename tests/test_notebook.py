@@ -8,7 +8,7 @@ import re
 import jax
 import pytest
 
-from sdpo_jax import distributed, metrics
+from sdpo_jax import distributed, json_files, metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 FIRST_LINE = "# An environment of one's own: "
@@ -43,7 +43,7 @@ def test_example_of_the_readme_trains(tmp_path, monkeypatch):
 
     assert scope["summary"]["updates"] == 2
     assert set(scope["summary"]["best"]["heldout"]) >= {"avg@16", "pass@1"}
-    attempts = list(metrics.read_lines(tmp_path / "run" / metrics.ATTEMPTS))
+    attempts = list(json_files.read_lines(tmp_path / "run" / metrics.ATTEMPTS))
     assert len(attempts) == 2 * 4 * 8
     wrong = [a for a in attempts if a["outcome"] == "Wrong Answer"]
     assert wrong and all(a["feedback"].startswith("Expected ") for a in wrong)

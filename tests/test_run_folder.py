@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from sdpo_jax import config, metrics, run_folder
+from sdpo_jax import config, json_files, run_folder
 
 ROOT = pathlib.Path(__file__).parents[1]
 SUMMARY = {"method": "sdpo", "updates": 3}
@@ -27,13 +27,13 @@ def claimed(folder, c, may_change=()):
 def begin(folder, c):
     """A folder as a run leaves it that was stopped."""
     assert claimed(folder, c) is None
-    metrics.write_json_atomically(folder / "config.json", config.flat(c))
+    json_files.write_json_atomically(folder / "config.json", config.flat(c))
     return folder
 
 
 def end(folder, c):
     """A folder as a run leaves it that is finished."""
-    metrics.write_json_atomically(begin(folder, c) / run_folder.SUMMARY, SUMMARY)
+    json_files.write_json_atomically(begin(folder, c) / run_folder.SUMMARY, SUMMARY)
     return folder
 
 

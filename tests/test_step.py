@@ -364,7 +364,7 @@ def test_live_teacher_holds_no_copy_and_is_read():
 
 
 def test_trust_region_lies_between_its_anchor_and_the_live_student():
-    # With a share of 0 or 1 the target is one teacher's; both are checked at once by the
+    # With a share of 0 or 1 one teacher alone is read; both are checked at once by the
     # linearity of log q in the share, up to its normaliser.
     run = update(teacher__mode="trust_region", teacher__mixture=0.5)
     state = run.state()

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from sdpo_jax import metrics
+from sdpo_jax import json_files, metrics
 
 ROOT = pathlib.Path(__file__).parents[1]
 
@@ -73,6 +73,6 @@ def test_two_hosts_train_as_one(tmp_path):
         assert host.returncode == 0, err
     first, second = (json.loads(out.splitlines()[-1]) for out, _ in results)
     assert first == second == json.loads((tmp_path / "summary.json").read_text())
-    lines = list(metrics.read_lines(tmp_path / metrics.METRICS))
+    lines = list(json_files.read_lines(tmp_path / metrics.METRICS))
     assert [line["step"] for line in lines] == [0, 1, 2]
-    assert len(list(metrics.read_lines(tmp_path / metrics.ATTEMPTS))) == 16
+    assert len(list(json_files.read_lines(tmp_path / metrics.ATTEMPTS))) == 16

@@ -8,7 +8,7 @@ import tokenizers
 from tokenizers import models, pre_tokenizers
 
 from experiments.benchmark_trl import workload as w
-from sdpo_jax.model import decoder, families, huggingface
+from sdpo_jax.model import decoder, families, huggingface_export
 
 
 def write(workload: w.Workload, folder: pathlib.Path) -> None:
@@ -29,7 +29,7 @@ def write(workload: w.Workload, folder: pathlib.Path) -> None:
         period=(families.LayerKind(rope_theta=10_000.0),),
     )
     params = decoder.init(arch, jax.random.key(w.SEED))
-    huggingface.save(folder, arch, params, source=None, dtype="float32")
+    huggingface_export.save(folder, arch, params, source=None, dtype="float32")
     _write_tokenizer(workload, folder)
 
 

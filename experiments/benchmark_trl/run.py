@@ -22,7 +22,7 @@ import venv
 from collections.abc import Callable, Sequence
 
 from experiments.benchmark_trl import workload as w
-from sdpo_jax import metrics
+from sdpo_jax import json_files
 
 _HERE = pathlib.Path(__file__).resolve().parent
 _ROOT = _HERE.parents[1]
@@ -190,7 +190,7 @@ def _fill(results: list[dict], workloads: Sequence[str], arguments) -> None:
             )
             name = {"workload": workload, "turn": turn, "side": side}
             results.append(name | machine() | result)
-            metrics.write_json_atomically(arguments.results, results)
+            json_files.write_json_atomically(arguments.results, results)
             whole_s = statistics.median(result["whole_s"])
             print(f"{workload}, turn {turn}, {side}: {whole_s:.3f} s", flush=True)
 

@@ -19,7 +19,7 @@ import jax
 from ml_collections import ConfigDict
 
 from experiments.benchmark_trl import workload as w
-from sdpo_jax import config, metrics, train
+from sdpo_jax import config, json_files, metrics, train
 from sdpo_jax.batch import Batch
 from sdpo_jax.envs.base import Verdict
 from sdpo_jax.learner import Learner
@@ -107,7 +107,7 @@ def measure(workload: w.Workload, checkpoint: str) -> dict:
         folder = pathlib.Path(name) / "run"
         with watch.patched(), contextlib.suppress(_EnoughUpdates):
             train.run(run_config(workload, checkpoint), folder, ByPlace(workload))
-        lines = list(metrics.read_lines(folder / metrics.METRICS))[1:]
+        lines = list(json_files.read_lines(folder / metrics.METRICS))[1:]
         versions = json.loads((folder / "versions.json").read_text())
     for one in watch.seen:
         w.check(workload, one)

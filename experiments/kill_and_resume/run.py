@@ -21,7 +21,7 @@ import time
 import jax
 import numpy as np
 
-from sdpo_jax import distributed, metrics, sweep, train_state
+from sdpo_jax import distributed, json_files, metrics, sweep, train_state
 from sdpo_jax.checkpoint import Checkpoints
 from sdpo_jax.model import huggingface
 
@@ -86,7 +86,7 @@ def finish(folder: pathlib.Path) -> float:
 def found_in(folder: pathlib.Path) -> dict:
     """What a killed run has left behind."""
     file = folder / metrics.METRICS
-    lines = list(metrics.read_lines(file)) if file.exists() else []
+    lines = list(json_files.read_lines(file)) if file.exists() else []
     checkpoints = folder / "checkpoints"
     saved = sorted(int(p.name) for p in checkpoints.glob("*[0-9]"))
     return {
@@ -138,7 +138,7 @@ def undisturbed(workdir: pathlib.Path) -> dict:
         seconds = round(finish(folder), 1)
         first = digests(workdir / "first")
         result = {"seconds": seconds, "digests": digests(folder), "first": first}
-        metrics.write_json_atomically(file, result)
+        json_files.write_json_atomically(file, result)
     return json.loads(file.read_text())
 
 
@@ -157,7 +157,7 @@ def trial(workdir: pathlib.Path, number: int, seed: int, within_s: float) -> dic
         found = {"killed_s": round(killed_s, 2), "late_draws": late}
         found |= found_in(folder)
         found |= {"resumed_s": round(finish(folder), 1), "digests": digests(folder)}
-        metrics.write_json_atomically(file, found)
+        json_files.write_json_atomically(file, found)
     return json.loads(file.read_text())
 
 
@@ -195,7 +195,7 @@ def main() -> int:
         "equal": all(equal),
     }
     path = pathlib.Path(__file__).with_name("results.json")
-    metrics.write_json_atomically(path, results)
+    json_files.write_json_atomically(path, results)
     return 0 if all(equal) else 1
 
 

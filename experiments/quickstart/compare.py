@@ -15,7 +15,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-from sdpo_jax import metrics
+from sdpo_jax import json_files, metrics
 
 _COLUMNS = ("method", "generations", "seconds", "base", "last", "best", "best at")
 
@@ -49,7 +49,7 @@ def draw(folders: Sequence[pathlib.Path], summaries: Sequence[dict], path) -> No
     titles = ("validation pass@1", "score of training attempts")
     for axis, name, title in zip(axes, names, titles, strict=True):
         for folder, summary in zip(folders, summaries, strict=True):
-            lines = list(metrics.read_lines(folder / metrics.METRICS))
+            lines = list(json_files.read_lines(folder / metrics.METRICS))
             points = [(line["step"], line[name]) for line in lines if name in line]
             per_update = summary["generations"] / summary["updates"]
             steps, values = zip(*points, strict=True)

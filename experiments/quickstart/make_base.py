@@ -21,7 +21,7 @@ import optax
 
 from experiments.quickstart import examples, measure_base, tokenizer
 from sdpo_jax.data.tokenizer import Tokenizer
-from sdpo_jax.model import decoder, families, huggingface
+from sdpo_jax.model import decoder, families, huggingface_export
 
 ARCHITECTURE = families.Architecture(
     family="qwen3",
@@ -121,7 +121,7 @@ def main() -> None:
         tokenizer.save(pathlib.Path(folder))
         encoder = Tokenizer(folder)
     params = train(arguments.seed, encoder)
-    huggingface.save(
+    huggingface_export.save(
         arguments.folder, ARCHITECTURE, params, source=None, dtype="bfloat16"
     )
     tokenizer.save(arguments.folder)

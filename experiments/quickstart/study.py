@@ -28,7 +28,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
 from experiments.quickstart import make_questions  # noqa: E402
-from sdpo_jax import config, metrics, sweep
+from sdpo_jax import config, json_files, metrics, sweep
 
 HERE = pathlib.Path(__file__).resolve().parent
 METHODS = ("sdpo", "grpo")
@@ -88,7 +88,7 @@ def complete(
         for name, summary in summaries.items():
             if summary is not None:
                 records[name] = _record(by_name[name], summary, workdir)
-        metrics.write_json_atomically(kept, records)
+        json_files.write_json_atomically(kept, records)
 
     summaries = sweep.run_all(missing, workdir, jobs, keep)
     failed = [name for name, summary in summaries.items() if summary is None]
@@ -117,7 +117,7 @@ def setting(run: sweep.Run) -> dict:
 
 
 def _record(run: sweep.Run, summary: Mapping, workdir: pathlib.Path) -> dict:
-    lines = metrics.read_lines(workdir / run.name / metrics.METRICS)
+    lines = json_files.read_lines(workdir / run.name / metrics.METRICS)
     name = "validation/pass@1"
     curve = {line["step"]: round(line[name], 4) for line in lines if name in line}
     return {"setting": setting(run), "summary": summary, "validation": curve}

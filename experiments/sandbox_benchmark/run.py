@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-from sdpo_jax import metrics
+from sdpo_jax import json_files
 from sdpo_jax.envs.base import GraderFailure
 from sdpo_jax.sandbox import control_groups, process
 from sdpo_jax.sandbox.pool import Sandbox
@@ -168,7 +168,7 @@ def measure(file: pathlib.Path, name: str, work: Callable[[], dict]) -> None:
         print(f"{name}: {error}")
         return
     print(json.dumps(results[name]), flush=True)
-    metrics.write_json_atomically(file, results)
+    json_files.write_json_atomically(file, results)
 
 
 def main() -> None:

@@ -60,7 +60,8 @@ def from_config(c: ConfigDict) -> Environment:
     if c.env.name == "function":
         return function.environment(files, c.env.function)
     if c.env.name == "judge":
-        return judge.environment(files, judge.Endpoint(**c.env.judge))
+        endpoint = judge.Endpoint(url=c.env.judge.url, model=c.env.judge.model)
+        return judge.environment(files, endpoint)
     limits = Limits(cpu_s=c.env.time_limit_s, memory_mb=c.env.memory_limit_mb)
     make_sandbox = functools.partial(
         Sandbox, limits, c.env.sandbox_tier, url=c.env.sandbox_url

@@ -1,4 +1,4 @@
-"""The decoder: flax modules for one layer, pure functions for the whole.
+"""The decoder: pure functions of the parameters, over the modules in `layer`.
 
 Parameters are a plain pytree:
 
@@ -15,166 +15,19 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from sdpo_jax.distributed import constrain
-from sdpo_jax.model import attention, causal_attention
 from sdpo_jax.model import cache as kv_cache
+from sdpo_jax.model import causal_attention
 from sdpo_jax.model.families import Architecture, LayerKind
+from sdpo_jax.model.layer import Attend, Layer, RMSNorm, weight
 
 Params = Any
-# What a layer attends to: (q_BTHE, k_BTNE, v_BTNE) -> (mixed values, what to keep).
-Attend = Callable[[jax.Array, jax.Array, jax.Array], tuple[jax.Array, Any]]
-# The same for each kind of layer.
+# What each kind of layer attends to.
 AttendBy = Callable[[LayerKind], Attend]
-
 
 # Parts of the parameters with a leading axis of periods.
 _STACKED = {"layers", "adapters"}
-_normal = nn.initializers.normal(stddev=0.02)
-
-
-def _weight(*axes: str | None, init=_normal):
-    return nn.with_logical_partitioning(init, axes)
-
-
-def _matmul(x_BTD: jax.Array, kernel: jax.Array, adapter: Any = None) -> jax.Array:
-    """[B, T, F]: x W in the dtype of x, and the change that an adapter makes.
-
-    Tokens stand on one axis, for the gradient of the kernel: contracted over two, it
-    would be transposed first on a CPU.
-
-    Args:
-      x_BTD: inputs.
-      kernel: D numbers on its first axes, F on the others.
-      adapter: of this kernel, or None.
-    """
-    rows, time, width = x_BTD.shape
-    x_XD = x_BTD.reshape(rows * time, width)
-    flat = lambda w, first: w.astype(x_XD.dtype).reshape(first, -1)
-    out_XF = x_XD @ flat(kernel, width)
-    if adapter is not None:
-        low_XR = x_XD @ flat(adapter.a, width)
-        out_XF += (low_XR @ flat(adapter.b, low_XR.shape[1])) * adapter.scale
-    return out_XF.reshape(rows, time, -1)
-
-
-def _adapter(module: nn.Module, name: str) -> Any:
-    """The adapter of one of a module's kernels, if it has one."""
-    return module.get_variable("adapters", name)
-
-
-class RMSNorm(nn.Module):
-    """Root-mean-square normalisation of the last axis, or of the last two together.
-
-    Args:
-      arch: says where the cast comes, before the scale (Qwen) or after it (Olmo3).
-      axes: letters of the normalised axes, which name the scale: "D" or "HE".
-    """
-
-    arch: Architecture
-    axes: str = "D"
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """The normalised array, in its dtype."""
-        count = len(self.axes)
-        cut = (None,) if count == 1 else ("heads", None)
-        ones = _weight(*cut, init=nn.initializers.ones)
-        scale = self.param(f"scale_{self.axes}", ones, x.shape[-count:])
-        wide = x.astype(np.promote_types(x.dtype, np.float32))
-        axis = tuple(range(-count, 0))
-        power = jnp.mean(jnp.square(wide), axis=axis, keepdims=True)
-        normed = wide * jax.lax.rsqrt(power + self.arch.norm_eps)
-        if not self.arch.scale_before_cast:
-            normed = normed.astype(x.dtype)
-        scale = jnp.broadcast_to(scale.astype(normed.dtype), x.shape)
-        return (normed * scale).astype(x.dtype)
-
-
-class Attention(nn.Module):
-    """Grouped-query attention."""
-
-    arch: Architecture
-    kind: LayerKind
-
-    @nn.compact
-    def __call__(
-        self, x_BTD: jax.Array, position_BT: jax.Array, attend: Attend
-    ) -> tuple[jax.Array, Any]:
-        """The layer's attention branch, and what `attend` keeps."""
-        a = self.arch
-        q = self._project("query", "HE", a.heads, x_BTD)
-        k = self._project("key", "NE", a.kv_heads, x_BTD)
-        v = self._project("value", "NE", a.kv_heads, x_BTD)
-        if a.qk_norm != "none":
-            whole = a.qk_norm == "width"
-            q = RMSNorm(a, "HE" if whole else "D", name="query_norm")(q)
-            k = RMSNorm(a, "NE" if whole else "D", name="key_norm")(k)
-        q = attention.rope(q, position_BT, self.kind)
-        k = attention.rope(k, position_BT, self.kind)
-        mixed_BTHE, kept = attend(q, k, v)
-        out_axes = _weight("heads", None, "embed")
-        out_HED = self.param("out_HED", out_axes, (a.heads, a.head_width, a.width))
-        mixed_BTX = mixed_BTHE.reshape(*x_BTD.shape[:2], -1)
-        return _matmul(mixed_BTX, out_HED, _adapter(self, "out_HED")), kept
-
-    def _project(self, name: str, axes: str, heads: int, x_BTD: jax.Array) -> jax.Array:
-        shape = (heads, self.arch.head_width)
-        kernel_name, init = f"{name}_D{axes}", _weight("embed", "heads", None)
-        kernel = self.param(kernel_name, init, (self.arch.width, *shape))
-        x_BTX = _matmul(x_BTD, kernel, _adapter(self, kernel_name))
-        x_BTHE = x_BTX.reshape(*x_BTD.shape[:2], *shape)
-        if self.arch.qkv_bias:
-            zeros = _weight("heads", None, init=nn.initializers.zeros)
-            bias_HE = self.param(f"{name}_bias_{axes}", zeros, shape)
-            x_BTHE = x_BTHE + bias_HE.astype(x_BTHE.dtype)[None, None]
-        return constrain(x_BTHE, "batch", None, "heads", None)
-
-
-class MLP(nn.Module):
-    """Gated SiLU."""
-
-    arch: Architecture
-
-    @nn.compact
-    def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        """The layer's MLP branch."""
-        up_shape = (self.arch.width, self.arch.mlp_width)
-        gate = self.param("gate_DF", _weight("embed", "mlp"), up_shape)
-        up = self.param("up_DF", _weight("embed", "mlp"), up_shape)
-        down = self.param("down_FD", _weight("mlp", "embed"), up_shape[::-1])
-        gate_BTF = nn.silu(_matmul(x_BTD, gate, _adapter(self, "gate_DF")))
-        inner_BTF = gate_BTF * _matmul(x_BTD, up, _adapter(self, "up_DF"))
-        inner_BTF = constrain(inner_BTF, "batch", None, "mlp")
-        return _matmul(inner_BTF, down, _adapter(self, "down_FD"))
-
-
-class Layer(nn.Module):
-    """One transformer layer: norms stand on its branches' inputs, or on their outputs.
-
-    Either way `attention_norm` and `mlp_norm` are named after their branch.
-    """
-
-    arch: Architecture
-    kind: LayerKind
-
-    @nn.compact
-    def __call__(
-        self, x_BTD: jax.Array, position_BT: jax.Array, attend: Attend
-    ) -> tuple[jax.Array, Any]:
-        """The residual stream after the layer, and what `attend` keeps."""
-        same = lambda x: x
-        norms = [RMSNorm(self.arch, name=f"{n}_norm") for n in ("attention", "mlp")]
-        before = [same, same] if self.arch.post_norm else norms
-        after = norms if self.arch.post_norm else [same, same]
-        branch_BTD, kept = Attention(self.arch, self.kind, name="attention")(
-            before[0](x_BTD), position_BT, attend
-        )
-        x_BTD = constrain(x_BTD + after[0](branch_BTD), "batch", None, None)
-        branch_BTD = MLP(self.arch, name="mlp")(before[1](x_BTD))
-        x_BTD = x_BTD + after[1](branch_BTD)
-        return constrain(x_BTD, "batch", None, None), kept
 
 
 def boxed(arch: Architecture, key: jax.Array) -> Params:
@@ -182,7 +35,7 @@ def boxed(arch: Architecture, key: jax.Array) -> Params:
     embed_key, head_key, norm_key, *layer_keys = jax.random.split(
         key, 3 + len(arch.period)
     )
-    table = _weight(None, "table")(embed_key, (arch.vocab, arch.width))
+    table = weight(None, "table")(embed_key, (arch.vocab, arch.width))
     stream_11D = jnp.zeros((1, 1, arch.width))
     params = {
         "embed": {"table_VD": table},
@@ -193,7 +46,7 @@ def boxed(arch: Architecture, key: jax.Array) -> Params:
         "norm": RMSNorm(arch).init(norm_key, stream_11D)["params"],
     }
     if not arch.tied:
-        kernel = _weight("embed", "vocab")(head_key, (arch.width, arch.vocab))
+        kernel = weight("embed", "vocab")(head_key, (arch.width, arch.vocab))
         params["head"] = {"kernel_DV": kernel}
     return params
 

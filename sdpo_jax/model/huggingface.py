@@ -3,20 +3,16 @@
 A row of the table is our parameter's path, the checkpoint's tensor name, and that
 tensor's axes in the letters of our name: `query_DHE` is stored as "HE D", a matrix
 whose rows run over heads and head width. Our layers are stacked over periods; `{}`
-in a tensor name is the layer's number.
+in a tensor name is the layer's number. This file reads; `huggingface_export` writes.
 """
 
 import collections
-import contextlib
-import dataclasses
-import itertools
 import json
 import math
 import os
 import pathlib
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, BinaryIO, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +21,7 @@ from jax.sharding import Mesh, NamedSharding
 from safetensors import SafetensorError, safe_open
 
 from sdpo_jax import distributed
-from sdpo_jax.model import decoder, families, lora
+from sdpo_jax.model import decoder, families
 from sdpo_jax.model.families import Architecture
 
 
@@ -37,8 +33,8 @@ class Row(NamedTuple):
     axes: str
 
 
-_WEIGHTS = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 _EMBED = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"
 _LAYER = "model.layers.{}."
@@ -88,24 +84,7 @@ TABLES = {
         "olmo3": _ALL + _POST_NORM + _WIDTH_NORM,
     }.items()
 }
-_CLASSES = {
-    "qwen2": "Qwen2ForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-    "olmo3": "Olmo3ForCausalLM",
-}
 
-_COPIED = (
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-    "added_tokens.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-)
-_FILE_DTYPES = {"float32": "F32", "bfloat16": "BF16"}
 _READABLE = ("F32", "BF16", "F16")
 
 
@@ -118,7 +97,7 @@ def architecture(path: str | os.PathLike) -> Architecture:
     Raises:
       ValueError: if there is no such checkpoint, or it is not supported.
     """
-    return families.from_huggingface(_config(_directory(path, "config.json")))
+    return families.from_huggingface(config_of(directory_of(path, "config.json")))
 
 
 def load(
@@ -142,7 +121,7 @@ def load(
     """
     shapes = jax.eval_shape(lambda: decoder.init(arch, jax.random.key(0)))
     shardings = _shardings(arch, shapes, mesh)
-    stored = _open_all(_directory(path, "*.json", "*.safetensors"))
+    stored = _open_all(directory_of(path, "*.json", "*.safetensors"))
     _check(stored, arch, shapes)
 
     def place(key: Any, leaf: jax.ShapeDtypeStruct, where: NamedSharding) -> jax.Array:
@@ -151,133 +130,7 @@ def load(
     return jax.tree_util.tree_map_with_path(place, shapes, shardings)
 
 
-def save(
-    path: str | os.PathLike,
-    arch: Architecture,
-    params: decoder.Params,
-    *,
-    source: str | os.PathLike | None,
-    dtype: str = "bfloat16",
-    max_shard_bytes: int = 5 * 10**9,
-) -> None:
-    """Write a checkpoint that transformers and inference engines can load.
-
-    Weights go to disk tensor by tensor, so the host holds one at a time. On several
-    hosts every process must call this; the first one writes.
-
-    Args:
-      path: the directory to make; it appears only when it is complete.
-      arch: the architecture of `params`.
-      params: the decoder's parameters.
-      source: checkpoint whose config.json, generation_config.json and tokenizer are
-        copied; with None, only a config.json made from `arch` is written.
-      dtype: of the files, "float32" or "bfloat16".
-      max_shard_bytes: weights in one file; a tensor is never cut.
-
-    Raises:
-      ValueError: if `path` exists, `dtype` is neither, or `source` holds another
-        architecture.
-    """
-    path = pathlib.Path(path)
-    check_target(path, dtype)
-    folder = None if source is None else _directory(source, "config.json", *_COPIED)
-    config = _exported_config(arch, folder, dtype)
-    whole = tensors(arch, params, np.dtype(dtype))
-    if jax.process_index() != 0:
-        collections.deque(whole, maxlen=0)  # Gathering needs every process.
-        return
-
-    shapes = stored_shapes(arch, params)
-    with _appearing(path) as partial:
-        _write_shards(partial, shapes, whole, dtype, max_shard_bytes)
-        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-        for name in _COPIED:
-            if folder is not None and (folder / name).exists():
-                shutil.copyfile(folder / name, partial / name)
-
-
-def save_adapters(
-    path: str | os.PathLike,
-    arch: Architecture,
-    adapters: Sequence[decoder.Params],
-    *,
-    source: str | os.PathLike,
-    dtype: str = "float32",
-) -> None:
-    """Write LoRA adapters alone, in the format that PEFT loads.
-
-    On several hosts every process must call this; the first one writes.
-
-    Args:
-      path: the directory to make; it appears only when it is complete.
-      arch: of the model that the adapters belong to.
-      adapters: as `lora.init` gives them.
-      source: the checkpoint they change, as PEFT shall look for it.
-      dtype: of the file, "float32" or "bfloat16".
-
-    Raises:
-      ValueError: if `path` exists or `dtype` is neither.
-    """
-    path = pathlib.Path(path)
-    check_target(path, dtype)
-    shapes, arrays = {}, []
-    for key, adapter in jax.tree_util.tree_leaves_with_path(
-        {"layers": adapters}, is_leaf=lambda leaf: isinstance(leaf, lora.Adapter)
-    ):
-        row, names = _row(arch, key)
-        periods, *_, rank = adapter.a.shape
-        a_PRX = adapter.a.reshape(periods, -1, rank).swapaxes(1, 2)
-        b_PXR = adapter.b.reshape(periods, rank, -1).swapaxes(1, 2)
-        for part, stacked in (("lora_A", a_PRX), ("lora_B", b_PXR)):
-            for period, name in enumerate(names):
-                name = f"base_model.model.{name.replace('.weight', f'.{part}.weight')}"
-                shapes[name] = stacked.shape[1:]
-                arrays.append(stacked[period].astype(dtype))
-    whole = (
-        (name, distributed.to_host(x)) for name, x in zip(shapes, arrays, strict=True)
-    )
-    if jax.process_index() != 0:
-        collections.deque(whole, maxlen=0)
-        return
-
-    targets = {name.split(".")[-3] for name in shapes}
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": str(source),
-        "r": rank,
-        "lora_alpha": adapter.scale * rank,
-        "target_modules": sorted(targets),
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "inference_mode": True,
-    }
-    with _appearing(path) as partial:
-        with (partial / "adapter_model.safetensors").open("wb") as file:
-            _write_file(file, shapes, whole, dtype)
-        text = json.dumps(config, indent=2) + "\n"
-        (partial / "adapter_config.json").write_text(text)
-
-
-def check_target(path: pathlib.Path, dtype: str) -> None:
-    """Refuse what `save` could not write, before anything takes long."""
-    if dtype not in _FILE_DTYPES:
-        raise ValueError(f"dtype={dtype!r}: expected one of {', '.join(_FILE_DTYPES)}")
-    if path.exists():
-        raise ValueError(f"{path} exists; move it away or export somewhere else")
-
-
-@contextlib.contextmanager
-def _appearing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A directory to fill, which takes its name once that is done."""
-    partial = path.with_name(path.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    yield partial
-    partial.rename(path)
-
-
-def _directory(path: str | os.PathLike, *patterns: str) -> pathlib.Path:
+def directory_of(path: str | os.PathLike, *patterns: str) -> pathlib.Path:
     """The checkpoint's directory; from the hub, with files of these patterns only."""
     if os.path.isdir(path):
         return pathlib.Path(path)
@@ -304,97 +157,18 @@ def _json(file: pathlib.Path) -> dict[str, Any]:
     return found
 
 
-def _config(directory: pathlib.Path) -> dict[str, Any]:
+def config_of(directory: pathlib.Path) -> dict[str, Any]:
+    """What the checkpoint's config.json holds."""
     if not (directory / "config.json").exists():
         raise ValueError(f"{directory} has no config.json, so it is no checkpoint")
     return _json(directory / "config.json")
-
-
-def _exported_config(
-    arch: Architecture, source: pathlib.Path | None, dtype: str
-) -> dict[str, Any]:
-    if source is None:
-        return {**_made_config(arch), "dtype": dtype}
-    raw = _config(source)
-    found = families.from_huggingface(raw)
-    if found != arch:
-        raise ValueError(f"{source}: expected the config.json of {arch}, got {found}")
-    # transformers 4 calls the field torch_dtype.
-    return {**raw, ("torch_dtype" if "torch_dtype" in raw else "dtype"): dtype}
-
-
-def _made_config(arch: Architecture) -> dict[str, Any]:
-    """A config.json that describes `arch`, in the spelling of transformers 5.
-
-    Raises:
-      ValueError: if the family has no way to spell it.
-    """
-    raw = {
-        "architectures": [_CLASSES[arch.family]],
-        "model_type": arch.family,
-        "attention_bias": False,
-        "hidden_act": "silu",
-        "hidden_size": arch.width,
-        "intermediate_size": arch.mlp_width,
-        "max_position_embeddings": arch.max_positions,
-        "num_attention_heads": arch.heads,
-        "num_hidden_layers": arch.layers,
-        "num_key_value_heads": arch.kv_heads,
-        "rms_norm_eps": arch.norm_eps,
-        "tie_word_embeddings": arch.tied,
-        "vocab_size": arch.vocab,
-        **_spelled_layers(arch),
-    }
-    if arch.family == "qwen3":
-        raw["head_dim"] = arch.head_width
-    if families.from_huggingface(raw) != arch:
-        raise ValueError(f"config.json of {arch.family} cannot describe {arch}")
-    return raw
-
-
-def _spelled_layers(arch: Architecture) -> dict[str, Any]:
-    """The fields on kinds of layers."""
-    names = {kind: families.layer_type(kind) for kind in arch.period}
-    rope = {name: _spelled_rope(kind) for kind, name in names.items()}
-    windows = {kind.window for kind in arch.period} - {None}
-    fields: dict[str, Any] = {"layer_types": [names[kind] for kind in arch.kinds]}
-    if arch.family == "olmo3":
-        return fields | {
-            "rope_parameters": rope,
-            "sliding_window": max(windows, default=None),
-        }
-    flat = next(iter(rope.values()))
-    # The older spelling of what transformers 4 would otherwise not find.
-    older = {"rope_theta": flat["rope_theta"]}
-    if flat["rope_type"] != "default":
-        older["rope_scaling"] = flat
-    return (
-        fields
-        | older
-        | {
-            "rope_parameters": flat,
-            "sliding_window": max(windows, default=None),
-            "use_sliding_window": bool(windows),
-        }
-    )
-
-
-def _spelled_rope(kind: families.LayerKind) -> dict[str, Any]:
-    rope = {"rope_type": "default", "rope_theta": kind.rope_theta}
-    if kind.yarn is None:
-        return rope
-    yarn = dataclasses.asdict(kind.yarn)
-    yarn["original_max_position_embeddings"] = yarn.pop("original_positions")
-    if yarn["truncate"]:
-        del yarn["truncate"]
-    return rope | yarn | {"rope_type": "yarn"}
 
 
 def _name(key: Any) -> str:
     return jax.tree_util.keystr(key, simple=True, separator="/")
 
 
-def _row(arch: Architecture, key: Any) -> tuple[Row, list[str]]:
+def row_of(arch: Architecture, key: Any) -> tuple[Row, list[str]]:
     """A parameter's row, and the names of the tensors that it holds, in order."""
     parts = _name(key).split("/")
     table = TABLES[arch.family]
@@ -406,13 +180,14 @@ def _row(arch: Architecture, key: Any) -> tuple[Row, list[str]]:
     return row, [row.tensor.format(number) for number in numbers]
 
 
-def _axes(row: Row) -> tuple[str, str]:
+def axes_of(row: Row) -> tuple[str, str]:
     """The axis letters of one tensor, in our order and in the stored order."""
     return row.path.rpartition("_")[2], row.axes.replace(" ", "")
 
 
-def _stored_shape(row: Row, shape: tuple[int, ...]) -> tuple[int, ...]:
-    ours, _ = _axes(row)
+def stored_shape(row: Row, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of each tensor that holds a part of our parameter of `shape`."""
+    ours, _ = axes_of(row)
     # A parameter of the layers has a leading axis, the periods.
     size = dict(zip(ours, shape[-len(ours) :], strict=True))
     return tuple(math.prod(size[a] for a in group) for group in row.axes.split())
@@ -422,8 +197,8 @@ def stored_shapes(arch: Architecture, tree: Any) -> dict[str, tuple[int, ...]]:
     """Every tensor of the checkpoint, in the order in which we write them."""
     shapes = {}
     for key, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        row, names = _row(arch, key)
-        shapes |= dict.fromkeys(names, _stored_shape(row, leaf.shape))
+        row, names = row_of(arch, key)
+        shapes |= dict.fromkeys(names, stored_shape(row, leaf.shape))
     return shapes
 
 
@@ -469,7 +244,7 @@ def _open_all(directory: pathlib.Path) -> dict[str, Any]:
 
 def _files(directory: pathlib.Path) -> dict[pathlib.Path, str]:
     """The weight files, each with the name of one of its tensors."""
-    single, index = directory / _WEIGHTS, directory / _INDEX
+    single, index = directory / WEIGHTS, directory / INDEX
     if single.exists() or not index.exists():
         return {single: _EMBED}
     by_tensor = _json(index).get("weight_map")
@@ -540,9 +315,9 @@ def _read_block(
     dtype: np.dtype,
 ) -> np.ndarray:
     """The entries of one parameter within `bounds`, read tensor by tensor."""
-    row, names = _row(arch, key)
+    row, names = row_of(arch, key)
     block = np.empty([len(b) for b in bounds], dtype)
-    if len(bounds) == len(_axes(row)[0]):
+    if len(bounds) == len(axes_of(row)[0]):
         block[...] = _read(stored, names[0], row, shape, bounds)
         return block
     periods, *bounds = bounds
@@ -559,7 +334,7 @@ def _read(
     bounds: Sequence[range],
 ) -> np.ndarray:
     """The entries of one tensor within `bounds` of our axes, in our layout."""
-    ours, letters = _axes(row)
+    ours, letters = axes_of(row)
     size = dict(zip(ours, shape, strict=True))
     bound = dict(zip(ours, bounds, strict=True))
 
@@ -573,94 +348,3 @@ def _read(
         raise ValueError(f"{name} holds NaN or infinite weights")
     part = part.reshape([len(bound[a]) for a in letters])
     return part.transpose([letters.index(a) for a in ours])
-
-
-def tensors(
-    arch: Architecture, params: decoder.Params, dtype: np.dtype
-) -> Iterator[tuple[str, np.ndarray]]:
-    """Every tensor of a checkpoint by its name, one after the other on the host.
-
-    Args:
-      arch: the architecture of `params`.
-      params: the decoder's parameters, or their gradient; on several hosts every
-        process must take all tensors.
-      dtype: of the tensors.
-
-    Yields:
-      Name, and the whole tensor in its stored layout, in the order of the header.
-    """
-    for key, leaf in jax.tree_util.tree_leaves_with_path(params):
-        row, names = _row(arch, key)
-        ours, letters = _axes(row)
-        order = [ours.index(a) for a in letters]
-        periods = (leaf[index] for index in range(len(names)))
-        stacked = leaf.ndim > len(ours)
-        for name, tensor in zip(names, periods if stacked else [leaf], strict=True):
-            whole = distributed.to_host(tensor.astype(dtype))
-            yield name, whole.transpose(order).reshape(_stored_shape(row, leaf.shape))
-
-
-def _write_shards(
-    folder: pathlib.Path,
-    shapes: Mapping[str, tuple[int, ...]],
-    whole: Iterator[tuple[str, np.ndarray]],
-    dtype: str,
-    max_shard_bytes: int,
-) -> None:
-    """Write every tensor of `whole`, which come in the order of `shapes`."""
-    shards = _shards(shapes, np.dtype(dtype).itemsize, max_shard_bytes)
-    files = [_WEIGHTS]
-    if len(shards) > 1:
-        count = len(shards)
-        files = [
-            f"model-{n:05d}-of-{count:05d}.safetensors" for n in range(1, count + 1)
-        ]
-        index = {
-            "metadata": {"total_size": sum(s for x in shards for s in x.values())},
-            "weight_map": {
-                name: file
-                for file, shard in zip(files, shards, strict=True)
-                for name in shard
-            },
-        }
-        (folder / _INDEX).write_text(json.dumps(index, indent=2) + "\n")
-    for name, shard in zip(files, shards, strict=True):
-        with (folder / name).open("wb") as file:
-            _write_file(
-                file, {tensor: shapes[tensor] for tensor in shard}, whole, dtype
-            )
-
-
-def _write_file(
-    file: BinaryIO,
-    shapes: Mapping[str, tuple[int, ...]],
-    whole: Iterator[tuple[str, np.ndarray]],
-    dtype: str,
-) -> None:
-    """One safetensors file of the next tensors of `whole`."""
-    header, end = {"__metadata__": {"format": "pt"}}, 0
-    for name, shape in shapes.items():
-        start, end = end, end + math.prod(shape) * np.dtype(dtype).itemsize
-        header[name] = {
-            "dtype": _FILE_DTYPES[dtype],
-            "shape": shape,
-            "data_offsets": [start, end],
-        }
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    file.write(len(text).to_bytes(8, "little") + text)
-    for _, tensor in itertools.islice(whole, len(shapes)):
-        file.write(np.ascontiguousarray(tensor).view(np.uint8).data)
-
-
-def _shards(
-    shapes: Mapping[str, tuple[int, ...]], itemsize: int, most: int
-) -> list[dict[str, int]]:
-    """The bytes of every tensor, file by file."""
-    shards = [{}]
-    for name, shape in shapes.items():
-        size = math.prod(shape) * itemsize
-        if shards[-1] and sum(shards[-1].values()) + size > most:
-            shards.append({})
-        shards[-1][name] = size
-    return shards

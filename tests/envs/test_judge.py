@@ -2,9 +2,10 @@ import contextlib
 import http.server
 import json
 import logging
+import sys
 import threading
 import time
-from types import SimpleNamespace
+import traceback
 
 import pytest
 
@@ -44,7 +45,8 @@ class Server:
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self):
                 length = int(self.headers["Content-Length"])
-                call = (self.path, dict(self.headers), self.rfile.read(length))
+                headers = {k.lower(): v for k, v in self.headers.items()}
+                call = (self.path, headers, self.rfile.read(length))
                 with lock:
                     server.calls.append(call)
                     answer = script.pop(0) if len(script) > 1 else script[0]
@@ -74,7 +76,8 @@ class Server:
 
 def respond(handler, status, headers, body):
     handler.send_response(status)
-    for name, value in ({"Content-Length": str(len(body))} | headers).items():
+    usual = {"Content-Length": str(len(body)), "Content-Type": "application/json"}
+    for name, value in (usual | headers).items():
         handler.send_header(name, value)
     handler.end_headers()
     handler.wfile.write(body)
@@ -83,13 +86,26 @@ def respond(handler, status, headers, body):
 ASKED = Question("q", "How far is it?", data={"reference": "5 km"})
 
 
-def made(url, **fields):
-    fields = {"timeout_s": 2.0, "retries": 2} | fields
-    return judge.Judge(judge.Endpoint(url, "m", **fields), pause_s=0.001)
+@pytest.fixture(autouse=True)
+def own_settings(monkeypatch):
+    """No key of whoever runs the tests, and no long waits."""
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.setattr(judge, "_TIMEOUT_S", 2.0)
+    monkeypatch.setattr(judge, "_RETRIES", 1)
 
 
-def graded(server, response="It is 5.", truncated=False, **fields):
-    return judge.grade(made(server.url, **fields), ASKED, response, truncated)
+@contextlib.contextmanager
+def made(url):
+    asked = judge.Judge(judge.Endpoint(url, "m"))
+    try:
+        yield asked
+    finally:
+        asked.close()
+
+
+def graded(server, response="It is 5.", truncated=False):
+    with made(server.url) as asked:
+        return judge.grade(asked, ASKED, response, truncated)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +124,7 @@ def test_judge_gives_score_feedback_and_cost(score, outcome):
     }
     ((path, headers, body),) = server.calls
     assert path == "/v1/chat/completions"
-    assert "Authorization" not in headers
+    assert headers["authorization"] == f"Bearer {judge._NO_KEY}"
     assert json.loads(body).keys() == {"model", "messages", "temperature", "max_tokens"}
     assert json.loads(body)["temperature"] == 0
 
@@ -156,8 +172,8 @@ def test_attempt_stands_between_marks_that_it_cannot_know():
 
 def test_reference_may_be_left_out():
     asked = Question("q", "?", data=judge.data({}, "here"))
-    with Server(said()) as server:
-        judge.grade(made(server.url), asked, "x", False)
+    with Server(said()) as server, made(server.url) as endpoint:
+        judge.grade(endpoint, asked, "x", False)
 
     assert "REFERENCE" not in prompt_of(server)[1]
     with pytest.raises(ValueError, match="here, field reference: expected str"):
@@ -170,6 +186,23 @@ def test_nothing_written_costs_no_call():
         assert graded(server, "", truncated=True).outcome == "Truncated"
 
     assert server.calls == []
+
+
+SOON = {"Retry-After-Ms": "1"}  # Read by the client; HTTP knows whole seconds.
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 529])
+def test_limits_and_server_errors_are_tried_again_so_many_times(status, monkeypatch):
+    monkeypatch.setattr(judge, "_RETRIES", 2)
+    fault = (status, SOON, b"busy")
+    with Server(fault, fault, said()) as server:
+        assert graded(server).score == 0.5
+        assert len(server.calls) == 3
+
+    with Server(fault) as server:
+        with pytest.raises(GraderFailure, match=f"the judge gave status {status}"):
+            graded(server)
+        assert len(server.calls) == 3
 
 
 def hang_up(handler):
@@ -186,70 +219,38 @@ def sleep(handler):
     respond(handler, 200, {}, said(1))
 
 
-def drip(handler):
-    """A byte now and then: no single wait is long."""
-    handler.send_response(200)
-    handler.end_headers()
-    for _ in range(100):
-        handler.wfile.write(b" ")
-        time.sleep(0.05)
-
-
-@pytest.mark.parametrize(
-    "fault",
-    [
-        *((status, {}, b"busy") for status in (408, 429, 500, 502, 503, 504)),
-        (429, {"Retry-After": "0"}, b""),
-        (429, {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}, b""),
-        hang_up,
-        break_off,
-        sleep,
-        drip,
-    ],
-)
-def test_what_may_pass_is_tried_again_so_many_times(fault):
-    with Server(fault, fault, said()) as server:
-        assert graded(server, timeout_s=0.3).score == 0.5
-        assert len(server.calls) == 3
+@pytest.mark.parametrize("fault", [hang_up, break_off, sleep])
+def test_broken_connection_is_tried_again(fault, monkeypatch):
+    monkeypatch.setattr(judge, "_TIMEOUT_S", 0.3)
+    with Server(fault, said()) as server:
+        assert graded(server).score == 0.5
+        assert len(server.calls) == 2
 
     with Server(fault) as server:
-        start = time.monotonic()
-        with pytest.raises(GraderFailure, match="the judge failed 3 times"):
-            graded(server, timeout_s=0.3)
-        assert len(server.calls) == 3
-        assert time.monotonic() - start < 3
+        with pytest.raises(GraderFailure, match="the judge cannot be reached"):
+            graded(server)
+        assert len(server.calls) == 2
 
 
-def test_wait_that_the_server_asks_for_is_kept_up_to_a_limit(monkeypatch):
-    waits = []
-    clock = SimpleNamespace(sleep=waits.append, monotonic=time.monotonic)
-    monkeypatch.setattr(judge, "time", clock)
-    asking = [(429, {"Retry-After": text}, b"") for text in ("7", "99999999", "-1")]
+def test_wait_that_the_server_asks_for_is_kept_up_to_a_limit():
+    with Server((429, {"Retry-After": "1"}, b""), said()) as server:
+        start_s = time.monotonic()
+        graded(server)
+        # Of its own accord the client would wait half a second at most.
+        assert time.monotonic() - start_s >= 1
 
-    with Server(*asking, said()) as server:
-        graded(server, retries=3)
-
-    assert waits[:2] == [7, 60] and 0 < waits[2] < 0.01
-
-
-def test_pauses_grow(monkeypatch):
-    waits = []
-    clock = SimpleNamespace(sleep=waits.append, monotonic=time.monotonic)
-    monkeypatch.setattr(judge, "time", clock)
-
-    with Server((500, {}, b"")) as server, pytest.raises(GraderFailure):
-        graded(server, retries=8)
-
-    assert len(waits) == 8
-    for number, wait in enumerate(waits):
-        assert 0.5 <= wait / (0.001 * 2**number) <= 1
+    with Server((429, {"Retry-After": "99999999"}, b"")) as server:
+        start_s = time.monotonic()
+        with pytest.raises(GraderFailure, match="status 429"):
+            graded(server)
+        assert time.monotonic() - start_s < 3
 
 
 def test_no_server_at_all_says_nothing():
     with Server(said()) as server:
         pass
 
-    with pytest.raises(GraderFailure, match="failed 3 times: URLError"):
+    with pytest.raises(GraderFailure, match="cannot be reached: .*refused"):
         graded(server)
 
 
@@ -257,50 +258,57 @@ def test_no_server_at_all_says_nothing():
 def test_refusal_is_not_tried_again_and_never_quotes_the_key(
     status, monkeypatch, caplog
 ):
-    monkeypatch.setenv("JUDGE_KEY", KEY)
-    with Server((status, {}, f"bad key {KEY}".encode())) as server:
-        with pytest.raises(GraderFailure, match=f"status {status}") as told:
-            graded(server, key_variable="JUDGE_KEY")
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    body = json.dumps({"error": {"message": f"bad key {KEY}"}}).encode()
+    with Server((status, {}, body)) as server:
+        with pytest.raises(GraderFailure, match=f"status {status}") as failure:
+            graded(server)
         assert len(server.calls) == 1
 
-    assert KEY not in str(told.value) + caplog.text
-    assert ("bad key [key]" in str(told.value)) == (status not in (401, 403))
+    shown = "".join(traceback.format_exception(failure.value)) + caplog.text
+    assert KEY not in shown
+    assert ("bad key [key]" in shown) == (status not in (401, 403))
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
 def test_redirect_is_refused_and_the_key_stays(status, monkeypatch):
-    monkeypatch.setenv("JUDGE_KEY", KEY)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
     with Server(said(1)) as other:
         with Server((status, {"Location": f"{other.url}/x"}, b"")) as server:
-            with pytest.raises(GraderFailure, match="redirects"):
-                graded(server, key_variable="JUDGE_KEY")
+            with pytest.raises(GraderFailure, match=f"redirects .status {status}"):
+                graded(server)
             assert len(server.calls) == 1
         assert other.calls == []
 
 
 def test_key_goes_to_the_endpoint_and_nowhere_else(monkeypatch, caplog):
-    monkeypatch.setenv("JUDGE_KEY", f" {KEY}\n")
+    monkeypatch.setenv("OPENAI_API_KEY", f" {KEY}\n")
     caplog.set_level(logging.DEBUG)
-    with Server(said()) as server:
-        asked = made(server.url, key_variable="JUDGE_KEY")
+    with Server(said()) as server, made(server.url) as asked:
         verdict = judge.grade(asked, ASKED, "x", False)
 
     ((_, headers, body),) = server.calls
-    assert headers["Authorization"] == f"Bearer {KEY}"
-    shown = f"{body} {verdict} {asked} {asked._endpoint} {caplog.text}"
+    assert headers["authorization"] == f"Bearer {KEY}"
+    shown = f"{body} {verdict} {asked} {asked._client} {caplog.text}"
     assert KEY not in shown
 
 
-@pytest.mark.parametrize("value", [None, "", "  ", "two words", "a\nb", "caf\u00e9"])
-def test_missing_or_odd_key_is_refused_without_being_shown(value, monkeypatch):
-    monkeypatch.delenv("JUDGE_KEY", raising=False)
-    if value is not None:
-        monkeypatch.setenv("JUDGE_KEY", value)
+@pytest.mark.parametrize("value", ["two words", "a\nb", "caf\u00e9"])
+def test_odd_key_is_refused_without_being_shown(value, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", value)
 
-    with pytest.raises(ValueError, match="key_variable=JUDGE_KEY") as told:
-        made("http://127.0.0.1", key_variable="JUDGE_KEY")
+    with pytest.raises(ValueError, match="OPENAI_API_KEY: expected one") as error:
+        judge.Judge(judge.Endpoint("http://127.0.0.1", "m"))
 
-    assert not value or not value.strip() or value not in str(told.value)
+    assert value not in str(error.value)
+
+
+def test_missing_package_is_named_with_its_remedy(monkeypatch):
+    monkeypatch.setitem(sys.modules, "openai", None)
+
+    with pytest.raises(ValueError, match='openai: pip install "openai>=3,<4"'):
+        judge.Judge(judge.Endpoint("http://127.0.0.1", "m"))
 
 
 @pytest.mark.parametrize(
@@ -308,6 +316,7 @@ def test_missing_or_odd_key_is_refused_without_being_shown(value, monkeypatch):
     [
         *("", "api.openai.com/v1", "file:///etc/passwd", "ftp://h/v1", "http://"),
         *("https://key@h/v1", "https://u:p@h/v1", "https://h/v1?key=k", "http://h/#k"),
+        *("https:///v1", "https://:80/v1", "https://h:x/v1", "https://h\\@i/v1"),
     ],
 )
 def test_url_that_is_none_or_holds_a_key_is_refused(url):
@@ -343,8 +352,7 @@ REPLIES = [
 
 @pytest.mark.parametrize("reply", REPLIES, ids=lambda reply: reply[:40])
 def test_reply_that_is_not_the_object_says_nothing(reply):
-    with Server(completion(reply)) as server:
-        asked = made(server.url)
+    with Server(completion(reply)) as server, made(server.url) as asked:
         with pytest.raises(GraderFailure):
             judge.grade(asked, ASKED, "x", False)
 
@@ -357,25 +365,14 @@ BODIES = [
     *(b'{"choices": [{}]}', b'{"choices": [{"message": {"content": null}}]}'),
     *(b'{"choices": [{"message": "x"}]}', b"\xff\xfe", b"[" * 200_000),
     b'{"choices": [{"message": {"content": "{}"}}], "usage": [1]}',
-    said(1) + b" " * (1 << 20),
 ]
 
 
+@pytest.mark.parametrize("kind", ["application/json", "text/html"])
 @pytest.mark.parametrize("body", BODIES, ids=lambda body: repr(body[:40]))
-def test_answer_that_is_no_completion_says_nothing(body):
-    with Server(body) as server, pytest.raises(GraderFailure):
-        graded(server)
-
-
-def test_answer_without_end_is_cut_off():
-    def flood(handler):
-        handler.send_response(200)
-        handler.end_headers()
-        for _ in range(10_000):
-            handler.wfile.write(b" " * (1 << 16))
-
-    with Server(flood) as server:
-        with pytest.raises(GraderFailure, match="sent more than 1048576 bytes"):
+def test_answer_that_is_no_completion_says_nothing(body, kind):
+    with Server((200, {"Content-Type": kind}, body)) as server:
+        with pytest.raises(GraderFailure):
             graded(server)
 
 
@@ -388,8 +385,7 @@ def test_cost_that_is_not_told_is_not_made_up(usage):
 
 def test_many_threads_share_one_judge_and_its_costs(caplog):
     caplog.set_level(logging.INFO)
-    with Server(said()) as server:
-        asked = made(server.url)
+    with Server(said()) as server, made(server.url) as asked:
         threads = [
             threading.Thread(target=judge.grade, args=(asked, ASKED, "x", False))
             for _ in range(20)
@@ -398,7 +394,6 @@ def test_many_threads_share_one_judge_and_its_costs(caplog):
             thread.start()
         for thread in threads:
             thread.join()
-    asked.log_cost()
 
     assert (asked.replies, asked.prompt_tokens, asked.completion_tokens) == (
         20,

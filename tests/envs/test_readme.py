@@ -7,7 +7,7 @@ import re
 import jax
 import pytest
 
-from sdpo_jax import distributed, metrics
+from sdpo_jax import distributed, json_files, metrics
 from sdpo_jax.envs.base import GraderFailure
 from sdpo_jax.questions import rows
 from sdpo_jax.questions.question import Question
@@ -57,6 +57,6 @@ def test_example_trains(example, tmp_path, monkeypatch):
 
     example["main"](str(ROOT / "experiments" / "quickstart" / "base"), tmp_path)
 
-    attempts = list(metrics.read_lines(tmp_path / "run" / metrics.ATTEMPTS))
+    attempts = list(json_files.read_lines(tmp_path / "run" / metrics.ATTEMPTS))
     told = [a for a in attempts if a["outcome"] == "Wrong Answer" and a["reprompt"]]
     assert told and all(a["feedback"] in a["reprompt"] for a in told)

@@ -11,7 +11,7 @@ import pytest
 from sdpo_jax import distributed
 from sdpo_jax.batch import PAD
 from sdpo_jax.model import cache as kv_cache
-from sdpo_jax.model import decoder, huggingface
+from sdpo_jax.model import decoder, huggingface, huggingface_export
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 CHECKPOINTS = [
@@ -121,7 +121,7 @@ def test_gradient_of_the_cross_entropy_equals_that_of_transformers(name):
 
     np.testing.assert_allclose(loss, golden["loss"], rtol=1e-5)
     expected = {k: v for k, v in golden.items() if k.startswith("gradient/")}
-    tensors = huggingface.tensors(arch, gradient, np.dtype(np.float32))
+    tensors = huggingface_export.tensors(arch, gradient, np.dtype(np.float32))
     errors = {}
     for tensor, found in tensors:
         wanted = expected.pop(f"gradient/{tensor}")

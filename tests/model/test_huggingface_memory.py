@@ -102,7 +102,7 @@ def main(folder):
     import jax.numpy as jnp
 
     from sdpo_jax import distributed
-    from sdpo_jax.model import decoder, families, huggingface
+    from sdpo_jax.model import decoder, families, huggingface, huggingface_export
 
     arch = families.from_huggingface(CONFIG)
     shapes = jax.eval_shape(lambda: decoder.init(arch, jax.random.key(0)))
@@ -112,7 +112,7 @@ def main(folder):
     with Peak() as importing:
         params = huggingface.load(folder / "in", arch, mesh, jnp.bfloat16)
     with Peak() as exporting, jax.set_mesh(mesh):
-        huggingface.save(folder / "out", arch, params, source=folder / "in")
+        huggingface_export.save(folder / "out", arch, params, source=folder / "in")
     told = {
         "bytes": size,
         "import_share": importing.bytes / size,

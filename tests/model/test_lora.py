@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from sdpo_jax import config, distributed
 from sdpo_jax.batch import PAD
 from sdpo_jax.model import cache as kv_cache
-from sdpo_jax.model import decoder, huggingface, lora
+from sdpo_jax.model import decoder, huggingface, huggingface_export, lora
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 BASES = ["qwen3_tied", "qwen2_sliding", "olmo3_grouped"]
@@ -132,7 +132,7 @@ def test_peft_loads_the_adapters_and_gives_the_same_logits(name, tmp_path):
 
     arch, params, ids_BT = load(name)
     adapters = adapters_of(arch)
-    huggingface.save_adapters(
+    huggingface_export.save_adapters(
         tmp_path / "out", arch, adapters, source=GOLDEN / name, dtype="float32"
     )
 
@@ -151,7 +151,7 @@ def test_adapters_are_written_under_the_names_of_peft(tmp_path):
     arch, *_ = load("olmo3_grouped")
     adapters = adapters_of(arch, ("q_proj", "down_proj"))
 
-    huggingface.save_adapters(
+    huggingface_export.save_adapters(
         tmp_path / "out", arch, adapters, source="allenai/Olmo-3-7B", dtype="float32"
     )
 

@@ -1,0 +1,340 @@
+"""Hugging Face checkpoints that we write, by the table in `huggingface`."""
+
+import collections
+import contextlib
+import dataclasses
+import itertools
+import json
+import math
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
+
+import jax
+import numpy as np
+
+from sdpo_jax import distributed
+from sdpo_jax.model import decoder, families, huggingface, lora
+from sdpo_jax.model.families import Architecture
+
+_CLASSES = {
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "olmo3": "Olmo3ForCausalLM",
+}
+_COPIED = (
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+)
+_FILE_DTYPES = {"float32": "F32", "bfloat16": "BF16"}
+
+
+def save(
+    path: str | os.PathLike,
+    arch: Architecture,
+    params: decoder.Params,
+    *,
+    source: str | os.PathLike | None,
+    dtype: str = "bfloat16",
+    max_shard_bytes: int = 5 * 10**9,
+) -> None:
+    """Write a checkpoint that transformers and inference engines can load.
+
+    Weights go to disk tensor by tensor, so the host holds one at a time. On several
+    hosts every process must call this; the first one writes.
+
+    Args:
+      path: the directory to make; it appears only when it is complete.
+      arch: the architecture of `params`.
+      params: the decoder's parameters.
+      source: checkpoint whose config.json, generation_config.json and tokenizer are
+        copied; with None, only a config.json made from `arch` is written.
+      dtype: of the files, "float32" or "bfloat16".
+      max_shard_bytes: weights in one file; a tensor is never cut.
+
+    Raises:
+      ValueError: if `path` exists, `dtype` is neither, or `source` holds another
+        architecture.
+    """
+    path = pathlib.Path(path)
+    check_target(path, dtype)
+    folder = (
+        None
+        if source is None
+        else huggingface.directory_of(source, "config.json", *_COPIED)
+    )
+    config = _exported_config(arch, folder, dtype)
+    whole = tensors(arch, params, np.dtype(dtype))
+    if jax.process_index() != 0:
+        collections.deque(whole, maxlen=0)  # Gathering needs every process.
+        return
+
+    shapes = huggingface.stored_shapes(arch, params)
+    with _appearing(path) as partial:
+        _write_shards(partial, shapes, whole, dtype, max_shard_bytes)
+        (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        for name in _COPIED:
+            if folder is not None and (folder / name).exists():
+                shutil.copyfile(folder / name, partial / name)
+
+
+def save_adapters(
+    path: str | os.PathLike,
+    arch: Architecture,
+    adapters: Sequence[decoder.Params],
+    *,
+    source: str | os.PathLike,
+    dtype: str = "float32",
+) -> None:
+    """Write LoRA adapters alone, in the format that PEFT loads.
+
+    On several hosts every process must call this; the first one writes.
+
+    Args:
+      path: the directory to make; it appears only when it is complete.
+      arch: of the model that the adapters belong to.
+      adapters: as `lora.init` gives them.
+      source: the checkpoint they change, as PEFT shall look for it.
+      dtype: of the file, "float32" or "bfloat16".
+
+    Raises:
+      ValueError: if `path` exists or `dtype` is neither.
+    """
+    path = pathlib.Path(path)
+    check_target(path, dtype)
+    shapes, arrays = {}, []
+    for key, adapter in jax.tree_util.tree_leaves_with_path(
+        {"layers": adapters}, is_leaf=lambda leaf: isinstance(leaf, lora.Adapter)
+    ):
+        row, names = huggingface.row_of(arch, key)
+        periods, *_, rank = adapter.a.shape
+        a_PRX = adapter.a.reshape(periods, -1, rank).swapaxes(1, 2)
+        b_PXR = adapter.b.reshape(periods, rank, -1).swapaxes(1, 2)
+        for part, stacked in (("lora_A", a_PRX), ("lora_B", b_PXR)):
+            for period, name in enumerate(names):
+                name = f"base_model.model.{name.replace('.weight', f'.{part}.weight')}"
+                shapes[name] = stacked.shape[1:]
+                arrays.append(stacked[period].astype(dtype))
+    whole = (
+        (name, distributed.to_host(x)) for name, x in zip(shapes, arrays, strict=True)
+    )
+    if jax.process_index() != 0:
+        collections.deque(whole, maxlen=0)
+        return
+
+    targets = {name.split(".")[-3] for name in shapes}
+    config = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": str(source),
+        "r": rank,
+        "lora_alpha": adapter.scale * rank,
+        "target_modules": sorted(targets),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "inference_mode": True,
+    }
+    with _appearing(path) as partial:
+        with (partial / "adapter_model.safetensors").open("wb") as file:
+            _write_file(file, shapes, whole, dtype)
+        text = json.dumps(config, indent=2) + "\n"
+        (partial / "adapter_config.json").write_text(text)
+
+
+def check_target(path: pathlib.Path, dtype: str) -> None:
+    """Refuse what `save` could not write, before anything takes long."""
+    if dtype not in _FILE_DTYPES:
+        raise ValueError(f"dtype={dtype!r}: expected one of {', '.join(_FILE_DTYPES)}")
+    if path.exists():
+        raise ValueError(f"{path} exists; move it away or export somewhere else")
+
+
+@contextlib.contextmanager
+def _appearing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A directory to fill, which takes its name once that is done."""
+    partial = path.with_name(path.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    yield partial
+    partial.rename(path)
+
+
+def _exported_config(
+    arch: Architecture, source: pathlib.Path | None, dtype: str
+) -> dict[str, Any]:
+    if source is None:
+        return {**_made_config(arch), "dtype": dtype}
+    raw = huggingface.config_of(source)
+    found = families.from_huggingface(raw)
+    if found != arch:
+        raise ValueError(f"{source}: expected the config.json of {arch}, got {found}")
+    # transformers 4 calls the field torch_dtype.
+    return {**raw, ("torch_dtype" if "torch_dtype" in raw else "dtype"): dtype}
+
+
+def _made_config(arch: Architecture) -> dict[str, Any]:
+    """A config.json that describes `arch`, in the spelling of transformers 5.
+
+    Raises:
+      ValueError: if the family has no way to spell it.
+    """
+    raw = {
+        "architectures": [_CLASSES[arch.family]],
+        "model_type": arch.family,
+        "attention_bias": False,
+        "hidden_act": "silu",
+        "hidden_size": arch.width,
+        "intermediate_size": arch.mlp_width,
+        "max_position_embeddings": arch.max_positions,
+        "num_attention_heads": arch.heads,
+        "num_hidden_layers": arch.layers,
+        "num_key_value_heads": arch.kv_heads,
+        "rms_norm_eps": arch.norm_eps,
+        "tie_word_embeddings": arch.tied,
+        "vocab_size": arch.vocab,
+        **_spelled_layers(arch),
+    }
+    if arch.family == "qwen3":
+        raw["head_dim"] = arch.head_width
+    if families.from_huggingface(raw) != arch:
+        raise ValueError(f"config.json of {arch.family} cannot describe {arch}")
+    return raw
+
+
+def _spelled_layers(arch: Architecture) -> dict[str, Any]:
+    """The fields on kinds of layers."""
+    names = {kind: families.layer_type(kind) for kind in arch.period}
+    rope = {name: _spelled_rope(kind) for kind, name in names.items()}
+    windows = {kind.window for kind in arch.period} - {None}
+    fields: dict[str, Any] = {"layer_types": [names[kind] for kind in arch.kinds]}
+    if arch.family == "olmo3":
+        return fields | {
+            "rope_parameters": rope,
+            "sliding_window": max(windows, default=None),
+        }
+    flat = next(iter(rope.values()))
+    # The older spelling of what transformers 4 would otherwise not find.
+    older = {"rope_theta": flat["rope_theta"]}
+    if flat["rope_type"] != "default":
+        older["rope_scaling"] = flat
+    return (
+        fields
+        | older
+        | {
+            "rope_parameters": flat,
+            "sliding_window": max(windows, default=None),
+            "use_sliding_window": bool(windows),
+        }
+    )
+
+
+def _spelled_rope(kind: families.LayerKind) -> dict[str, Any]:
+    rope = {"rope_type": "default", "rope_theta": kind.rope_theta}
+    if kind.yarn is None:
+        return rope
+    yarn = dataclasses.asdict(kind.yarn)
+    yarn["original_max_position_embeddings"] = yarn.pop("original_positions")
+    if yarn["truncate"]:
+        del yarn["truncate"]
+    return rope | yarn | {"rope_type": "yarn"}
+
+
+def tensors(
+    arch: Architecture, params: decoder.Params, dtype: np.dtype
+) -> Iterator[tuple[str, np.ndarray]]:
+    """Every tensor of a checkpoint by its name, one after the other on the host.
+
+    Args:
+      arch: the architecture of `params`.
+      params: the decoder's parameters, or their gradient; on several hosts every
+        process must take all tensors.
+      dtype: of the tensors.
+
+    Yields:
+      Name, and the whole tensor in its stored layout, in the order of the header.
+    """
+    for key, leaf in jax.tree_util.tree_leaves_with_path(params):
+        row, names = huggingface.row_of(arch, key)
+        ours, letters = huggingface.axes_of(row)
+        order = [ours.index(a) for a in letters]
+        shape = huggingface.stored_shape(row, leaf.shape)
+        periods = (leaf[index] for index in range(len(names)))
+        stacked = leaf.ndim > len(ours)
+        for name, tensor in zip(names, periods if stacked else [leaf], strict=True):
+            whole = distributed.to_host(tensor.astype(dtype))
+            yield name, whole.transpose(order).reshape(shape)
+
+
+def _write_shards(
+    folder: pathlib.Path,
+    shapes: Mapping[str, tuple[int, ...]],
+    whole: Iterator[tuple[str, np.ndarray]],
+    dtype: str,
+    max_shard_bytes: int,
+) -> None:
+    """Write every tensor of `whole`, which come in the order of `shapes`."""
+    shards = _shards(shapes, np.dtype(dtype).itemsize, max_shard_bytes)
+    files = [huggingface.WEIGHTS]
+    if len(shards) > 1:
+        count = len(shards)
+        files = [
+            f"model-{n:05d}-of-{count:05d}.safetensors" for n in range(1, count + 1)
+        ]
+        index = {
+            "metadata": {"total_size": sum(s for x in shards for s in x.values())},
+            "weight_map": {
+                name: file
+                for file, shard in zip(files, shards, strict=True)
+                for name in shard
+            },
+        }
+        (folder / huggingface.INDEX).write_text(json.dumps(index, indent=2) + "\n")
+    for name, shard in zip(files, shards, strict=True):
+        with (folder / name).open("wb") as file:
+            _write_file(
+                file, {tensor: shapes[tensor] for tensor in shard}, whole, dtype
+            )
+
+
+def _write_file(
+    file: BinaryIO,
+    shapes: Mapping[str, tuple[int, ...]],
+    whole: Iterator[tuple[str, np.ndarray]],
+    dtype: str,
+) -> None:
+    """One safetensors file of the next tensors of `whole`."""
+    header, end = {"__metadata__": {"format": "pt"}}, 0
+    for name, shape in shapes.items():
+        start, end = end, end + math.prod(shape) * np.dtype(dtype).itemsize
+        header[name] = {
+            "dtype": _FILE_DTYPES[dtype],
+            "shape": shape,
+            "data_offsets": [start, end],
+        }
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    file.write(len(text).to_bytes(8, "little") + text)
+    for _, tensor in itertools.islice(whole, len(shapes)):
+        file.write(np.ascontiguousarray(tensor).view(np.uint8).data)
+
+
+def _shards(
+    shapes: Mapping[str, tuple[int, ...]], itemsize: int, most: int
+) -> list[dict[str, int]]:
+    """The bytes of every tensor, file by file."""
+    shards = [{}]
+    for name, shape in shapes.items():
+        size = math.prod(shape) * itemsize
+        if shards[-1] and sum(shards[-1].values()) + size > most:
+            shards.append({})
+        shards[-1][name] = size
+    return shards

@@ -1,0 +1,101 @@
+"""What the numbers of a run depend on, written once: its config, versions and devices.
+
+Importing this file does not import JAX, as `metrics` does not.
+"""
+
+import importlib.metadata
+import json
+import logging
+import os
+import pathlib
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+from sdpo_jax import json_files, metrics
+
+_PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "orbax-checkpoint",
+    "transformers",
+    "numpy",
+)
+
+
+def write_once(
+    folder: str | os.PathLike,
+    config: Mapping[str, Any],
+    mesh_shape: Mapping[str, int] | None = None,
+    versions: Mapping[str, str] | None = None,
+) -> None:
+    """Writes config.json and versions.json into a run folder, unless they are there.
+
+    A run that resumes with other versions or devices says so in the log, because
+    its numbers may then differ from those of an undisturbed run.
+
+    Args:
+      folder: the run folder; made if missing.
+      config: the whole config as a plain dictionary.
+      mesh_shape: devices per mesh axis, like `mesh.shape`.
+      versions: what else the numbers may depend on, such as the tier of a sandbox.
+    """
+    if not metrics.is_first_process():
+        return
+    folder = pathlib.Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "config.json").exists():
+        json_files.write_json_atomically(folder / "config.json", config)
+    versions = json_files.plain({**_versions(mesh_shape), **(versions or {})})
+    if not (folder / "versions.json").exists():
+        json_files.write_json_atomically(folder / "versions.json", versions)
+    started = json.loads((folder / "versions.json").read_text())
+    for name in sorted(started.keys() | versions.keys()):
+        if started.get(name) != versions.get(name):
+            logging.getLogger(__name__).warning(
+                "%s: the run was started with %s %s and goes on with %s",
+                folder,
+                name,
+                started.get(name),
+                versions.get(name),
+            )
+
+
+def _versions(mesh_shape: Mapping[str, int] | None) -> dict:
+    import jax
+
+    return {
+        "python": platform.python_version(),
+        **{package: importlib.metadata.version(package) for package in _PACKAGES},
+        "git_commit": _git_commit(pathlib.Path(__file__).parents[1]),
+        "device_kind": jax.devices()[0].device_kind,
+        "num_devices": jax.device_count(),
+        "num_processes": jax.process_count(),
+        "mesh": dict(mesh_shape or {}),
+    }
+
+
+def _git_commit(root: pathlib.Path) -> str | None:
+    """The checked-out commit; None outside of a git checkout."""
+    git = root / ".git"
+    if git.is_file():
+        # A worktree's .git is a file that points to its own folder.
+        git = root / git.read_text().removeprefix("gitdir:").strip()
+    if not (git / "HEAD").exists():
+        return None
+    kind, _, name = (git / "HEAD").read_text().strip().partition("ref: ")
+    if not name:
+        return kind
+    common = git / "commondir"
+    store = git / common.read_text().strip() if common.exists() else git
+    if (store / name).exists():
+        return (store / name).read_text().strip()
+    return _packed_commit(store / "packed-refs", name)
+
+
+def _packed_commit(packed: pathlib.Path, name: str) -> str | None:
+    lines = packed.read_text().splitlines() if packed.exists() else []
+    found = [line.split()[0] for line in lines if line.endswith(f" {name}")]
+    return found[0] if found else None
