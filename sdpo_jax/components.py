@@ -52,7 +52,6 @@ def build(c: ConfigDict, environment: Environment | None = None) -> Iterator[Par
     Raises:
       ValueError: if mesh, checkpoint and questions do not fit the config.
     """
-    distributed.start(c.mesh.multi_host)
     mesh = distributed.make_mesh(c.mesh)
     step.check_rows(c, mesh)
     _check_sampling(c, mesh)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from sdpo_jax import config, feedback
+from sdpo_jax import config, envs, feedback
 from sdpo_jax.components import Parts, build
 from sdpo_jax.config import SPLITS
 from sdpo_jax.envs.base import Environment
@@ -51,6 +51,7 @@ def run(c, environment: Environment | None = None) -> dict[str, dict[str, float]
       Split ("train", "validation", "heldout") -> name -> value.
     """
     config.validate(c)
+    envs.validate(c)
     with build(c, environment) as parts:
         params = parts.load_params()
         return {split: on_split(parts, params, split)[0] for split in SPLITS}

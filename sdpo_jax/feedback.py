@@ -104,7 +104,7 @@ class Grading:
     host to host, and then so would their batches.
 
     Args:
-      c: the run's config; `env.grading_limit_s` is the longest that one attempt takes.
+      c: the run's config.
       environment: the judge; see `grading_pool.GradingPool` for how it may fail.
       tokenizer: of the model that wrote them.
       questions: one per attempt, in the same order.
@@ -119,7 +119,7 @@ class Grading:
     ):
         self._tokenizer, self._questions = tokenizer, questions
         self._written: list[GradedAttempt] = []
-        self._pool = grading_pool.GradingPool(environment, c.env.grading_limit_s)
+        self._pool = grading_pool.GradingPool(environment)
 
     def __enter__(self) -> "Grading":
         return self

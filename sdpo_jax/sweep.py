@@ -36,7 +36,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from sdpo_jax import config, metrics
+from sdpo_jax import config, envs, metrics
 
 RESULTS = "results.json"
 _SUMMARY = "summary.json"
@@ -133,6 +133,7 @@ def load(run: Run) -> ConfigDict:
     try:
         values(argv)
         config.validate(values["config"].value)
+        envs.validate(values["config"].value)
     except Exception as error:
         # A run file is its author's code: it may raise anything.
         while "Error whilst parsing config file" in str(error):

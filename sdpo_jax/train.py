@@ -25,8 +25,8 @@ from ml_collections import ConfigDict
 from sdpo_jax import (
     config,
     distributed,
+    envs,
     evaluate,
-    export,
     feedback,
     metrics,
     run_folder,
@@ -37,7 +37,6 @@ from sdpo_jax.checkpoint import Checkpoints
 from sdpo_jax.components import Parts, build
 from sdpo_jax.envs.base import Environment
 from sdpo_jax.methods import READS_TEACHER
-from sdpo_jax.model import huggingface
 from sdpo_jax.questions import curriculum
 from sdpo_jax.questions import order as question_order
 from sdpo_jax.rollout import Sampling
@@ -55,6 +54,7 @@ def run(
     workdir: str | pathlib.Path,
     environment: Environment | None = None,
     may_change: Sequence[str] = (),
+    wandb_project: str | None = None,
 ) -> dict[str, Any]:
     """Train, or go on training, and return the summary of the whole run.
 
@@ -66,6 +66,7 @@ def run(
       workdir: the run folder.
       environment: one of the caller's own, instead of `config.env`'s.
       may_change: dotted config fields that may differ from an earlier part of the run.
+      wandb_project: also send the metrics there; None for no wandb at all.
 
     Returns:
       What `summary.json` holds.
@@ -77,33 +78,29 @@ def run(
       Interrupted: if SIGTERM or Ctrl-C asked to stop; the state is saved.
     """
     config.validate(c)
+    envs.validate(c)
     if "://" in str(workdir):
         raise ValueError(
             f"--workdir={workdir} must be a folder; mount the bucket (for example with "
             "gcsfuse) and give the mounted path"
         )
     folder = pathlib.Path(workdir)
-    distributed.start(c.mesh.multi_host)
     with run_folder.claim(folder, c, may_change) as finished:
         if finished is not None:
             _log.info("%s is finished; nothing to do", folder)
         else:
-            finished = _train(c, folder, environment)
-        # Hosts may see a folder at different times; the first one decides.
-        wanted = c.export.after_training and not export.path(c, folder).exists()
-        if distributed.from_first(wanted):
-            export.run(c, folder)
+            finished = _train(c, folder, environment, wandb_project)
         return finished
 
 
-def _train(c: ConfigDict, folder: pathlib.Path, environment) -> dict[str, Any]:
+def _train(
+    c: ConfigDict, folder: pathlib.Path, environment, wandb_project: str | None
+) -> dict[str, Any]:
     """The whole run, or what is left of it; its summary."""
-    if c.export.after_training:
-        huggingface.check_target(export.path(c, folder), c.export.dtype)
     with (
         build(c, environment) as parts,
         _stop_signals() as stop,
-        Trainer(parts, folder) as trainer,
+        Trainer(parts, folder, wandb_project) as trainer,
     ):
         while trainer.update < c.train.updates:
             trainer.advance(stop)
@@ -113,9 +110,12 @@ def _train(c: ConfigDict, folder: pathlib.Path, environment) -> dict[str, Any]:
 class Trainer:
     """A run between its updates: the state, and where it is written."""
 
-    def __init__(self, parts: Parts, folder: pathlib.Path):
+    def __init__(
+        self, parts: Parts, folder: pathlib.Path, wandb_project: str | None = None
+    ):
         """Begin, or restore the newest sound checkpoint of `folder`."""
         self.parts, self.folder, c = parts, folder, parts.config
+        self._wandb_project = wandb_project
         versions = getattr(parts.environment, "versions", None)
         metrics.write_once(folder, config.flat(c), parts.mesh.shape, versions)
         self._train_step = step.make_train_step(c, parts.arch, parts.mesh)
@@ -158,7 +158,7 @@ class Trainer:
             num_steps=c.train.updates,
             resume_from=self.update if resume else None,
             shown=_SHOWN,
-            wandb_project=c.train.wandb_project or None,
+            wandb_project=self._wandb_project,
         )
         exits.callback(self._log.close)
         if not resume:

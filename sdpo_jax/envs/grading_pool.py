@@ -13,6 +13,8 @@ from sdpo_jax.questions.question import Question
 _log = logging.getLogger(__name__)
 # Gradings wait for a sandbox, not for this process.
 _GRADERS = 32
+# Waiting for a sandbox included: well above what a busy machine takes.
+LIMIT_S = 1800.0
 
 
 class GradingPool:
@@ -26,7 +28,7 @@ class GradingPool:
       limit_s: the longest that one attempt may take.
     """
 
-    def __init__(self, environment: Environment, limit_s: float):
+    def __init__(self, environment: Environment, limit_s: float = LIMIT_S):
         self._environment, self._limit_s = environment, limit_s
         self._pool = ThreadPoolExecutor(_GRADERS)
         self._pending = []
@@ -59,7 +61,7 @@ class GradingPool:
         thread.start()
         thread.join(self._limit_s)
         if not said:
-            limit = f"no verdict within env.grading_limit_s={self._limit_s:g}"
+            limit = f"no verdict within {self._limit_s:g} seconds"
             self._tell_failure(question, f": {limit}")
         return said[0] if said else None
 

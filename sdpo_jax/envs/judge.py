@@ -34,7 +34,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdpo_jax.envs import feedback_text, web
+from ml_collections import ConfigDict
+
+from sdpo_jax.envs import feedback_text, task, web
 from sdpo_jax.envs.base import GraderFailure, Verdict
 from sdpo_jax.envs.rules.check import read_json
 from sdpo_jax.envs.single_turn import SingleTurn, unreadable
@@ -321,3 +323,14 @@ def _body(response: http.client.HTTPResponse, deadline: float) -> bytes:
         if not chunk:
             break
     return bytes(found)
+
+
+def _check(env: ConfigDict) -> None:
+    for name, value in env.judge.items():
+        if not value:
+            raise ValueError(f"env.judge.{name} is empty: env.name=judge needs it")
+
+
+TASK = task.Task(
+    lambda env: environment(task.files(env), Endpoint(**env.judge)), check=_check
+)
