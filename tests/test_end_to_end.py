@@ -22,8 +22,18 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.quickstart import make_base, task, tokenizer
-from sdpo_jax import components, config, distributed, evaluate, metrics, step, train
+from sdpo_jax import (
+    components,
+    config,
+    distributed,
+    evaluate,
+    export,
+    metrics,
+    step,
+    train,
+)
 from sdpo_jax.checkpoint import Checkpoints
+from sdpo_jax.envs import grading_pool
 from sdpo_jax.envs.base import Verdict
 from sdpo_jax.model import decoder, huggingface
 from sdpo_jax.questions import openthoughts
@@ -788,8 +798,12 @@ class Failing(Words):
             raise fault
 
 
-def test_grader_that_fails_now_and_then_is_trained_past(base, tmp_path, one_device):
-    c = tiny(base, train__updates=3, env__grading_limit_s=5.0)
+def test_grader_that_fails_now_and_then_is_trained_past(
+    base, tmp_path, one_device, monkeypatch
+):
+    c = tiny(base, train__updates=3)
+    in_five_s = functools.partial(grading_pool.GradingPool, limit_s=5.0)
+    monkeypatch.setattr(grading_pool, "GradingPool", in_five_s)
 
     summary = train.run(c, tmp_path, environment=Failing(8))
 
@@ -949,8 +963,9 @@ def test_run_file_of_opsd_trains_on_converted_rows_of_openthoughts(
 @pytest.mark.slow
 def test_adapters_are_trained_resumed_and_exported(base, tmp_path, one_device):
     fields = dict(lora__rank=2, rollout__questions=2, step__questions=1)
-    c = tiny(base, train__updates=4, export__after_training=True, **fields)
+    c = tiny(base, train__updates=4, **fields)
     whole = train.run(c, tmp_path / "whole", environment=Words())
+    export.run(c, tmp_path / "whole")
     shorter = tiny(base, train__updates=2, **fields)
     train.run(shorter, tmp_path / "parts", environment=Words())
 

@@ -13,6 +13,7 @@ import pytest
 from sdpo_jax import config, feedback, reprompt
 from sdpo_jax.batch import PAD, Attempts
 from sdpo_jax.data.tokenizer import Tokenizer
+from sdpo_jax.envs import grading_pool
 from sdpo_jax.envs.base import GraderFailure, Verdict
 from sdpo_jax.questions.question import Question
 from tests.data.test_tokenizer import ADDED, byte_level, ids_of, unigram, write
@@ -270,13 +271,22 @@ def faulty(tokenizer, failing):
         fault = faults.get(response)
         return fault() if fault else judge(question, response, truncated)
 
-    c = settings(env__grading_limit_s=3.0)
+    c = settings()
     attempts = written(tokenizer, [f"{text}<|im_end|>" for text in texts])
     run = lambda: grade(c, Judges(judge_or_fail), tokenizer, questions, attempts)
     return c, attempts, np.isin(np.arange(1000), failed), run
 
 
-def test_attempts_whose_grader_fails_teach_nothing_and_are_counted(tokenizer):
+@pytest.fixture
+def three_seconds(monkeypatch):
+    """Gradings that take longer are given up."""
+    pool = functools.partial(grading_pool.GradingPool, limit_s=3.0)
+    monkeypatch.setattr(grading_pool, "GradingPool", pool)
+
+
+def test_attempts_whose_grader_fails_teach_nothing_and_are_counted(
+    tokenizer, three_seconds
+):
     c, attempts, failed_B, grade = faulty(tokenizer, len(FAULTS))
 
     graded = grade()
@@ -299,7 +309,9 @@ def test_attempts_whose_grader_fails_teach_nothing_and_are_counted(tokenizer):
 
 
 @pytest.mark.parametrize("failing, stops", [(50, False), (51, True)])
-def test_grader_that_fails_at_more_than_five_percent_stops(tokenizer, failing, stops):
+def test_grader_that_fails_at_more_than_five_percent_stops(
+    tokenizer, three_seconds, failing, stops
+):
     *_, grade = faulty(tokenizer, failing)
 
     if stops:
