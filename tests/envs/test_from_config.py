@@ -6,6 +6,9 @@ import json
 import pytest
 
 from sdpo_jax import config, envs
+from sdpo_jax.envs import task
+from sdpo_jax.envs.base import Verdict
+from sdpo_jax.questions import rows
 
 MATHS = {"prompt": "2+2?", "answer": "4"}
 ROWS = {
@@ -72,6 +75,18 @@ def test_name_makes_an_environment(name, tmp_path):
     for split in config.SPLITS:
         assert environment.questions(split)[0].prompt
     environment.close()
+
+
+def test_new_task_is_one_line_of_the_table(tmp_path, monkeypatch):
+    grade = lambda question, response, truncated: Verdict(1.0, question.data["word"])
+    data = lambda row, where: {"word": rows.field(row, "word", str, where)}
+    monkeypatch.setitem(envs.TASKS, "echo", task.answered(data, fixed=grade))
+    monkeypatch.setitem(ROWS, "echo", {"prompt": "?", "word": "ok"})
+
+    environment = made("echo", tmp_path)
+
+    attempt = environment.start(environment.questions("train")[0])
+    assert attempt.act("x", False).outcome == "ok"
 
 
 # Name -> fields of a row that needs the sandbox.
