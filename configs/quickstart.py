@@ -25,10 +25,10 @@ def get_config():
     c.model.path = str(_FOLDER / "base")
     for split in ("train", "validation", "heldout"):
         c.env[split] = str(_FOLDER / "questions" / f"{split}.jsonl")
-    c.env.wrong_answers_shown = 1
-    c.env.process_per = "program"
-    c.env.time_limit_s = 1.0
-    c.env.memory_limit_mb = 256
+    c.env.programming.wrong_answers_shown = 1
+    c.env.programming.process_per = "program"
+    c.env.sandbox.time_limit_s = 1.0
+    c.env.sandbox.memory_limit_mb = 256
 
     c.rollout.questions = 8
     c.rollout.attempts = 8

@@ -39,12 +39,13 @@ class Components:
 
 
 def validate(c: ConfigDict) -> None:
-    """Refuse what cannot work, before anything is read: every knob, then the method.
+    """Refuse what cannot work, before anything is read: knobs, then task and method.
 
     Raises:
       ValueError: one line that names the field, its value and what to change.
     """
     config.validate(c)
+    envs.validate(c)
     methods.of(c).check(c)
 
 

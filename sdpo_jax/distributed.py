@@ -28,10 +28,24 @@ RULES = {
 }
 
 
-def start(multi_host: bool) -> None:
-    """Join the other hosts of a pod, when the config says that there are others."""
-    if multi_host and not jax.distributed.is_initialized():
+def start() -> None:
+    """Join the other hosts of a pod; idempotent.
+
+    Every host calls it before it uses a device. A cluster that JAX knows (Cloud TPU,
+    Slurm, MPI) tells the hosts where they are; elsewhere, and in a notebook, call
+    `jax.distributed.initialize` with addresses of your own instead.
+
+    Raises:
+      ValueError: if there is no such cluster.
+    """
+    if jax.distributed.is_initialized():
+        return
+    try:
         jax.distributed.initialize()
+    except ValueError as error:
+        raise ValueError(
+            f"--multi_host: found no hosts to join ({error}); leave it out on one host"
+        ) from error
 
 
 def make_mesh(shape: Mapping[str, int], devices: Any = None) -> Mesh:

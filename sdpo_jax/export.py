@@ -6,27 +6,52 @@ python -m sdpo_jax.main --job=export --workdir=runs/mine
 import logging
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sdpo_jax import config, distributed, train_state
 from sdpo_jax.checkpoint import Checkpoints
-from sdpo_jax.model import huggingface, huggingface_export, lora
-from sdpo_jax.model.families import Architecture
+from sdpo_jax.model import huggingface, huggingface_export
+from sdpo_jax.model import lora as adapters
 
 _log = logging.getLogger(__name__)
 
 
-def run(c: ConfigDict, workdir: str | os.PathLike | None = None) -> dict[str, Any]:
-    """Write the weights that `config.export` names, with the tokenizer of the base.
+# Keyword of `run` -> what it may be.
+_CHOICES = {
+    "weights": ("student", "teacher"),
+    "checkpoint": ("last", "best"),
+    "dtype": ("bfloat16", "float32"),
+    "lora": ("merged", "peft"),
+}
+
+
+def run(
+    c: ConfigDict,
+    workdir: str | os.PathLike | None = None,
+    *,
+    path: str | os.PathLike | None = None,
+    weights: str = "student",
+    checkpoint: str = "last",
+    dtype: str = "bfloat16",
+    lora: str = "merged",
+) -> dict[str, Any]:
+    """Write a run's weights, with the tokenizer of the base.
+
+    On the command line the keywords are flags: `--export_path` and so on.
 
     Args:
       c: the run's config.
       workdir: the run folder; None exports the config's own checkpoint as it is.
+      path: a folder to make; None for `export` in the run folder.
+      weights: "student" or "teacher".
+      checkpoint: "last", or "best" by validation.
+      dtype: "bfloat16" or "float32".
+      lora: "merged" into the base, or the adapters alone in PEFT's format: "peft".
 
     Returns:
       {"path", "update" of the checkpoint, "weights", "dtype", "parameters"}.
@@ -37,68 +62,82 @@ def run(c: ConfigDict, workdir: str | os.PathLike | None = None) -> dict[str, An
       FileNotFoundError: if the run has saved nothing yet.
     """
     config.validate(c)
-    target = path(c, workdir)
-    huggingface_export.check_target(target, c.export.dtype)
-    if workdir is None and (c.export.weights, c.export.lora) != ("student", "merged"):
-        raise ValueError(
-            f"export.weights={c.export.weights}, export.lora={c.export.lora}: only a "
-            "run has these; give its --workdir"
-        )
-    distributed.start(c.mesh.multi_host)
+    named = {"weights": weights, "checkpoint": checkpoint, "dtype": dtype, "lora": lora}
+    _check(c, workdir, named)
+    target = _target(workdir, path)
+    huggingface_export.check_target(target, dtype)
     mesh = distributed.make_mesh(c.mesh)
     arch = huggingface.architecture(c.model.path)
     read = lambda dtype: huggingface.load(c.model.path, arch, mesh, np.dtype(dtype))
     if workdir is None:
-        params, update = read(c.export.dtype), 0
+        params, update = read(dtype), 0
     else:
-        params, update = _restore(c, arch, mesh, pathlib.Path(workdir))
-    _log.info("%s: writing the %s after update %d", target, c.export.weights, update)
-    settings = {"source": c.model.path, "dtype": c.export.dtype}
+        state = train_state.abstract_state(c, arch, mesh)
+        params, update = _restore(c, state, pathlib.Path(workdir), weights, checkpoint)
+    _log.info("%s: writing the %s after update %d", target, weights, update)
+    settings = {"source": c.model.path, "dtype": dtype}
     with jax.set_mesh(mesh):
-        if c.export.lora == "peft":
+        if lora == "peft":
             huggingface_export.save_adapters(target, arch, params, **settings)
         else:
             if workdir is not None and c.lora.rank:
-                params = jax.jit(lora.merge)(read("float32"), params)
+                params = jax.jit(adapters.merge)(read("float32"), params)
             huggingface_export.save(target, arch, params, **settings)
     return {
         "path": str(target),
         "update": update,
-        "weights": c.export.weights,
-        "dtype": c.export.dtype,
+        "weights": weights,
+        "dtype": dtype,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
     }
 
 
-def path(c: ConfigDict, workdir: str | os.PathLike | None) -> pathlib.Path:
-    """The folder that is written.
+def _check(
+    c: ConfigDict, workdir: str | os.PathLike | None, named: Mapping[str, str]
+) -> None:
+    """Refuse names that there are not, and weights that the run does not have."""
+    for name, value in named.items():
+        if value not in _CHOICES[name]:
+            raise ValueError(
+                f"--export_{name}={value}: must be one of {' | '.join(_CHOICES[name])}"
+            )
+    own = (named["weights"], named["lora"])
+    if workdir is None and own != ("student", "merged"):
+        raise ValueError(
+            f"--export_weights={own[0]}, --export_lora={own[1]}: only a run has these; "
+            "give its --workdir"
+        )
+    if named["lora"] == "peft" and not c.lora.rank:
+        raise ValueError("--export_lora=peft: lora.rank=0 trains no adapters to export")
 
-    Raises:
-      ValueError: if neither config nor run folder says where.
-    """
-    if c.export.path:
-        return pathlib.Path(c.export.path)
+
+def _target(
+    workdir: str | os.PathLike | None, path: str | os.PathLike | None
+) -> pathlib.Path:
+    """The folder that is written."""
+    if path:
+        return pathlib.Path(path)
     if workdir is None:
-        raise ValueError("export.path is empty: give it, or a run's --workdir")
+        raise ValueError("--export_path is missing: give it, or a run's --workdir")
     return pathlib.Path(workdir) / "export"
 
 
 def _restore(
-    c: ConfigDict, arch: Architecture, mesh: Mesh, folder: pathlib.Path
+    c: ConfigDict, state: Any, folder: pathlib.Path, weights: str, checkpoint: str
 ) -> tuple[Any, int]:
     """The weights asked for, and the update that they were saved after."""
-    weights = getattr(train_state.abstract_state(c, arch, mesh), c.export.weights)
-    if weights is None:
+    part = getattr(state, weights)
+    if part is None:
         raise ValueError(
-            f"export.weights={c.export.weights}: a run with method={c.method} and "
+            f"--export_weights={weights}: a run with method={c.method} and "
             f"teacher.mode={c.teacher.mode} keeps no such weights; export the student"
         )
     checkpoints = Checkpoints(folder / "checkpoints")
     try:
-        best = c.export.checkpoint == "best"
+        best = checkpoint == "best"
         update = checkpoints.best() if best else checkpoints.latest()
         if update is None:
             raise FileNotFoundError(f"{folder} holds no checkpoint to export yet")
-        return checkpoints.restore_part(c.export.weights, weights, update), update
+        return checkpoints.restore_part(weights, part, update), update
     finally:
         checkpoints.close()

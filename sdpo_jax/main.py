@@ -18,14 +18,41 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from sdpo_jax import config
+from sdpo_jax import config, envs
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="A run file.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run folder; runs/<config> if unset.")
 _JOB = flags.DEFINE_enum("job", "train", ["train", "evaluate", "export"], "What to do.")
+_MULTI_HOST = flags.DEFINE_bool(
+    "multi_host", False, "Join the other hosts of a pod; give it on each of them."
+)
 _MAY_CHANGE = flags.DEFINE_list(
     "may_change", [], "Config fields that may differ from the run being resumed."
 )
+_WANDB_PROJECT = flags.DEFINE_string(
+    "wandb_project", None, "Where the metrics of training go too; nowhere if unset."
+)
+# Keywords of `export.run`, which holds their defaults and checks them.
+_EXPORT = {
+    "path": flags.DEFINE_string(
+        "export_path", None, "A folder to make; the run folder's export if unset."
+    ),
+    "weights": flags.DEFINE_string("export_weights", None, "student | teacher"),
+    "checkpoint": flags.DEFINE_string(
+        "export_checkpoint", None, "last | best, by validation"
+    ),
+    "dtype": flags.DEFINE_string("export_dtype", None, "bfloat16 | float32"),
+    "lora": flags.DEFINE_string(
+        "export_lora", None, "merged with the base, or the adapters alone: peft"
+    ),
+}
+# Flag -> the jobs that read it, for flags that not all do.
+_READ_BY = {
+    "workdir": ("train", "export"),
+    "may_change": ("train",),
+    "wandb_project": ("train",),
+    **{f"export_{keyword}": ("export",) for keyword in _EXPORT},
+}
 
 
 def main(argv: Sequence[str]) -> int | str:
@@ -37,7 +64,7 @@ def main(argv: Sequence[str]) -> int | str:
     logging.basicConfig(format="%(message)s")
     logging.getLogger("sdpo_jax").setLevel(logging.INFO)
     if {"-h", "--help"} & set(argv):
-        print(f"{__doc__}{flags.FLAGS.main_module_help()}")
+        print(f"{__doc__}{flags.FLAGS.main_module_help()}\n\n{config.describe()}")
         return 0
     try:
         c = _parse(argv)
@@ -64,7 +91,14 @@ def _parse(argv: Sequence[str]) -> ConfigDict:
             f"get_config() returned {_CONFIG.value!r}, expected config.default() with "
             "its changes"
         )
+    for name, jobs in _READ_BY.items():
+        if flags.FLAGS[name].present and _JOB.value not in jobs:
+            raise ValueError(
+                f"--{name} is not read by --job={_JOB.value}, only by "
+                f"--job={' and '.join(jobs)}; leave it out"
+            )
     config.validate(_CONFIG.value)
+    envs.validate(_CONFIG.value)
     return _CONFIG.value
 
 
@@ -83,16 +117,24 @@ def _with_config_of_run(argv: Sequence[str]) -> list[str]:
 
 def _run(c: ConfigDict) -> dict:
     # Imported once the config is known to be right: JAX takes seconds to load.
-    from sdpo_jax import evaluate, export, interrupt, train
+    from sdpo_jax import distributed, evaluate, export, interrupt, train
 
+    if _MULTI_HOST.value:
+        distributed.start()
     if _JOB.value == "evaluate":
         return evaluate.run(c)
     if _JOB.value == "export":
-        return export.run(c, _WORKDIR.value)
+        given = {name: flag.value for name, flag in _EXPORT.items() if flag.present}
+        return export.run(c, _WORKDIR.value, **given)
     name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = _WORKDIR.value or pathlib.Path("runs") / name
     try:
-        return train.run(c, workdir, may_change=_MAY_CHANGE.value)
+        return train.run(
+            c,
+            workdir,
+            may_change=_MAY_CHANGE.value,
+            wandb_project=_WANDB_PROJECT.value,
+        )
     except interrupt.Interrupted as stopped:
         sys.exit(f"{stopped}; the same command goes on")
 

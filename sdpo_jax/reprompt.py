@@ -13,6 +13,8 @@ from collections.abc import Sequence
 DEMONSTRATION_FROM = ("peers", "own_if_solved", "any_attempt", "nobody")
 SHOW_FEEDBACK = ("never", "without_solution", "always")
 
+# Around an attempt that its own teacher is shown (`reprompt.show_attempt`).
+ATTEMPT_TEMPLATE = "\nYour earlier attempt:\n\n{attempt}"
 _THINKING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
 
 
@@ -39,7 +41,6 @@ class Rules:
     strip_thinking: bool
     template: str
     solution_template: str
-    attempt_template: str
     feedback_template: str
 
 
@@ -119,7 +120,7 @@ def render(rules: Rules, prompt: str, shown: Shown) -> str:
     if shown.solution is not None:
         solution = rules.solution_template.format(solution=shown.solution)
     if shown.attempt is not None:
-        attempt = rules.attempt_template.format(attempt=shown.attempt)
+        attempt = ATTEMPT_TEMPLATE.format(attempt=shown.attempt)
     if shown.feedback is not None:
         feedback = rules.feedback_template.format(feedback=shown.feedback)
     # `str.format` reads braces in the template only, never in what is filled in.

@@ -12,11 +12,6 @@ from ml_collections import ConfigDict
 from sdpo_jax import config, distributed, json_files
 
 SUMMARY = "summary.json"
-# Fields that may differ between the parts of one run: they change no number.
-_FREE = frozenset(
-    {"train.wandb_project"}
-    | {f for f in config.flat(config.default()) if f.startswith("export.")}
-)
 
 
 @contextlib.contextmanager
@@ -69,10 +64,9 @@ def _hold(folder: pathlib.Path, c: ConfigDict, may_change) -> Iterator[dict | No
                 "give another --workdir"
             ) from error
         changed = _check_same(folder, c, may_change)
-        if not _FREE.issuperset(changed):
+        if changed:
             # It sums up another run; left there, it would end this one when resumed.
             (folder / SUMMARY).unlink(missing_ok=True)
-        if changed:
             json_files.write_json_atomically(folder / "config.json", config.flat(c))
         finished = (folder / SUMMARY).exists()
         yield json.loads((folder / SUMMARY).read_text()) if finished else None
@@ -95,7 +89,7 @@ def _check_same(folder, c: ConfigDict, may_change: Sequence[str]) -> list[str]:
     there = json.loads(file.read_text())
     fields = sorted(here.keys() | there.keys())
     changed = [f for f in fields if here.get(f) != there.get(f)]
-    refused = [f for f in changed if f not in {*may_change, *_FREE}]
+    refused = [f for f in changed if f not in may_change]
     if refused:
         lines = "".join(
             f"\n  {f}: {there.get(f)!r} there, {here.get(f)!r} now" for f in refused

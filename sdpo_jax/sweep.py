@@ -32,7 +32,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from sdpo_jax import config, json_files, sweep_grid
+from sdpo_jax import config, envs, json_files, sweep_grid
 
 RESULTS = "results.json"
 _SUMMARY = "summary.json"
@@ -129,6 +129,7 @@ def load(run: Run) -> ConfigDict:
     try:
         values(argv)
         config.validate(values["config"].value)
+        envs.validate(values["config"].value)
     except Exception as error:
         # A run file is its author's code: it may raise anything.
         while "Error whilst parsing config file" in str(error):

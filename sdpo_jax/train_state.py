@@ -145,7 +145,7 @@ def _new_student(c: ConfigDict, arch: Architecture, params: Params) -> Params:
 
 
 def _lora(c: ConfigDict) -> tuple[int, float, tuple[str, ...]]:
-    return c.lora.rank, c.lora.alpha, tuple(c.lora.targets)
+    return c.lora.rank, c.lora.alpha, tuple(lora.TARGETS)
 
 
 def _random(arch: Architecture) -> Params:

@@ -38,7 +38,9 @@ def get_config():
 
 
 def blocks():
-    return re.findall(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S)
+    return re.findall(
+        r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), re.S
+    )
 
 
 @pytest.fixture
@@ -53,7 +55,9 @@ def package(tmp_path):
         assert not (tmp_path / path).exists()
         (tmp_path / path).write_text(code)
     for name, (path, table) in TABLES.items():
-        (entry,) = [e for e in entries if f"{name}.{name and ''}" in e or f" {name}." in e]
+        (entry,) = [
+            e for e in entries if f"{name}.{name and ''}" in e or f" {name}." in e
+        ]
         add(tmp_path / "sdpo_jax" / path, table, entry)
         folder = path.split("/")[0]
         text = (tmp_path / "sdpo_jax" / path).read_text()

@@ -123,8 +123,24 @@ def test_arrays_go_to_devices_by_rows_and_come_back_whole():
     assert all(isinstance(leaf, np.ndarray | np.generic) for leaf in back.values())
 
 
-def test_starting_on_one_host_joins_nothing():
-    distributed.start(multi_host=False)
+@pytest.mark.parametrize("joined, calls", [(False, 1), (True, 0)])
+def test_hosts_are_joined_once(joined, calls, monkeypatch):
+    made = []
+    monkeypatch.setattr(jax.distributed, "is_initialized", lambda: joined)
+    monkeypatch.setattr(jax.distributed, "initialize", lambda: made.append(1))
 
+    distributed.start()
+
+    assert len(made) == calls
+
+
+def test_starting_without_other_hosts_says_so(monkeypatch):
+    def fail():
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+
+    with pytest.raises(ValueError, match="--multi_host: found no hosts.*on one host"):
+        distributed.start()
     assert not jax.distributed.is_initialized()
     assert math.prod(mesh().devices.shape) == jax.device_count()

@@ -27,6 +27,7 @@ from sdpo_jax import (
     config,
     distributed,
     evaluate,
+    export,
     interrupt,
     json_files,
     learner,
@@ -966,8 +967,9 @@ def test_run_file_of_opsd_trains_on_converted_rows_of_openthoughts(
 @pytest.mark.slow
 def test_adapters_are_trained_resumed_and_exported(base, tmp_path, one_device):
     fields = dict(lora__rank=2, rollout__questions=2, step__questions=1)
-    c = tiny(base, train__updates=4, export__after_training=True, **fields)
+    c = tiny(base, train__updates=4, **fields)
     whole = train.run(c, tmp_path / "whole", environment=Words())
+    export.run(c, tmp_path / "whole")
     shorter = tiny(base, train__updates=2, **fields)
     train.run(shorter, tmp_path / "parts", environment=Words())
 

@@ -1,6 +1,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -46,9 +47,7 @@ def finished(tmp_path_factory):
 
 
 def test_student_is_written_as_it_was_read(finished, tmp_path):
-    c = run_config(**{"export.path": str(tmp_path / "out"), "export.dtype": "float32"})
-
-    told = export.run(c, finished)
+    told = export.run(run_config(), finished, path=tmp_path / "out", dtype="float32")
 
     assert told["update"] == 3 and told["weights"] == "student"
     before = load_file(BASE / "model.safetensors")
@@ -63,13 +62,13 @@ def test_student_is_written_as_it_was_read(finished, tmp_path):
 def test_teacher_of_a_checkpoint_is_written_when_asked(
     finished, tmp_path, checkpoint, value
 ):
-    fields = {
-        "export.path": str(tmp_path / "out"),
-        "export.weights": "teacher",
-        "export.checkpoint": checkpoint,
-    }
-
-    told = export.run(run_config(**fields), finished)
+    told = export.run(
+        run_config(),
+        finished,
+        path=tmp_path / "out",
+        weights="teacher",
+        checkpoint=checkpoint,
+    )
 
     assert told["update"] == value + 1
     written = load_file(tmp_path / "out" / "model.safetensors")
@@ -81,7 +80,7 @@ def test_teacher_of_a_checkpoint_is_written_when_asked(
 def finished_lora(tmp_path_factory):
     """A run folder with adapters of threes and, for the teacher, of fives."""
     folder = tmp_path_factory.mktemp("lora_run")
-    c = run_config(**{"lora.rank": 2, "lora.targets": ("q_proj", "down_proj")})
+    c = run_config(**{"lora.rank": 2})
     mesh = distributed.make_mesh(c.mesh)
     arch = huggingface.architecture(c.model.path)
     params = huggingface.load(c.model.path, arch, mesh)
@@ -99,29 +98,26 @@ def finished_lora(tmp_path_factory):
 @pytest.mark.parametrize("weights, value", [("student", 3), ("teacher", 5)])
 def test_adapters_are_written_alone_or_merged(finished_lora, tmp_path, weights, value):
     folder, c = finished_lora
-    c = c.copy_and_resolve_references()
-    c.export.weights, c.export.dtype = weights, "float32"
+    as_asked = {"weights": weights, "dtype": "float32"}
 
     for kind in ("peft", "merged"):
-        c.export.lora, c.export.path = kind, str(tmp_path / kind)
-        assert export.run(c, folder)["weights"] == weights
+        told = export.run(c, folder, path=tmp_path / kind, lora=kind, **as_asked)
+        assert told["weights"] == weights
 
     adapters = load_file(tmp_path / "peft" / "adapter_model.safetensors")
-    assert len(adapters) == 2 * 2 * 8
+    assert len(adapters) == 2 * 7 * 8
     assert all((x == value).all() for x in adapters.values())
     before = load_file(BASE / "model.safetensors")
     after = load_file(tmp_path / "merged" / "model.safetensors")
     # alpha / rank times the product of two factors of rank 2.
     change = c.lora.alpha / 2 * (2 * value * value)
     for name, x in after.items():
-        adapted = "q_proj" in name or "down_proj" in name
+        adapted = "_proj" in name
         np.testing.assert_allclose(x, before[name] + change * adapted, rtol=1e-6)
 
 
 def test_checkpoint_of_the_config_is_written_without_a_run(tmp_path):
-    c = run_config(**{"export.path": str(tmp_path / "out")})
-
-    told = export.run(c)
+    told = export.run(run_config(), path=tmp_path / "out")
 
     assert told["update"] == 0
     config_json = json.loads((tmp_path / "out" / "config.json").read_text())
@@ -129,30 +125,33 @@ def test_checkpoint_of_the_config_is_written_without_a_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "fields, message",
+    "asked, message",
     [
-        ({"export.weights": "nobody"}, "export.weights='nobody': must be one of"),
+        ({"weights": "nobody"}, "--export_weights=nobody: must be one of student | t"),
+        ({"checkpoint": "first"}, "--export_checkpoint=first: must be one of last | "),
+        ({"dtype": "int8"}, "--export_dtype=int8: must be one of bfloat16 | float32"),
+        ({"lora": "both"}, "--export_lora=both: must be one of merged | peft"),
+        ({"lora": "peft"}, "--export_lora=peft: lora.rank=0 trains no adapters"),
         (
-            {"export.weights": "teacher", "teacher.mode": "live"},
+            {"weights": "teacher"},
             "teacher.mode=live keeps no such weights; export the student",
         ),
     ],
 )
-def test_what_cannot_be_exported_is_refused(finished, tmp_path, fields, message):
-    c = run_config(**fields, **{"export.path": str(tmp_path / "out")})
+def test_what_cannot_be_exported_is_refused(finished, tmp_path, asked, message):
+    c = run_config(**{"teacher.mode": "live"})
 
-    with pytest.raises(ValueError, match=message):
-        export.run(c, finished)
+    with pytest.raises(ValueError, match=re.escape(message)):
+        export.run(c, finished, path=tmp_path / "out", **asked)
 
 
 def test_place_that_cannot_be_written_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="export.path is empty"):
+    with pytest.raises(ValueError, match="--export_path is missing"):
         export.run(run_config())
-    teacher = {"export.path": str(tmp_path / "out"), "export.weights": "teacher"}
-    with pytest.raises(ValueError, match="export.weights=teacher.*give its --workdir"):
-        export.run(run_config(**teacher))
+    with pytest.raises(ValueError, match="--export_weights=teacher.*give its --workd"):
+        export.run(run_config(), path=tmp_path / "out", weights="teacher")
     with pytest.raises(ValueError, match="exists; move it away"):
-        export.run(run_config(**{"export.path": str(tmp_path)}))
+        export.run(run_config(), path=tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
         export.run(run_config(), tmp_path)
 
@@ -162,7 +161,7 @@ def test_command_exports_a_run_by_its_folder_alone(finished, tmp_path):
 
     done = subprocess.run(
         [sys.executable, "-m", "sdpo_jax.main", "--job=export"]
-        + [f"--workdir={finished}", f"--config.export.path={out}"],
+        + [f"--workdir={finished}", f"--export_path={out}", "--export_dtype=float32"],
         cwd=ROOT,
         env=os.environ,
         capture_output=True,
@@ -171,5 +170,6 @@ def test_command_exports_a_run_by_its_folder_alone(finished, tmp_path):
     )
 
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["path"] == str(out)
+    told = json.loads(done.stdout)
+    assert (told["path"], told["dtype"]) == (str(out), "float32")
     assert (out / "model.safetensors").exists()

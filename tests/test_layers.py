@@ -14,7 +14,7 @@ PACKAGES = ("sdpo_jax", "pallas_kernels")
 
 # Lowest first. A file imports from lower layers, or from its own folder.
 LAYERS = [
-    ["pallas_kernels"],
+    ["pallas_kernels", "knobs"],
     ["json_files", "manifest", "sweep_grid"],
     ["config", "batch", "distributed", "teacher", "optimizer", "interrupt", "sandbox"],
     ["metrics", "run_config", "run_folder", "questions"],

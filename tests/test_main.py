@@ -76,15 +76,35 @@ MISTAKES = {
     ),
     "a name that is not among the choices": (
         [RUN_FILE, "--config.teacher.mode=emma"],
-        "teacher.mode='emma': must be one of 'ema' | 'trust_region' | ",
+        "teacher.mode='emma': must be one of ema | trust_region | ",
     ),
     "a number out of range": (
         [RUN_FILE, "--config.rollout.attempts=-1"],
-        "rollout.attempts=-1: must be at least 1",
+        "rollout.attempts=-1: must be in [1, 2^16]; meaning: per question",
     ),
     "what is wrong only together": (
         [RUN_FILE, "--config.step.questions=3"],
         "rollout.questions=8 is not a multiple of step.questions=3",
+    ),
+    "an unknown task": (
+        [RUN_FILE, "--config.env.name=sokobahn"],
+        "env.name='sokobahn': must be one of programming | ",
+    ),
+    "an option of another task": (
+        [RUN_FILE, "--config.env.judge.model=m"],
+        "env.judge.model='m' with env.name=programming: only env.name=judge reads it",
+    ),
+    "a folder for a job that has none": (
+        [RUN_FILE, "--job=evaluate", "--workdir=x"],
+        "--workdir is not read by --job=evaluate, only by --job=train and export",
+    ),
+    "a place to export for training": (
+        [RUN_FILE, "--export_path=x"],
+        "--export_path is not read by --job=train, only by --job=export; leave it out",
+    ),
+    "a project of wandb for an export": (
+        [RUN_FILE, "--job=export", "--wandb_project=x"],
+        "--wandb_project is not read by --job=export, only by --job=train",
     ),
     "an unknown flag": ([RUN_FILE, "--workdri=x"], "Unknown command line flag 'workd"),
     "an unknown job": (
@@ -130,7 +150,7 @@ BODIES = {
     "no model": ("    return config.default()", "model.path is empty: give a Hugging"),
     "a bad value": (
         "    c = config.default()\n    c.method = 'ppo'\n    return c",
-        "method='ppo': must be one of 'sdpo' | 'grpo'",
+        "method='ppo': must be one of sdpo | grpo; meaning: ",
     ),
 }
 
@@ -155,6 +175,7 @@ def test_help_shows_the_commands_and_the_flags(without_jax):
         "python -m sdpo_jax.main --config=configs/quickstart.py --job=evaluate" in out
     )
     assert "--workdir" in out and "--may_change" in out
+    assert "--config.sdpo.top_k=100 (in [1, 2^20])\n    the student's most" in out
 
 
 @pytest.mark.parametrize(
@@ -172,6 +193,7 @@ def test_help_shows_the_commands_and_the_flags(without_jax):
             ["--may_change=sdpo.topk"],
             "--may_change=sdpo.topk: no such field; nearest: ",
         ),
+        (["--multi_host"], "--multi_host: found no hosts to join"),
         (["--workdir=gs://bucket/run"], "mount the bucket"),
         (["--workdir=/dev/null/run"], "Not a directory: '/dev/null/run'"),
     ],
@@ -196,6 +218,6 @@ def check_is_one_line(told, status, out, err):
 def test_sandbox_that_this_machine_cannot_have_is_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
 
-    said = command(RUN_FILE, f"--workdir={tmp_path}", "--config.env.sandbox_tier=A")
+    said = command(RUN_FILE, f"--workdir={tmp_path}", "--config.env.sandbox.tier=A")
 
     check_is_one_line("tier A: bwrap is not installed). Install bubblewrap", *said)

@@ -92,11 +92,6 @@ def test_allowed_change_reopens_a_finished_run(tmp_path):
     assert claimed(tmp_path, longer) is None
 
 
-def test_another_wandb_project_is_no_other_run(tmp_path):
-    end(tmp_path, config.default())
-    assert claimed(tmp_path, changed(train__wandb_project="elsewhere")) == SUMMARY
-
-
 def test_mistyped_permission_is_refused_before_a_folder_is_made(tmp_path):
     with pytest.raises(ValueError, match="=sdpo.topk: no such field; nearest: sdpo.to"):
         claimed(tmp_path / "run", config.default(), ["sdpo.topk"])

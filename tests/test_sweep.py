@@ -32,7 +32,7 @@ MISTAKES = {
     ),
     "a value out of range in one cell": (
         ["teacher.rate=0.5,2"],
-        "rate=2: teacher.rate=2.0: must be at least 0 and at most 1",
+        "rate=2: teacher.rate=2.0: must be in [0, 1]; meaning: of the average",
     ),
     "what is wrong only together": (
         ["rollout.questions=4,6", "step.questions=4"],
@@ -67,7 +67,7 @@ def test_overrides_get_the_types_of_their_fields():
         "eval.pass_at": "(1,2)",
         "sdpo.keep_tail": "false",
         "optimizer.learning_rate": "1e-3",
-        "train.wandb_project": "",
+        "reprompt.solution_template": "",
     }
 
     c = sweep.load(sweep.Run("a run", QUICKSTART, overrides))
@@ -75,7 +75,7 @@ def test_overrides_get_the_types_of_their_fields():
     assert c.eval.pass_at == (1, 2)
     assert c.sdpo.keep_tail is False
     assert c.optimizer.learning_rate == 1e-3
-    assert c.train.wandb_project == ""
+    assert c.reprompt.solution_template == ""
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="Linux only")

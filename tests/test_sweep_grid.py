@@ -8,7 +8,7 @@ from sdpo_jax import sweep_grid
     [
         ("seed=0,1,2", ["0", "1", "2"]),
         ("seed=0", ["0"]),
-        ("train.wandb_project=", [""]),
+        ("model.path=", [""]),
         ("eval.pass_at=(1,4)", ["(1,4)"]),
         ("eval.pass_at=(1,4),(1,2),1", ["(1,4)", "(1,2)", "1"]),
         ("eval.pass_at=[1,4],[1]", ["[1,4]", "[1]"]),

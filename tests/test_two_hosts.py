@@ -39,7 +39,6 @@ class Words:
 
 c = config.default()
 c.model.path = base
-c.mesh.multi_host = True
 c.rollout.questions, c.rollout.attempts, c.step.questions = 4, 2, 2
 c.rollout.max_prompt, c.rollout.max_response, c.reprompt.max_length = 64, 8, 128
 c.sdpo.top_k = 20

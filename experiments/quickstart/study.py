@@ -40,6 +40,13 @@ GENERATIONS_PER_UPDATE = 64
 UPDATES = {"sdpo": 100, "grpo": 100}
 LONGER_UPDATES = {"sdpo": 200, "grpo": 400}
 CONFIGS = {"sdpo": "configs/quickstart.py", "grpo": "configs/quickstart_grpo.py"}
+# What the config calls otherwise since these records were kept.
+_RENAMED = {
+    "env.memory_limit_mb": "env.sandbox.memory_limit_mb",
+    "env.time_limit_s": "env.sandbox.time_limit_s",
+    "env.process_per": "env.programming.process_per",
+    "env.wrong_answers_shown": "env.programming.wrong_answers_shown",
+}
 _LABELS = {"sdpo": "SDPO", "grpo": "GRPO"}
 _COLORS = {"sdpo": "tab:blue", "grpo": "tab:orange"}
 
@@ -78,7 +85,7 @@ def complete(
     Raises:
       RuntimeError: if runs failed; the others are kept.
     """
-    records = json.loads(kept.read_text()) if kept.exists() else {}
+    records = kept_records(kept) if kept.exists() else {}
     by_name = {run.name: run for run in runs}
     settings = {run.name: setting(run) for run in runs}
     same = lambda name: records.get(name, {}).get("setting") == settings[name]
@@ -96,6 +103,17 @@ def complete(
         log = workdir / failed[0] / "log.txt"
         raise RuntimeError(f"{len(failed)} runs failed; the first one's log: {log}")
     return [records[run.name] for run in runs]
+
+
+def kept_records(file: pathlib.Path) -> dict[str, dict]:
+    """Name of a run -> its record, with settings by the names of today's config."""
+    records = json.loads(file.read_text())
+    for record in records.values():
+        named = record["setting"].items()
+        record["setting"] = {
+            _RENAMED.get(field, field): value for field, value in named
+        }
+    return records
 
 
 def setting(run: sweep.Run) -> dict:

@@ -6,10 +6,10 @@
           return 1.0
       return 0.0, "The answer is a city."
 
-and `env.name=function`, `env.function=my_task:grade`. The function gets the whole row,
-as it stands in the file, and returns a score in [0, 1], or a score and a feedback, or a
-`base.Verdict`. It runs in the trainer, from several threads at once: what a model wrote
-must not be run in it.
+and `env.name=function`, `env.function.grade=my_task:grade`. The function gets the whole
+row, as it stands in the file, and returns a score in [0, 1], or a score and a feedback,
+or a `base.Verdict`. It runs in the trainer, from several threads at once: what a model
+wrote must not be run in it.
 """
 
 import functools
@@ -18,7 +18,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sdpo_jax.envs import feedback_text
+from ml_collections import ConfigDict
+
+from sdpo_jax.envs import feedback_text, task
 from sdpo_jax.envs.base import GraderFailure, Verdict
 from sdpo_jax.envs.single_turn import SingleTurn
 from sdpo_jax.questions import rows
@@ -41,16 +43,18 @@ def environment(files: Mapping[str, str | Path], name: str) -> SingleTurn:
 def _named(name: str) -> Callable[[rows.Row, str], Any]:
     module, colon, function = name.partition(":")
     if not (module and colon and function):
-        raise ValueError(f"env.function={name!r}: expected module:function")
+        raise ValueError(f"env.function.grade={name!r}: expected module:function")
     try:
         found = getattr(importlib.import_module(module), function, None)
     except ImportError as error:
         raise ValueError(
-            f"env.function={name}: cannot import {module} ({error}); is its folder on "
-            "PYTHONPATH?"
+            f"env.function.grade={name}: cannot import {module} ({error}); is its "
+            "folder on PYTHONPATH?"
         ) from error
     if not callable(found):
-        raise ValueError(f"env.function={name}: {module} has no function {function}")
+        raise ValueError(
+            f"env.function.grade={name}: {module} has no function {function}"
+        )
     return found
 
 
@@ -63,15 +67,30 @@ def _grade(
     try:
         said = grade(question.data["row"], response)
     except Exception as error:
-        raise GraderFailure(f"env.function raised {type(error).__name__}") from error
+        raise GraderFailure(
+            f"env.function.grade raised {type(error).__name__}"
+        ) from error
     if isinstance(said, Verdict):
         return said
     pair = said if isinstance(said, tuple) else (said, "")
     if len(pair) != 2 or not all(map(isinstance, pair, _RETURNED)):
         raise GraderFailure(
-            "env.function must return a number, a number and a text, or a Verdict; it "
-            f"returned {said!r:.80}"
+            "env.function.grade must return a number, a number and a text, or a "
+            f"Verdict; it returned {said!r:.80}"
         )
     score, feedback = pair
     outcome = "Accepted" if score == 1 else "Wrong Answer"
     return Verdict(float(score), outcome, feedback_text.feedback([feedback]))
+
+
+def _check(env: ConfigDict) -> None:
+    if not env.function.grade:
+        raise ValueError(
+            "env.function.grade is empty: env.name=function needs module:name of the "
+            "function that grades"
+        )
+
+
+TASK = task.Task(
+    lambda env: environment(task.files(env), env.function.grade), check=_check
+)

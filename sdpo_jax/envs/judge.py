@@ -27,7 +27,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sdpo_jax.envs import feedback_text
+from ml_collections import ConfigDict
+
+from sdpo_jax.envs import feedback_text, task
 from sdpo_jax.envs.base import GraderFailure, Verdict
 from sdpo_jax.envs.rules.check import read_json
 from sdpo_jax.envs.single_turn import SingleTurn, unreadable
@@ -245,3 +247,14 @@ def _key() -> str:
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ValueError("OPENAI_API_KEY: expected one word of ASCII")
     return key
+
+
+def _check(env: ConfigDict) -> None:
+    for name, value in env.judge.items():
+        if not value:
+            raise ValueError(f"env.judge.{name} is empty: env.name=judge needs it")
+
+
+TASK = task.Task(
+    lambda env: environment(task.files(env), Endpoint(**env.judge)), check=_check
+)

@@ -20,7 +20,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sdpo_jax.envs import answer_extraction
+from sdpo_jax.envs import answer_extraction, task
 from sdpo_jax.envs.base import Verdict
 from sdpo_jax.envs.single_turn import unreadable
 from sdpo_jax.questions import boxed, rows
@@ -152,3 +152,6 @@ def _official_mmlu_pro(response: str) -> str:
 
 
 _OFFICIAL = {"gpqa": _official_gpqa, "mmlu_pro": _official_mmlu_pro}
+
+
+TASK = task.answered(data, fixed=fixed, official=official)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sdpo_jax.envs import feedback_text
+from sdpo_jax.envs import feedback_text, task
 from sdpo_jax.envs.base import Verdict
 from sdpo_jax.envs.mathematics import grader as mathematics
 from sdpo_jax.envs.single_turn import SingleTurn, sandboxed
@@ -81,3 +81,6 @@ def grade(
     if "answer" in question.data:
         verdict = mathematics.fixed(sandbox, question, response, truncated)
     return dataclasses.replace(verdict, feedback=question.data["solution"])
+
+
+TASK = task.Task(lambda env: environment(task.files(env), task.sandboxes(env)))

@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdpo_jax.envs import answer_extraction, feedback_text, installed_packages
+from sdpo_jax.envs import answer_extraction, feedback_text, installed_packages, task
 from sdpo_jax.envs.base import GraderFailure, Verdict
 from sdpo_jax.envs.single_turn import SingleTurn, sandboxed, unreadable
 from sdpo_jax.questions import rows
@@ -266,3 +266,6 @@ def _score(sandbox: Sandbox, question: Question, answer: str) -> float | None:
             f"{execution.error_message:.200} {score!r:.80}"
         )
     return score
+
+
+TASK = task.Task(lambda env: environment(task.files(env), task.sandboxes(env)))

@@ -30,7 +30,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sdpo_jax.envs import feedback_text
+from sdpo_jax.envs import feedback_text, task
 from sdpo_jax.envs.base import Verdict
 from sdpo_jax.envs.single_turn import unreadable
 from sdpo_jax.questions import rows
@@ -282,3 +282,6 @@ def official(question: Question, response: str, truncated: bool) -> Verdict:
             continue
     right = found == names and arguments == merged
     return Verdict(float(right), "Accepted" if right else "Wrong Answer")
+
+
+TASK = task.answered(data, fixed=fixed, official=official)

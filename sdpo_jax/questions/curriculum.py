@@ -15,6 +15,8 @@ from ml_collections import ConfigDict
 from sdpo_jax.questions import order as question_order
 from sdpo_jax.questions.question import Question
 
+# Turns that a question outside the band sits out before it is visited again.
+REMEASURE_EVERY = 4
 _KEY = "curriculum"
 
 
@@ -62,7 +64,11 @@ def restored(c: ConfigDict, extra: Mapping[str, Any], update: int) -> State:
 
 
 def choose(
-    c: ConfigDict, questions: Sequence[Question], update: int, state: State
+    c: ConfigDict,
+    questions: Sequence[Question],
+    update: int,
+    state: State,
+    remeasure_every: int = REMEASURE_EVERY,
 ) -> Choice:
     """The questions of one rollout batch, which is full and holds none twice.
 
@@ -73,6 +79,7 @@ def choose(
       questions: all of them, in a fixed order; at least as many as a batch holds.
       update: rollout batches before this one.
       state: after them.
+      remeasure_every: turns that a question outside the band sits out.
 
     Raises:
       ValueError: if every question was measured and none lies in the band.
@@ -91,7 +98,7 @@ def choose(
             f"curriculum.min_pass_rate={low} and curriculum.max_pass_rate={high}: they "
             f"go from {min(rates):.3g} to {max(rates):.3g}; widen the band"
         )
-    chosen, sat_out, passed = _turns(c, questions, state, out)
+    chosen, sat_out, passed = _turns(c, questions, state, out, remeasure_every)
     waiting = sorted(
         (i for i in out if i not in chosen),
         key=lambda i: (-sat_out.get(questions[i].uid, 0), i),
@@ -109,11 +116,15 @@ def choose(
 
 
 def _turns(
-    c: ConfigDict, questions: Sequence[Question], state: State, out: set[int]
+    c: ConfigDict,
+    questions: Sequence[Question],
+    state: State,
+    out: set[int],
+    remeasure_every: int,
 ) -> tuple[list[int], dict[str, int], int]:
     """Turn by turn, who is visited; how long others sat out, and the turns it took."""
     chosen, sat_out, passed = [], dict(state.sat_out), 0
-    count, every = c.rollout.questions, c.curriculum.remeasure_every
+    count = c.rollout.questions
     order = question_order.from_place(range(len(questions)), state.place, c.seed)
     # So many turns hold a whole pass, so that nobody in the band is missed.
     for i in itertools.islice(order, 2 * len(questions) - 1):
@@ -123,7 +134,7 @@ def _turns(
         uid = questions[i].uid
         if i in chosen:
             continue
-        if i in out and sat_out.get(uid, 0) < every:
+        if i in out and sat_out.get(uid, 0) < remeasure_every:
             sat_out[uid] = sat_out.get(uid, 0) + 1
         else:
             chosen.append(i)

@@ -10,7 +10,7 @@ Tiers, best first; "auto" takes the first whose workers stop an escaping program
   B  bubblewrap namespaces around everything that C does (landlock where present)
   C  landlock, seccomp, resource limits and, for root, a user of its own
   D  resource limits only: no sandbox, must be asked for by name
-  R  one of these on another machine, by name: see `server.py`
+  R  one of these on another machine, behind a URL: see `server.py`
 
 Programs can read the standard library and nothing else, write no file, start threads
 but no process, and have no network. In tier C they can also see the host's name and
@@ -46,14 +46,14 @@ class Sandbox:
 
     Args:
       limits: what each test may spend.
-      tier: "auto", "A", "B", "C", "D" or "R"; see the head of this file.
+      tier: "auto", "A", "B", "C", "D" or the URL of a server; see the head of this
+        file.
       workers: programs run at the same time; None for one per processor.
       process_per: "test" gives every test a process of its own. "program" lets the
         calls of a cheap, silent program share one, each with freshly run top level:
         up to thirteen times as fast, but what a program does to other modules lasts
         from one of its calls to the next.
       packages: what programs can import beside the standard library.
-      url: of the server of tier R.
 
     Raises:
       SandboxUnavailable: if no allowed tier works here; it says what to change.
@@ -66,14 +66,11 @@ class Sandbox:
         workers: int | None = None,
         process_per: str = "test",
         packages: Packages = Packages(),  # noqa: B008
-        url: str = "",
     ):
         if process_per not in ("test", "program"):
             raise ValueError(
                 f'process_per must be "test" or "program", got {process_per!r}'
             )
-        if bool(url) != (tier == "R"):
-            raise ValueError(f'tier "R" needs a url and no other does; got {url!r}')
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
         self.limits = limits
@@ -84,9 +81,9 @@ class Sandbox:
         # None stands for a worker that is to be started when it is needed.
         self._free: queue.SimpleQueue[Worker | RemoteWorker | None]
         self._free = queue.SimpleQueue()
-        self._packages, self._url = packages, url
-        if tier == "R":
-            first = RemoteWorker(url, limits, packages)
+        self._packages, self._url = packages, tier if "://" in tier else ""
+        if self._url:
+            first = RemoteWorker(tier, limits, packages)
             there, processors = first.about["tier"], first.about["workers"]
             self._tier = f"R/{there}"
         else:

@@ -59,7 +59,7 @@ class RemoteWorker:
         }
         if urllib.parse.urlsplit(url).scheme not in ("http", "https"):
             raise SandboxUnavailable(
-                f"env.sandbox_url={url!r}: expected http://host:port of a grader"
+                f"env.sandbox.tier={url!r}: expected http://host:port of a grader"
             )
         try:
             self.about = self._ask({}, ANSWER_BYTES, PATIENCE_S)

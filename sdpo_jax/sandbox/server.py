@@ -2,9 +2,9 @@
 
   SDPO_SANDBOX_TOKEN=... python -m sdpo_jax.sandbox.server --port=8000
 
-and there `env.sandbox_tier=R`, `env.sandbox_url=http://this-machine:8000` and the same
-token. Whoever has the token can have Python prepared and run here: give the machine
-nothing else to do. HTTP is not encrypted: keep it within a private network.
+and there `env.sandbox.tier=http://this-machine:8000` and the same token. Whoever has
+the token can have Python prepared and run here: give the machine nothing else to do.
+HTTP is not encrypted: keep it within a private network.
 """
 
 import argparse

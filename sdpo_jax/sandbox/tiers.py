@@ -83,7 +83,7 @@ def first_that_holds(
     """
     if tier not in ("auto", *LOCAL):
         raise ValueError(
-            f"tier must be auto, R or one of {', '.join(LOCAL)}, got {tier!r}"
+            f"tier must be auto, a URL or one of {', '.join(LOCAL)}, got {tier!r}"
         )
     if sys.platform != "linux":
         raise SandboxUnavailable(
@@ -114,7 +114,7 @@ def first_that_holds(
     raise SandboxUnavailable(
         "no sandbox holds on this machine (" + "; ".join(reasons) + "). Install "
         "bubblewrap, or use a kernel with landlock (5.13 or later), or, only where "
-        "nothing of value is in reach, ask for tier D by name (env.sandbox_tier)"
+        "nothing of value is in reach, ask for tier D by name (env.sandbox.tier)"
     )
 
 

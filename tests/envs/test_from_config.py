@@ -6,6 +6,9 @@ import json
 import pytest
 
 from sdpo_jax import config, envs
+from sdpo_jax.envs import task
+from sdpo_jax.envs.base import Verdict
+from sdpo_jax.questions import rows
 
 MATHS = {"prompt": "2+2?", "answer": "4"}
 ROWS = {
@@ -33,9 +36,9 @@ def made(name, folder, tier="auto", **fields):
     c = config.default()
     c.model.path = "somewhere"
     c.env.name = name
-    c.env.sandbox_tier = tier
+    c.env.sandbox.tier = tier
     if name == "function":
-        c.env.function = "json:dumps"
+        c.env.function.grade = "json:dumps"
     if name == "judge":
         c.env.judge.url, c.env.judge.model = "http://127.0.0.1:1/v1", "m"
     for number, split in enumerate(config.SPLITS):
@@ -49,11 +52,12 @@ def made(name, folder, tier="auto", **fields):
         file.write_text(json.dumps([row]))
         c.env[split] = str(file)
     config.validate(c)
+    envs.validate(c)
     return envs.from_config(c)
 
 
 def test_every_name_is_tried_here():
-    assert set(config._CHOICES["env.name"]) - {""} == ROWS.keys()
+    assert envs.TASKS.keys() == ROWS.keys()
 
 
 SLOW = {"reasoning_gym"}
@@ -73,6 +77,18 @@ def test_name_makes_an_environment(name, tmp_path):
     environment.close()
 
 
+def test_new_task_is_one_line_of_the_table(tmp_path, monkeypatch):
+    grade = lambda question, response, truncated: Verdict(1.0, question.data["word"])
+    data = lambda row, where: {"word": rows.field(row, "word", str, where)}
+    monkeypatch.setitem(envs.TASKS, "echo", task.answered(data, fixed=grade))
+    monkeypatch.setitem(ROWS, "echo", {"prompt": "?", "word": "ok"})
+
+    environment = made("echo", tmp_path)
+
+    attempt = environment.start(environment.questions("train")[0])
+    assert attempt.act("x", False).outcome == "ok"
+
+
 # Name -> fields of a row that needs the sandbox.
 SANDBOXED = {
     "programming": {},
@@ -88,3 +104,72 @@ def test_sandbox_is_of_the_tier_that_the_config_names(name, tmp_path):
 
     assert environment.versions["sandbox_tier"] == "C"
     environment.close()
+
+
+def changed(**fields):
+    c = config.default()
+    c.model.path = "somewhere"
+    c.update_from_flattened_dict({k.replace("__", "."): v for k, v in fields.items()})
+    return c
+
+
+JUDGE = {"env__judge__url": "u", "env__judge__model": "m"}
+
+
+@pytest.mark.parametrize(
+    "fields, told",
+    [
+        ({"env__name": "progamming"}, "env.name='progamming': must be one of programm"),
+        ({"env__name": "function"}, "env.function.grade is empty: env.name=function"),
+        (
+            {"env__function__grade": "a:b"},
+            "env.function.grade='a:b' with env.name=programming: only env.name=func",
+        ),
+        ({"env__name": "judge", "env__judge__model": "m"}, "env.judge.url is empty"),
+        ({"env__name": "judge", "env__judge__url": "u"}, "env.judge.model is empty"),
+        ({"env__judge__url": "u"}, "env.judge.url='u' with env.name=programming"),
+        ({"env__name": "", **JUDGE}, "env.judge.model='m' with env.name=: only"),
+        (
+            {"env__name": "rules", "env__programming__wrong_answers_shown": 1},
+            "env.programming.wrong_answers_shown=1 with env.name=rules: only "
+            "env.name=programming reads it; leave it at 2",
+        ),
+        (
+            {"env__name": "rules", "env__programming__packages": ()},
+            r"env.programming.packages=\(\) with env.name=rules",
+        ),
+        ({"env__grader": "official", "env__name": "rules"}, "env.name=rules has no su"),
+        ({"env__grader": "official", "env__name": "privileged"}, "tool_use.* have one"),
+        ({"env__grader": "official", "env__name": ""}, "env.name= has no such grader"),
+    ],
+)
+def test_what_the_task_does_not_read_or_lacks_is_refused(fields, told):
+    c = changed(**fields)
+    config.validate(c)
+
+    with pytest.raises(ValueError, match=f"^[^\n]*{told}[^\n]*$"):
+        envs.validate(c)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"env__name": ""},
+        {"env__name": "tool_use", "env__grader": "official"},
+        {"env__name": "function", "env__function__grade": "a:b"},
+        {"env__name": "judge", **JUDGE},
+        {"env__programming__process_per": "program"},
+        {"env__name": "rules", "env__sandbox__time_limit_s": 1.0},
+    ],
+)
+def test_what_the_task_reads_is_accepted(fields):
+    envs.validate(changed(**fields))
+
+
+def test_options_of_tasks_stand_in_subtrees_of_their_names():
+    of_env = [f.split(".")[1:] for f in config.KNOBS if f.startswith("env.")]
+    subtrees = {name for name, *option in of_env if option}
+
+    assert {"programming", "sandbox"} <= subtrees
+    assert subtrees - {"sandbox"} <= envs.TASKS.keys()

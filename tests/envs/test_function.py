@@ -57,7 +57,7 @@ def test_function_that_raises_says_nothing_of_the_attempt(files):
     environment = function.environment(files, "my_task:grade")
     (question,) = environment.questions("train")
 
-    with pytest.raises(GraderFailure, match="env.function raised KeyError"):
+    with pytest.raises(GraderFailure, match="env.function.grade raised KeyError"):
         environment.start(question).act("break", False)
 
 

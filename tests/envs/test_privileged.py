@@ -63,7 +63,7 @@ def test_solution_is_made_harmless_and_never_cut():
 
 def test_teacher_is_shown_the_solution_of_solved_attempts_too():
     c = {"demonstration_from": "nobody", "show_feedback": "always"}
-    texts = dict.fromkeys(("template", "solution_template", "attempt_template"), "")
+    texts = dict.fromkeys(("template", "solution_template"), "")
     rules = reprompt.Rules(
         **c, **texts, feedback_template="", show_attempt=False, strip_thinking=True
     )

@@ -78,6 +78,14 @@ def test_kept_records_are_not_trained_again_unless_their_setting_differs(
     }
 
 
+def test_records_of_the_checkout_are_those_of_its_configs(tmp_path):
+    shipped = ablations.runs_of("shipped", {}, (1, 2, 3), tmp_path)
+    records = study.kept_records(ablations.HERE / "results.json")
+
+    for run in shipped:
+        assert records[run.name]["setting"] == study.setting(run)
+
+
 def test_a_failed_run_is_told_and_the_others_are_kept(tmp_path, trained):
     kept = tmp_path / "results.json"
 

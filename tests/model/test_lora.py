@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from sdpo_jax import config, distributed
+from sdpo_jax import distributed
 from sdpo_jax.batch import PAD
 from sdpo_jax.model import cache as kv_cache
 from sdpo_jax.model import decoder, huggingface, huggingface_export, lora
@@ -37,10 +37,6 @@ def adapters_of(arch, targets=tuple(lora.TARGETS), seed=0, noise=0.1):
 def hidden(arch, params, ids_BT):
     read = lambda p: decoder.hidden(arch, p, ids_BT, dtype=jnp.dtype(jnp.float32))
     return jax.jit(read)(params)
-
-
-def test_config_names_the_targets_there_are():
-    assert config.LORA_TARGETS == tuple(lora.TARGETS)
 
 
 def test_new_adapters_change_nothing():

@@ -9,12 +9,11 @@ from sdpo_jax.questions import order as question_order
 from sdpo_jax.questions.question import Question
 
 
-def settings(count, low=0.2, high=0.8, every=2):
+def settings(count, low=0.2, high=0.8):
     c = config.default()
     c.rollout.questions = count
     c.curriculum.min_pass_rate = low
     c.curriculum.max_pass_rate = high
-    c.curriculum.remeasure_every = every
     return c
 
 
@@ -22,12 +21,12 @@ def named(names):
     return [Question(name, f"{name}?") for name in names]
 
 
-def visits(c, questions, rate_of, updates, state=None, first=0):
+def visits(c, questions, rate_of, updates, state=None, first=0, every=2):
     """The names asked in each update, every choice, and the state at the end."""
     asked, choices = [], []
     state = curriculum.State() if state is None else state
     for update in range(first, updates):
-        choice = curriculum.choose(c, questions, update, state)
+        choice = curriculum.choose(c, questions, update, state, every)
         names = [q.uid for q in choice.questions]
         state = choice.state.measured({u: rate_of(u, update) for u in names})
         asked.append(names)
@@ -69,10 +68,10 @@ def test_the_first_pass_is_in_the_usual_order():
 
 @pytest.mark.parametrize("every", [1, 2, 5])
 def test_question_outside_the_band_sits_out_so_many_turns(every):
-    c, questions = settings(1, every=every), named("abcd")
+    c, questions = settings(1), named("abcd")
     order = question_order.from_place("abcd", 0, c.seed)
 
-    asked, choices, state = visits(c, questions, hard_and_easy, 100)
+    asked, choices, state = visits(c, questions, hard_and_easy, 100, every=every)
 
     turns = [next(order) for _ in range(state.place)]
     visited = iter([names[0] for names in asked])
@@ -91,21 +90,22 @@ def test_question_outside_the_band_sits_out_so_many_turns(every):
 
 @pytest.mark.parametrize("low, high, rate", [(0.2, 1.0, 0.0), (0.0, 0.8, 1.0)])
 def test_one_end_makes_a_band(low, high, rate):
-    c, questions = settings(1, low=low, high=high, every=99), named("abc")
+    c, questions = settings(1, low=low, high=high), named("abc")
+    rate_of = lambda uid, update: rate if uid == "a" else 0.5
 
-    asked, _, state = visits(c, questions, lambda u, _: rate if u == "a" else 0.5, 9)
+    asked, _, state = visits(c, questions, rate_of, 9, every=99)
 
     assert asked.count(["a"]) == 1 and state.sat_out["a"] > 0
     assert curriculum.saved(c, state)
 
 
 def test_question_that_comes_into_the_band_stays():
-    c, questions = settings(1, every=3), named("abcd")
+    c, questions = settings(1), named("abcd")
     # Solved from its second visit on.
     found = iter([0.0])
     rate_of = lambda uid, update: next(found, 0.5) if uid == "a" else 0.5
 
-    asked, choices, state = visits(c, questions, rate_of, 60)
+    asked, choices, state = visits(c, questions, rate_of, 60, every=3)
 
     assert sum(c.values["curriculum/sat_out"] for c in choices) == 3
     assert state.sat_out == {} and choices[-1].values["curriculum/kept"] == 1
@@ -115,19 +115,19 @@ def test_question_that_comes_into_the_band_stays():
 @pytest.mark.parametrize("size, count", [(3, 3), (5, 3), (8, 2), (9, 8), (20, 4)])
 @pytest.mark.parametrize("every", [1, 3, 1000])
 def test_every_batch_is_full_and_asks_nobody_twice(size, count, every):
-    c, questions = settings(count, every=every), named(map(str, range(size)))
+    c, questions = settings(count), named(map(str, range(size)))
 
-    asked, choices, _ = visits(c, questions, any_rate, 80)
+    asked, choices, _ = visits(c, questions, any_rate, 80, every=every)
 
     assert all(len(names) == len(set(names)) == count for names in asked)
     assert any(choice.values["curriculum/kept"] < 1 for choice in choices)
 
 
 def test_nobody_in_the_band_is_missed():
-    c, questions = settings(2, every=1000), named(map(str, range(9)))
+    c, questions = settings(2), named(map(str, range(9)))
     rate_of = lambda uid, update: 0.5 if int(uid) < 3 else 0.0
 
-    asked, _, _ = visits(c, questions, rate_of, 50)
+    asked, _, _ = visits(c, questions, rate_of, 50, every=1000)
 
     met = [uid for names in asked[10:] for uid in names]
     assert set(met) == {"0", "1", "2"}
@@ -136,12 +136,12 @@ def test_nobody_in_the_band_is_missed():
 
 
 def test_batch_that_the_band_cannot_fill_takes_those_that_sat_out_longest():
-    c, questions = settings(2, every=100), named("abcd")
+    c, questions = settings(2), named("abcd")
     state = curriculum.State(
         rates={"a": 0.0, "b": 0.5, "c": 1.0, "d": 0.0}, sat_out={"a": 1, "c": 9}
     )
 
-    choice = curriculum.choose(c, questions, 7, state)
+    choice = curriculum.choose(c, questions, 7, state, remeasure_every=100)
 
     assert [q.uid for q in choice.questions] == ["b", "c"]
     assert choice.values["curriculum/kept"] == 1 / 4
@@ -175,11 +175,11 @@ def test_no_question_in_the_band_is_an_error_once_all_are_known():
 
 
 def test_question_of_which_nothing_became_known_is_visited_at_its_next_turn():
-    c, questions = settings(1, every=2), named("abc")
+    c, questions = settings(1), named("abc")
     state = curriculum.State(rates={"a": 0.0, "b": 0.5, "c": 0.5}, sat_out={"a": 2})
     asked, before = [], state
     for update in range(6):
-        choice = curriculum.choose(c, questions, update, before)
+        choice = curriculum.choose(c, questions, update, before, remeasure_every=2)
         # The grader failed on all attempts.
         before = choice.state.measured({})
         asked += [q.uid for q in choice.questions]

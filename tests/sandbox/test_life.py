@@ -360,8 +360,7 @@ def test_platform_without_a_sandbox_is_named(monkeypatch):
         (lambda: Sandbox(tier="Z"), "tier must be"),
         (lambda: Sandbox(workers=0), "workers must be"),
         (lambda: Sandbox(process_per="x"), "process_per must be"),
-        (lambda: Sandbox(tier="R"), 'tier "R" needs a url'),
-        (lambda: Sandbox(tier="C", url="http://grader"), "and no other does"),
+        (lambda: Sandbox(tier="R"), "tier must be auto, a URL or one of A, B, C, D"),
     ],
 )
 def test_impossible_settings_are_refused(make, message):

@@ -61,7 +61,7 @@ def url(server):
 
 @pytest.fixture
 def box(server):
-    with Sandbox(LIMITS, "R", url=url(server)) as box:
+    with Sandbox(LIMITS, url(server)) as box:
         yield box
 
 
@@ -107,11 +107,11 @@ def test_programs_are_confined_there(box):
 
 def test_packages_are_looked_up_there(server):
     program = "def f(n):\n    import numpy\n    return int(numpy.arange(n).sum())"
-    with Sandbox(LIMITS, "R", packages=Packages(("numpy",)), url=url(server)) as box:
+    with Sandbox(LIMITS, url(server), packages=Packages(("numpy",))) as box:
         (execution,) = box.run(program, [Call("f", [5])])
     assert execution.result == 10
     with pytest.raises(SandboxUnavailable, match="pip install not-there"):
-        Sandbox(LIMITS, "R", packages=Packages(("not_there",)), url=url(server))
+        Sandbox(LIMITS, url(server), packages=Packages(("not_there",)))
 
 
 def test_expected_outputs_never_leave_the_trainer(server, tmp_path):
@@ -119,7 +119,7 @@ def test_expected_outputs_never_leave_the_trainer(server, tmp_path):
     row = {"uid": "1", "prompt": "?", "tests": tests | {"outputs": [44321]}}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row))
     server.seen = []
-    box = Sandbox(LIMITS, "R", url=url(server))
+    box = Sandbox(LIMITS, url(server))
     environment = Programming({"train": tmp_path / "rows.jsonl"}, box)
     (question,) = environment.questions("train")
     wrong = "```python\ndef f(a, b):\n    return a\n```"
@@ -148,7 +148,7 @@ def test_many_threads_share_the_workers_there(box):
 
 def test_other_limits_get_another_sandbox_and_the_longest_unused_ends(server):
     for memory in (512, 513, 514, 515, 512, 516):
-        with Sandbox(Limits(memory_mb=memory), "R", url=url(server)) as box:
+        with Sandbox(Limits(memory_mb=memory), url(server)) as box:
             assert box.run(ADD, [Call("f", [1, 2])])[0].result == 3
     kept = [limits.memory_mb for limits, _ in server._sandboxes]
     assert kept == [514, 515, 512, 516]
@@ -161,12 +161,12 @@ def guarded(monkeypatch):
 
 
 def test_token_opens_the_server(guarded, monkeypatch):
-    with Sandbox(LIMITS, "R", url=url(guarded)) as box:
+    with Sandbox(LIMITS, url(guarded)) as box:
         assert box.run(ADD, [Call("f", [1, 2])])[0].result == 3
     for token in ("wrong", ""):
         monkeypatch.setenv(remote.TOKEN, token)
         with pytest.raises(SandboxUnavailable, match="401.*SDPO_SANDBOX_TOKEN"):
-            Sandbox(LIMITS, "R", url=url(guarded))
+            Sandbox(LIMITS, url(guarded))
 
 
 def test_token_goes_by_no_proxy(server):
@@ -223,7 +223,7 @@ def test_server_that_goes_is_a_grader_failure_and_one_that_returns_is_not(monkey
     monkeypatch.setattr(remote, "PATIENCE_S", 1.0)
     life = serving(Server(("127.0.0.1", 0), "", workers=1))
     first = next(life)
-    with Sandbox(LIMITS, "R", url=url(first)) as box:
+    with Sandbox(LIMITS, url(first)) as box:
         assert box.run(ADD, [Call("f", [1, 2])])[0].result == 3
         next(life, None)
         with pytest.raises(SandboxFailure, match="refused"):
@@ -267,7 +267,7 @@ def test_odd_answer_is_a_grader_failure(name):
 
     (other,) = [http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)]
     for server in serving(other):
-        with Sandbox(LIMITS, "R", url=url(server)) as box:
+        with Sandbox(LIMITS, url(server)) as box:
             with pytest.raises(SandboxFailure, match=message):
                 box.run(ADD, [Call("f", [1, 2])])
 
@@ -304,9 +304,9 @@ def test_client_that_says_nothing_is_left(server, monkeypatch):
 
 @pytest.mark.parametrize("where", ["", "grader:8000", "ftp://grader"])
 def test_url_of_no_server_is_refused(where):
-    told = "needs a url|expected http://host:port"
+    told = "tier must be|expected http://host:port"
     with pytest.raises((ValueError, SandboxUnavailable), match=told):
-        Sandbox(LIMITS, "R", url=where)
+        Sandbox(LIMITS, where)
 
 
 def test_image_holds_all_that_the_server_imports(tmp_path):

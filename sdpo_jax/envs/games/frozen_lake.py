@@ -61,3 +61,6 @@ def draw(rng: random.Random) -> Lake:
         lake = Lake(size, frozenset(holes), start, goal)
         if grid_game.shortest(lake):
             return lake
+
+
+TASK = grid_game.planned("frozen_lake", draw)

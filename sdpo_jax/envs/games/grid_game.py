@@ -15,7 +15,8 @@ import random
 from collections.abc import Callable, Hashable, Mapping
 from typing import Protocol
 
-from sdpo_jax.envs import feedback_text
+from sdpo_jax.config import SPLITS
+from sdpo_jax.envs import feedback_text, task
 from sdpo_jax.envs.base import Verdict
 from sdpo_jax.envs.single_turn import Listed, unreadable
 from sdpo_jax.questions import seeds
@@ -94,6 +95,12 @@ def environment(
 
     start = lambda question: GridGameEpisode(question.data["game"], acts)
     return Listed(seeds.load_splits(sources, question), start)
+
+
+def planned(name: str, draw: Callable[[random.Random], Game]) -> task.Task:
+    """The task of games that one response plans as a whole; see `environment`."""
+    sources = lambda env: {split: env[split] for split in SPLITS}
+    return task.Task(lambda env: environment(name, sources(env), draw, "one"))
 
 
 def beside(cell: Cell, move: str) -> Cell:

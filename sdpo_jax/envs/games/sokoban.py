@@ -72,3 +72,6 @@ def draw(rng: random.Random) -> Room:
         room = Room(size, (player, box), goal)
         if grid_game.shortest(room):
             return room
+
+
+TASK = grid_game.planned("sokoban", draw)

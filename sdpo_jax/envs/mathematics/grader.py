@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sdpo_jax.envs import answer_extraction, feedback_text, installed_packages
+from sdpo_jax.envs import answer_extraction, feedback_text, installed_packages, task
 from sdpo_jax.envs.base import Verdict
 from sdpo_jax.envs.single_turn import SingleTurn, sandboxed, unreadable
 from sdpo_jax.questions import boxed, rows
@@ -151,3 +151,9 @@ def official(
         )
         return Verdict(0.0, "Incorrect Format", told)
     return Verdict(0.0, "Wrong Answer")
+
+
+TASK = task.Task(
+    lambda env: environment(task.files(env), env.grader, task.sandboxes(env)),
+    graders=("fixed", "official"),
+)

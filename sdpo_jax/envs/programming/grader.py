@@ -33,7 +33,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sdpo_jax.envs import answer_extraction
+from ml_collections import ConfigDict
+
+from sdpo_jax.envs import answer_extraction, task
 from sdpo_jax.envs.base import Verdict
 from sdpo_jax.envs.programming import cases, official
 from sdpo_jax.envs.programming.asserts import Asserted
@@ -221,3 +223,18 @@ def same_value(result: Any, expected: Any) -> bool:
             same_value(value, expected[key]) for key, value in result.items()
         )
     return result == expected
+
+
+def _environment(env: ConfigDict) -> Programming:
+    own = env.programming
+    packages = dataclasses.replace(PACKAGES, modules=own.packages)
+    return Programming(
+        task.files(env),
+        task.sandboxes(env)(process_per=own.process_per, packages=packages),
+        grader=env.grader,
+        wrong_answers_shown=own.wrong_answers_shown,
+        reveals=own.feedback_reveals,
+    )
+
+
+TASK = task.Task(_environment, graders=("fixed", "official"))

@@ -34,7 +34,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sdpo_jax.envs import answer_extraction, feedback_text, installed_packages
+from sdpo_jax.envs import answer_extraction, feedback_text, installed_packages, task
 from sdpo_jax.envs.base import GraderFailure, Verdict
 from sdpo_jax.envs.single_turn import SingleTurn, sandboxed, unreadable
 from sdpo_jax.questions import boxed, rows
@@ -295,3 +295,6 @@ def _fault_in_sandbox(sandbox: Sandbox, question: Question, answer: str) -> str 
         f"the {rule['kind']} rule of question {question.uid} could not be applied: "
         f"{execution.status} {execution.error_type} {execution.error_message:.200}"
     )
+
+
+TASK = task.Task(lambda env: environment(task.files(env), task.sandboxes(env)))

@@ -292,8 +292,8 @@ def main():
             raise OSError(
                 errno.ENOEXEC,
                 f"{setup['readable'][0]} is for {setup['cache_tag']}, and programs run "
-                f"in {sys.executable}, which is {sys.implementation.cache_tag}; give "
-                "programs no packages (env.packages), or both the same Python",
+                f"in {sys.executable}, which is {sys.implementation.cache_tag}; set "
+                "env.programming.packages to (), or give both the same Python",
             )
         sys.meta_path.append(Given(setup["modules"]))
         # Some modules look for versions there.

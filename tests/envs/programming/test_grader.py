@@ -578,7 +578,8 @@ def test_config_sets_grader_and_what_is_revealed(tmp_path):
     c = config.default()
     for split in config.SPLITS:
         c.env[split] = str(write(tmp_path, ADD))
-    c.env.feedback_reveals, c.env.wrong_answers_shown = "outputs", 1
+    c.env.programming.feedback_reveals = "outputs"
+    c.env.programming.wrong_answers_shown = 1
     for grader, score in (("fixed", 1.0), ("official", 0.0)):
         c.env.grader = grader
         environment = envs.from_config(c)
