@@ -109,7 +109,6 @@ def test_words_of_the_environment_are_not_the_policys(tokenizer):
     mask_BR[0, 3:8] = False
 
     graded = grade(
-        settings(),
         Judges(),
         tokenizer,
         QUESTIONS[:1],

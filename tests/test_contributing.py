@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from sdpo_jax import json_lines
+from sdpo_jax import json_files
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Example -> the table that its entry goes into, and how the table begins.
@@ -91,10 +91,10 @@ def test_method_task_and_source_of_the_examples_train(package):
 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["updates"] == 2
-    attempts = list(json_lines.read_lines(package / "run" / "attempts.jsonl"))
+    attempts = list(json_files.read_lines(package / "run" / "attempts.jsonl"))
     assert len(attempts) == 2 * 4 * 4
     wrong = [a for a in attempts if a["outcome"] == "Wrong Answer"]
     assert all(a["feedback"].startswith("Expected 2 words, got") for a in wrong)
-    lines = list(json_lines.read_lines(package / "run" / "metrics.jsonl"))
+    lines = list(json_files.read_lines(package / "run" / "metrics.jsonl"))
     assert [line["step"] for line in lines] == [0, 1, 2]
     assert all("entropy" in line and "sampler_gap" not in line for line in lines[1:])

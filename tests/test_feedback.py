@@ -295,7 +295,12 @@ def assert_only_middles_are_missing(tokenizer, rules, question, whole, text):
     kept = dict.fromkeys(["solution", "attempt", "feedback"])
     rest = text.removeprefix(question.prompt)
     assert rest != text
-    headers = {name: getattr(rules, f"{name}_template").split("{")[0] for name in kept}
+    templates = {
+        "solution": rules.solution_template,
+        "attempt": reprompt.ATTEMPT_TEMPLATE,
+        "feedback": rules.feedback_template,
+    }
+    headers = {name: templates[name].split("{")[0] for name in kept}
     ending = rules.template.rpartition("}")[2]
     assert rest.endswith(ending)
     rest = rest.removesuffix(ending)

@@ -40,14 +40,14 @@ def validate(c: ConfigDict) -> None:
       ValueError: one line that names the field, its value and what to change.
     """
     name = c.env.name
-    for other in TASKS:
-        if other != name and other in c.env:
-            _check_unchanged(c, other)
     if name and name not in TASKS:
         raise ValueError(
             f"env.name={name!r}: must be one of {' | '.join(TASKS)}, or empty for an "
             "environment that is handed to train.run"
         )
+    for other in TASKS:
+        if other != name and other in c.env:
+            _check_unchanged(c, other)
     task = TASKS.get(name)
     if c.env.grader not in (task.graders if task else ("fixed",)):
         both = [n for n, other in TASKS.items() if c.env.grader in other.graders]

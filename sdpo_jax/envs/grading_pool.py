@@ -20,15 +20,17 @@ LIMIT_S = 1800.0
 class GradingPool:
     """Verdicts on attempts, many at a time, while more attempts come.
 
-    An exception, a verdict that makes no sense and none within `LIMIT_S` are logged as
+    An exception, a verdict that makes no sense and none within `limit_s` are logged as
     failures of the grader: they say nothing of the attempt.
 
     Args:
       environment: what grades.
+      limit_s: the longest that one attempt may take; None for `LIMIT_S`.
     """
 
-    def __init__(self, environment: Environment):
+    def __init__(self, environment: Environment, limit_s: float | None = None):
         self._environment = environment
+        self._limit_s = LIMIT_S if limit_s is None else limit_s
         self._pool = ThreadPoolExecutor(_GRADERS)
         self._pending = []
         self._is_closed = False
@@ -58,9 +60,11 @@ class GradingPool:
         # A grader that hangs is left behind; as a daemon it lets the process end.
         thread = threading.Thread(target=judge, daemon=True)
         thread.start()
-        thread.join(LIMIT_S)
+        thread.join(self._limit_s)
         if not said:
-            self._tell_failure(question, f": no verdict within {LIMIT_S:g} s")
+            self._tell_failure(
+                question, f": no verdict within {self._limit_s:g} seconds"
+            )
         return said[0] if said else None
 
     def _judge(

@@ -138,7 +138,7 @@ def test_grader_that_hangs_costs_its_own_attempt_only(caplog):
     assert found.count(PLAIN) == 98
     assert 2 <= took < 30
     assert set(caplog.messages) == {
-        f"question q{n}: the grader failed: no verdict within env.grading_limit_s=2"
+        f"question q{n}: the grader failed: no verdict within 2 seconds"
         for n in (3, 70)
     }
 
@@ -193,7 +193,7 @@ def test_grader_that_hangs_does_not_keep_the_process():
 import threading
 from types import SimpleNamespace
 from sdpo_jax.envs import grading_pool
-from sdpo_jax.questions.question import Question
+from sdpo_jax.envs.base import Question
 episode = SimpleNamespace(act=lambda *_: threading.Event().wait())
 environment = SimpleNamespace(start=lambda question: episode)
 pool = grading_pool.GradingPool(environment, 0.2)
