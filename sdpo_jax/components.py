@@ -1,4 +1,4 @@
-"""What a run is made of, built from its config in one place."""
+"""Everything that a config names, built in one place: mesh, model, sampler, task."""
 
 import contextlib
 import dataclasses
@@ -57,7 +57,7 @@ def build(
 
     Args:
       c: the run's config.
-      environment: one of the caller's own, instead of `config.env`'s; it stays open.
+      environment: the caller's own, used instead of `config.env`'s and left open.
 
     Yields:
       The components; an environment made here is closed at the end.
@@ -94,7 +94,7 @@ def build(
 
 
 def _check_sampling(c: ConfigDict, mesh: Mesh) -> None:
-    """Refuse a limit on sampled rows that the mesh would have to exceed."""
+    """Refuse a limit on sampled rows that is below what the mesh samples at least."""
     shards = distributed.batch_shards(mesh)
     attempts = max(c.rollout.attempts, c.eval.attempts)
     if c.rollout.rows_at_once < attempts * shards:
@@ -113,19 +113,25 @@ def _check_sampling(c: ConfigDict, mesh: Mesh) -> None:
 
 
 def _choose_attention(c: ConfigDict, arch: Architecture, mesh: Mesh) -> tuple[str, str]:
-    """The implementation of attention, and why; refused if it cannot run here."""
-    wanted, dtype = c.model.attention, train_state.compute_dtype(c)
+    """The implementation of attention, and the reason, for the log.
+
+    Raises:
+      ValueError: if the config names one that cannot run here.
+    """
+    requested, dtype = c.model.attention, train_state.compute_dtype(c)
     with jax.set_mesh(mesh):
         chosen = step.attention(c, arch)
         tensor = distributed.slices("heads")
     fused = causal_attention.FUSED.get(jax.default_backend(), "xla")
-    preferred = fused if wanted == "auto" else wanted
+    preferred = fused if requested == "auto" else requested
     obstacle = causal_attention.obstacle(preferred, arch, dtype, tensor)
-    if obstacle and wanted != "auto":
+    if obstacle and requested != "auto":
         raise ValueError(
-            f"model.attention={wanted}: {obstacle}; set model.attention to auto or xla"
+            f"model.attention={requested}: {obstacle}; set model.attention to auto or "
+            "xla"
         )
-    return chosen, obstacle or f"model.attention={wanted} on {jax.default_backend()}"
+    backend = jax.default_backend()
+    return chosen, obstacle or f"model.attention={requested} on {backend}"
 
 
 def _check_lengths(c: ConfigDict, arch: Architecture) -> None:
@@ -137,8 +143,9 @@ def _check_lengths(c: ConfigDict, arch: Architecture) -> None:
             f"{c.reprompt.max_length}) + rollout.max_response={c.rollout.max_response} "
             f"exceeds the model's {arch.max_positions} positions"
         )
-    if c.sdpo.support == "top_k" and c.sdpo.top_k >= arch.vocab:
+    divergence = methods.of(c).divergence and methods.of(c).divergence(c)
+    if divergence and divergence.support == "top_k" and divergence.top_k >= arch.vocab:
         raise ValueError(
-            f"sdpo.top_k={c.sdpo.top_k} is not below the vocabulary of {arch.vocab}; "
-            "lower it or set sdpo.support=full"
+            f"{c.method}.top_k={divergence.top_k} is not below the vocabulary of "
+            f"{arch.vocab}; lower it or set {c.method}.support=full"
         )

@@ -48,7 +48,7 @@ def run(c, environment: Environment | None = None) -> dict[str, dict[str, float]
 
     Args:
       c: the run's config.
-      environment: one of the caller's own, instead of `config.env`'s.
+      environment: the caller's own, used instead of `config.env`'s.
 
     Returns:
       Split ("train", "validation", "heldout") -> name -> value.

@@ -46,7 +46,7 @@ def make_batch(
     """
     _check_neighbours(attempts)
     rows, group = methods.of(c).rows, attempts.rows_per_prompt
-    # What is not known of an attempt teaches nothing, for any method.
+    # An attempt without a verdict teaches nothing, whatever the method.
     has_target_B = np.array([g.verdict is not None for g in graded])
     advantage_B = _advantages(c, graded, group)
     metrics = _metrics(c, graded, group)
@@ -99,11 +99,12 @@ def _rules(c: ConfigDict) -> reprompt.Rules:
 
 
 def _shown(c, tokenizer, graded, size, update) -> list[reprompt.Shown]:
-    """What each attempt's teacher is shown, question by question of `size` attempts."""
+    """What the teacher of each attempt is shown; a question has `size` attempts."""
     rules = _rules(c)
     shown = []
     for first in range(0, len(graded), size):
         group = graded[first : first + size]
+        # Draws depend on the question, not on its place or on who else is in the batch.
         shown += reprompt.choose(
             rules,
             [g.response for g in group],
@@ -111,7 +112,7 @@ def _shown(c, tokenizer, graded, size, update) -> list[reprompt.Shown]:
             [g.verdict.feedback if g.verdict else "" for g in group],
             random.Random(f"{c.seed}/{update}/{group[0].question.uid}"),
         )
-    # Nothing that a policy or a program wrote may end a turn of the chat.
+    # Text that a policy or a program wrote must not end a turn of the chat.
     inert = lambda text: None if text is None else tokenizer.inert(text)
     return [
         reprompt.Shown(inert(s.solution), inert(s.attempt), inert(s.feedback))
@@ -125,10 +126,11 @@ def _encode_reprompts(
     graded: Sequence[GradedAttempt],
     shown: Sequence[reprompt.Shown],
 ) -> tuple[list[str], np.ndarray]:
-    """Each teacher's user turn as text, and the whole chats as token ids [B, Q]."""
+    """The user turn that each teacher reads, and the chats as token ids [B, Q]."""
     pairs = zip(graded, shown, strict=True)
     encoded = [_encode_reprompt(c, tokenizer, *pair) for pair in pairs]
     texts, ids = zip(*encoded, strict=True)
+    # Few widths, so that few shapes of the update are ever compiled.
     width = padding.bucket(max(map(len, ids)), c.reprompt.max_length)
     return list(texts), padding.pad_left(ids, width)
 
@@ -136,10 +138,13 @@ def _encode_reprompts(
 def _encode_reprompt(
     c: ConfigDict, tokenizer: Tokenizer, graded: GradedAttempt, shown: reprompt.Shown
 ) -> tuple[str, list[int]]:
-    """The teacher's user turn, as text and as the whole chat's token ids.
+    """The user turn that the teacher reads, and the token ids of its chat.
 
-    What is too long loses its middle, the longest thing shown first; the question, the
-    instruction and the chat header always stay whole.
+    What is too long loses its middle, the longest text first. The question, the
+    instruction and the chat header are never cut.
+
+    Raises:
+      ValueError: if these alone exceed `config.reprompt.max_length`.
     """
     rules, limit, question = _rules(c), c.reprompt.max_length, graded.question
 
@@ -150,14 +155,14 @@ def _encode_reprompt(
     text, ids = render(shown)
     if len(ids) <= limit:
         return text, ids
-    parts = dataclasses.asdict(shown).items()
-    whole = {name: tokenizer.encode(part) for name, part in parts if part is not None}
-    budget = sum(map(len, whole.values()))
-    # What is left of a text may take more tokens than were kept of it: a mark, and
-    # broken letters. Only a budget that shrinks each time is sure to come to an end.
+    texts = dataclasses.asdict(shown).items()
+    uncut = {name: tokenizer.encode(part) for name, part in texts if part is not None}
+    budget = sum(map(len, uncut.values()))
+    # A text may take more tokens than were kept of it: the mark of the cut, and letters
+    # that the cut broke. Only a budget that shrinks in every round is sure to end.
     while budget and len(ids) > limit:
         budget = max(budget - (len(ids) - limit), 0)
-        text, ids = render(_cut(tokenizer, shown, whole, budget))
+        text, ids = render(_cut(tokenizer, shown, uncut, budget))
     if len(ids) > limit:
         raise ValueError(
             f"question {question.uid} alone takes more than "
@@ -167,29 +172,32 @@ def _encode_reprompt(
 
 
 def _cut(
-    tokenizer: Tokenizer, shown: reprompt.Shown, whole: dict[str, list[int]], budget
+    tokenizer: Tokenizer, shown: reprompt.Shown, uncut: dict[str, list[int]], budget
 ) -> reprompt.Shown:
-    """What is shown, cut to `budget` tokens in all by one limit for every part."""
+    """What is shown, cut to `budget` tokens in total by one limit for every text."""
     shorter = {}
-    for index, name in enumerate(sorted(whole, key=lambda name: len(whole[name]))):
-        kept = min(len(whole[name]), budget // (len(whole) - index))
+    # The shortest first: what it leaves of its share goes to the longer ones.
+    for index, name in enumerate(sorted(uncut, key=lambda name: len(uncut[name]))):
+        kept = min(len(uncut[name]), budget // (len(uncut) - index))
         budget -= kept
-        if kept < len(whole[name]):
-            shorter[name] = _without_middle(tokenizer, whole[name], kept)
+        if kept < len(uncut[name]):
+            shorter[name] = _without_middle(tokenizer, uncut[name], kept)
     return dataclasses.replace(shown, **shorter)
 
 
 def _without_middle(tokenizer: Tokenizer, ids: list[int], kept: int) -> str:
-    """The text of the first and last of `ids`, `kept` in all."""
+    """The text of the first and last of `ids`, `kept` of them in total."""
     half = kept // 2
     head, tail = ids[:half], ids[len(ids) - half :]
+    # Joined, two harmless halves could spell a special token.
     return tokenizer.inert(tokenizer.decode(head) + _CUT + tokenizer.decode(tail))
 
 
 def _narrowed(attempts: Attempts, keep_logp: bool) -> Attempts:
-    """Attempts without columns of nothing but padding, in few different widths.
+    """Attempts as the update reads them: without columns that only hold padding.
 
-    The update does not read the log-probabilities at temperature 1.
+    Few different widths occur. The log-probabilities at temperature 1 are left out, and
+    those of the sampler unless `keep_logp`.
     """
     limit = attempts.response_BR.shape[1]
     longest = int((attempts.response_BR >= 0).sum(axis=1).max())

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a flag that the loop looks at between its steps."""
+"""SIGTERM and Ctrl-C as a flag that the training loop checks between its steps."""
 
 import contextlib
 import logging
@@ -30,10 +30,10 @@ class Flag:
         _log.warning("%s: saving after this update", signal.Signals(number).name)
 
     def raise_if_set(self) -> None:
-        """Leave where any host was asked to: all must leave after the same update.
+        """Raise on every host if any was signalled: all must stop at the same update.
 
         Raises:
-          Interrupted: if so.
+          Interrupted: if a signal arrived.
         """
         is_set = self._is_set
         if jax.process_count() > 1:
@@ -44,7 +44,7 @@ class Flag:
 
 @contextlib.contextmanager
 def on_signals() -> Iterator[Flag]:
-    """A flag that SIGTERM and Ctrl-C set; their handlers are given back at the end."""
+    """A flag that SIGTERM and Ctrl-C set; the earlier handlers are restored at exit."""
     flag = Flag()
     try:
         before = {

@@ -1,6 +1,6 @@
-"""The student, and the one update that moves it; knows no run folder and no text.
+"""The student, and the update that trains it; knows no run folder and no text.
 
-Training, training at test time and a notebook hold one:
+Training, training at test time and a notebook each hold one:
 
   learner = Learner(components)
   values = learner.update(batch)
@@ -35,8 +35,8 @@ class Learner:
 
     Args:
       components: config, model and mesh.
-      trained: a state of the shapes of `trained_shapes`, to go on from; None begins
-        anew from the checkpoint.
+      trained: a restored state, as `trained_shapes` describes it; None starts from
+        the model's checkpoint.
 
     Attributes:
       state: a `TrainState`; `update` donates it.
@@ -51,6 +51,7 @@ class Learner:
             params = components.load_params()
             self.state = train_state.new_state(c, arch, mesh, params)
         elif c.lora.rank:
+            # Checkpoints of a run hold the adapters only, never their frozen base.
             self.state = trained.replace(base=components.load_params())
         else:
             self.state = trained
@@ -87,17 +88,18 @@ class Learner:
           NotFiniteError: at the first loss or gradient that is not finite.
         """
         minibatches = self._minibatches(batch)
-        of_steps = []
+        metrics_of_steps = []
         for index, minibatch in enumerate(minibatches):
             is_last = index == len(minibatches) - 1
             rate = self._config.teacher.rate if self._teacher_moves(is_last) else 0.0
             self.state, metrics = self._train_step(
                 self.state, minibatch, np.float32(rate)
             )
+            # Waits for the device: the next step must not start from a bad state.
             metrics = distributed.to_host(metrics)
             self._check_finite(metrics, index)
-            of_steps.append(metrics)
-        return _average(of_steps)
+            metrics_of_steps.append(metrics)
+        return _average(metrics_of_steps)
 
     def _minibatches(self, batch: Batch) -> list[Batch]:
         """The batch of each optimiser step, on the devices."""
@@ -108,7 +110,8 @@ class Learner:
         minibatches = [on_mesh(cut(i)) for i in range(num_steps)]
         if num_steps == 1:
             return minibatches
-        # All of them before the first step moves the student.
+        # Scored before the first step: the importance ratio is to the policy that
+        # stands here, and the first step changes it.
         return [m.replace(old_logp_BR=self.score(m.attempts)) for m in minibatches]
 
     def _teacher_moves(self, is_last: bool) -> bool:
@@ -141,7 +144,7 @@ def trained_shapes(components: Components) -> TrainState:
 
 def _average(of_steps: Sequence[step.Metrics]) -> dict[str, float]:
     """Metrics of a rollout batch from those of its optimiser steps."""
-    mean_of = lambda dicts, name: float(np.mean([d[name] for d in dicts]))
+    mean_of = lambda values, name: float(np.mean([v[name] for v in values]))
     per_step = [m.per_step for m in of_steps]
     per_token = [m.per_token for m in of_steps]
     weights = [m.weight for m in of_steps]

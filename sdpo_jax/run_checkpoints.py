@@ -1,4 +1,4 @@
-"""The checkpoints of one run: what is kept beside the weights, and when."""
+"""The checkpoints of one run: the state, its progress, and when they are saved."""
 
 import contextlib
 import dataclasses
@@ -51,7 +51,7 @@ class RunCheckpoints:
         self._checkpoints.close()
 
     def restore(self, shapes: TrainState) -> tuple[TrainState | None, Progress]:
-        """The newest sound state and where it stood; None where nothing was saved.
+        """The newest undamaged state and its progress; None if nothing was saved.
 
         Raises:
           ValueError: if the run is already longer than the config says.
@@ -88,7 +88,7 @@ class RunCheckpoints:
 
     @contextlib.contextmanager
     def keep(self, learner: Learner, progress: Progress) -> Iterator[None]:
-        """Save the last whole update before an error or a signal ends the run.
+        """Save the last complete update before an error or a signal ends the run.
 
         Raises:
           FloatingPointError: for a NotFiniteError, with what to look at.

@@ -169,13 +169,13 @@ def _train_step(
         # For the log: the update has used the rate of this very step.
         rate = jnp.asarray(learning_rate(c)(state.step), jnp.float32)
     student = optax.apply_updates(state.student, updates)
-    own = state.teacher
-    if own is not None:
-        own = teacher.follow(c.teacher.mode, own, student, teacher_rate)
+    followed = state.teacher
+    if followed is not None:
+        followed = teacher.follow(c.teacher.mode, followed, student, teacher_rate)
 
     finite = jnp.isfinite(loss) & jnp.isfinite(norm)
     new = state.replace(
-        step=state.step + 1, student=student, opt_state=opt_state, teacher=own
+        step=state.step + 1, student=student, opt_state=opt_state, teacher=followed
     )
     # The old state was donated: what is kept of it must come back as a result.
     new = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, state)
@@ -229,10 +229,10 @@ def _gradient(
     student, base = cast(state.student), cast(state.base)
     teachers = ()
     if methods.of(c).reads_teacher:
-        own = teacher.teacher_weights(c.teacher.mode, state.student, state.teacher)
+        read = teacher.teacher_weights(c.teacher.mode, state.student, state.teacher)
         teachers = tuple(
             _without_gradient(arch, decoder_params(base, cast(params)))
-            for params in own
+            for params in read
         )
     # One copy of the unembedding per batch shard: each sums its own gradient over
     # chunks and micro-batches, and the sum over copies is the one reduction.

@@ -1,4 +1,4 @@
-"""What a whole run amounts to: base, last and best checkpoint, from its log."""
+"""The summary of a finished run: its base, last and best checkpoint."""
 
 import pathlib
 from typing import Any
@@ -21,19 +21,19 @@ def write(
     learner: Learner,
     checkpoints: RunCheckpoints,
 ) -> dict[str, Any]:
-    """Evaluate the best checkpoint and write `summary.json`; what it holds."""
+    """Evaluate the best checkpoint, write `summary.json` and return its content."""
     best, heldout = checkpoints.best(), None
     if best != checkpoints.saved:
         student = checkpoints.student(trained_shapes(components).student, best)
         policy = decoder_params(learner.state.base, student)
         label = f"best, after update {best}"
-        found = evaluate.on_splits(components, policy, ("heldout",), label)
-        heldout = of_split(found, "heldout")
-    found = None
+        values = evaluate.on_splits(components, policy, ("heldout",), label)
+        heldout = of_split(values, "heldout")
+    content = None
     if distributed.is_first():
-        found = of_run(components.config, folder, best, heldout)
-        json_files.write_json_atomically(folder / run_folder.SUMMARY, found)
-    return distributed.from_first(found)
+        content = of_run(components.config, folder, best, heldout)
+        json_files.write_json_atomically(folder / run_folder.SUMMARY, content)
+    return distributed.from_first(content)
 
 
 def of_run(
@@ -42,7 +42,7 @@ def of_run(
     best: int,
     heldout_of_best: dict[str, float] | None,
 ) -> dict[str, Any]:
-    """What `summary.json` holds.
+    """The content of `summary.json`, from the log of the run.
 
     Args:
       c: the run's config.

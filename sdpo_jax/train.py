@@ -47,7 +47,7 @@ def run(
     may_change: Sequence[str] = (),
     wandb_project: str | None = None,
 ) -> dict[str, Any]:
-    """Train, or go on training, and return the summary of the whole run.
+    """Train, or continue training, and return the summary of the run.
 
     The same call on an unfinished run resumes it, to the bit; on a finished one it
     returns the summary that is there.
@@ -55,9 +55,9 @@ def run(
     Args:
       c: the run's config.
       workdir: the run folder.
-      environment: one of the caller's own, instead of `config.env`'s.
+      environment: the caller's own, used instead of `config.env`'s.
       may_change: dotted config fields that may differ from an earlier part of the run.
-      wandb_project: where the numbers are sent as well; None for nowhere.
+      wandb_project: the metrics are also sent there; None for no wandb at all.
 
     Returns:
       What `summary.json` holds.
@@ -111,7 +111,7 @@ def _train(
             log.write_timings(0, timer.take())
 
         while progress.update < c.train.updates:
-            # Whatever ends the run in here, the last whole update is saved first.
+            # If anything ends the run in here, the last complete update is saved first.
             with checkpoints.keep(learner, progress):
                 key = jax.random.fold_in(jax.random.key(c.seed), progress.update)
                 choice = curriculum.choose(

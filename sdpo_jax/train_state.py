@@ -27,7 +27,7 @@ class TrainState:
       step: optimiser steps taken.
       student: float32 parameters; with LoRA, the adapters.
       opt_state: of the optimiser.
-      teacher: as the student; None when the method reads no copy of its own.
+      teacher: as the student; None when the method reads no other weights.
       base: what LoRA's adapters change, frozen, and not part of checkpoints; None
         without LoRA.
     """
@@ -45,10 +45,10 @@ class TrainState:
 
 
 def decoder_params(base: Params | None, trained: Params) -> Params:
-    """What `decoder` reads: all weights, or frozen ones with adapters beside them.
+    """What `decoder` reads: all weights, or a frozen base together with adapters.
 
-    With adapters a teacher's average is taken of their two factors, each for itself;
-    the average of their product would be of no low rank.
+    With adapters the teacher averages each of their two factors; the average of their
+    products would have no low rank.
     """
     return trained if base is None else {**base, "adapters": trained}
 
@@ -62,7 +62,7 @@ def compute_dtype(c: ConfigDict) -> jnp.dtype:
 
 
 def has_teacher(c: ConfigDict) -> bool:
-    """Whether the state holds weights of a teacher's own."""
+    """Whether the state holds weights of the teacher, apart from the student's."""
     return methods.of(c).reads_teacher and c.teacher.mode != "live"
 
 
@@ -85,8 +85,8 @@ def state_shardings(c: ConfigDict, arch: Architecture, mesh: Mesh) -> TrainState
         student,
         transform_non_params=lambda _: everywhere,
     )
-    own = student if has_teacher(c) else None
-    return TrainState(everywhere, student, opt_state, own, base)
+    of_teacher = student if has_teacher(c) else None
+    return TrainState(everywhere, student, opt_state, of_teacher, base)
 
 
 def abstract_state(c: ConfigDict, arch: Architecture, mesh: Mesh) -> TrainState:
@@ -131,8 +131,8 @@ def new_state(
 def _new_state(c: ConfigDict, arch: Architecture, params: Params) -> TrainState:
     """The state without a base."""
     student = _new_student(c, arch, params)
-    own = teacher.start(c.teacher.mode, student) if has_teacher(c) else None
-    return TrainState(jnp.int32(0), student, make_optimizer(c).init(student), own)
+    copy = teacher.start(c.teacher.mode, student) if has_teacher(c) else None
+    return TrainState(jnp.int32(0), student, make_optimizer(c).init(student), copy)
 
 
 def _new_student(c: ConfigDict, arch: Architecture, params: Params) -> Params:

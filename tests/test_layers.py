@@ -228,6 +228,14 @@ assert threading.active_count() == 1, threading.enumerate()
     assert (status, printed, made) == (0, "", [])
 
 
+def test_sandbox_imports_nothing_else_of_ours():
+    inside = [path for path in files() if path.parts[:2] == ("sdpo_jax", "sandbox")]
+    assert len(inside) > 10
+    for path in inside:
+        ours = [name for name in imports(path) if name.split(".")[0] in PACKAGES]
+        assert all(name.startswith("sdpo_jax.sandbox") for name in ours), path
+
+
 def test_server_of_the_sandbox_loads_the_sandbox_only(tmp_path):
     code = """
 import sys
