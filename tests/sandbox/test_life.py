@@ -1,5 +1,6 @@
 """How a sandbox and its workers start, are replaced, and end."""
 
+import contextlib
 import json
 import os
 import signal
@@ -173,7 +174,9 @@ def kill_worker(box):
     worker = box._free.get()
     box._free.put(worker)
     for pid in (worker._process.pid, *descendants(worker._process.pid)):
-        os.kill(pid, signal.SIGKILL)
+        # The end of bubblewrap may already have ended the processes inside it.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_killed_worker_is_replaced_and_its_program_run_again(tier):
