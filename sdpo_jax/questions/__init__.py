@@ -1,1 +1,1 @@
-"""What is asked: rows of files and datasets as questions, and in which order."""
+"""Questions: where they come from, how they are converted, and in which order."""

@@ -1,14 +1,14 @@
-r"""From rows of public datasets to the rows that the environments read.
+"""Converts rows of public datasets into rows that the environments read.
 
-A converter gets one row, and where it stands, and returns the rows that it makes: none
-for what its environment cannot grade. It raises ValueError for a malformed row, or
-LeftOut where the dataset is known to hold such rows.
+A converter takes one dataset row and its location (for messages) and returns a list of
+environment rows. The list is empty if the environment cannot grade the row. A malformed
+row raises ValueError, or SkippedRow where the dataset is known to contain such rows.
 
-What was compared with what others made of the same rows: SciKnowEval's prompts, system
-turn, options and answers with all files of the official SDPO repository; ToolAlpaca's
-evaluation rows with its 68 (prompt and answer). Fields of datasets on the hub are those
-that their cards and the code that reads them name; the hub itself could not be reached.
-ToolAlpaca's training rows could be compared with nothing.
+Checked against published conversions: SciKnowEval's prompts, system messages, options
+and answers equal those in all files of the official SDPO repository, and ToolAlpaca's
+evaluation rows equal its 68 (prompt and answer). Not checked: ToolAlpaca's training
+rows, for which no published conversion exists, and the field names of datasets on the
+hub, which follow their dataset cards and the code that reads them.
 """
 
 import functools
@@ -21,8 +21,8 @@ from sdpo_jax.questions.rows import Row, check_object, field
 
 Converter = Callable[[Row, str], list[dict[str, Any]]]
 
-# The wording of the official SDPO files, to the letter.
-_CHOOSE = """
+# The next two prompts equal those of the official SDPO files, character by character.
+_SCIKNOWEVAL_SYSTEM = """
 Given a question and four options, please select the right answer. Respond in the \
 following format:
 <reasoning>
@@ -39,7 +39,7 @@ or D), and nothing else. Do not restate the answer text. For example, if the ans
 A
 </answer>
 """
-_CALL = """\
+_TOOLALPACA_PROMPT = """\
 Your task is to answer the user's question using available tools.\x20
 You have access to the following tools:
 Name: {name}
@@ -54,19 +54,19 @@ must be realistic and from the user.
 
 Begin!
 Question: {question}"""
-_BOX = (
+_PROBLEM_PROMPT = (
     "{problem}\n\nPlease reason step by step, and put your final answer within "
     "\\boxed{{}}."
 )
 _CHOICE_TYPES = ("mcq-4-choices", "mcq-2-choices")
 
 
-class LeftOut(Exception):
-    """No question can be made of a row; the others are still of use."""
+class SkippedRow(Exception):
+    """A row that cannot become a question, in a dataset that stays usable."""
 
 
 def sciknoweval(row: Row, where: str) -> list[dict[str, Any]]:
-    """A level 3 question with options; the paper takes one `where.domain` at a time."""
+    """A level 3 question with options; the paper trains on one domain at a time."""
     level = field(field(row, "details", dict, where), "level", str, where)
     if level != "L3" or field(row, "type", str, where) not in _CHOICE_TYPES:
         return []
@@ -82,38 +82,43 @@ def sciknoweval(row: Row, where: str) -> list[dict[str, Any]]:
         f"{label}: {text}" for label, text in zip(labels, texts, strict=True)
     )
     question = field(row, "question", str, where)
-    made = {"dataset": "sciknoweval", "system": _CHOOSE, "answer": answer}
-    made["prompt"] = f"{question}\n\n{options}\nPlease reason step by step."
-    return [made]
+    return [
+        {
+            "dataset": "sciknoweval",
+            "system": _SCIKNOWEVAL_SYSTEM,
+            "prompt": f"{question}\n\n{options}\nPlease reason step by step.",
+            "answer": answer,
+        }
+    ]
 
 
 def toolalpaca(row: Row, where: str) -> list[dict[str, Any]]:
-    """The questions about one tool that can be answered at once.
+    """The questions about one tool whose calls depend on no earlier result.
 
-    An answer that needs what a call returned, which the evaluation rows write as
-    "${...}", is left out, and so is a training instance of several calls. As in the
-    official files, any "$" counts.
+    Skips a question whose call needs the result of another call, which evaluation rows
+    write as "${...}", and a training instance with several calls. As in the official
+    files, any "$" counts as such a reference, even in a price.
     """
     prompt = functools.partial(
-        _CALL.format,
+        _TOOLALPACA_PROMPT.format,
         name=field(row, "Name", str, where),
         description=field(row, "Description", str, where),
         documentation=field(row, "NLDocumentation", str, where),
     )
-    answered = _instances if "Instances" in row else _golden
+    questions_of = _training_questions if "Instances" in row else _test_questions
     return [
         {
             "dataset": "tooluse",
             "prompt": prompt(question=question),
             "answer": json.dumps(calls),
         }
-        for question, calls in answered(row, where)
+        for question, calls in questions_of(row, where)
         if calls and "$" not in json.dumps(calls)
     ]
 
 
-def _golden(row: Row, where: str) -> Iterator[tuple[str, list]]:
-    """Questions of an evaluation file and the calls that answer them."""
+def _test_questions(row: Row, where: str) -> Iterator[tuple[str, list]]:
+    """The questions of an evaluation row, each with the calls that answer it."""
     questions, answers = (
         field(row, name, list, where) for name in ("Instructions", "Golden_Answers")
     )
@@ -124,18 +129,20 @@ def _golden(row: Row, where: str) -> Iterator[tuple[str, list]]:
     return zip(questions, answers, strict=True)
 
 
-def _instances(row: Row, where: str) -> Iterator[tuple[str, list]]:
-    """Questions of the training file; no calls where they cannot be known at once."""
+def _training_questions(row: Row, where: str) -> Iterator[tuple[str, list]]:
+    """The questions of a training row, each with its one call, or with no call."""
     for instance in field(row, "Instances", list, where):
         check_object(instance, f"{where}, field Instances")
         question = field(instance, "input", str, where).rsplit("\nHint: ", 1)[0]
         steps = instance.get("intermediate_steps") or []
         calls = [_call(step, where) for step in steps]
-        yield question, calls if len(calls) == 1 and _is_known(calls[0]) else []
+        # Later calls may use the result of the first, which a single answer cannot.
+        is_gradable = len(calls) == 1 and _has_valid_arguments(calls[0])
+        yield question, calls if is_gradable else []
 
 
 def _call(step: Any, where: str) -> dict[str, str]:
-    """The call of one step, which is ((tool, arguments, text), what it returned)."""
+    """The call of one step, which has the form ((tool, arguments, text), result)."""
     try:
         tool, arguments = step[0][0], step[0][1]
     except (TypeError, LookupError) as error:
@@ -146,13 +153,13 @@ def _call(step: Any, where: str) -> dict[str, str]:
     return {"Action": tool, "Action_Input": arguments}
 
 
-def _is_known(call: Mapping[str, str]) -> bool:
-    """Whether this calls the tool with arguments that can be read."""
+def _has_valid_arguments(call: Mapping[str, str]) -> bool:
+    """Whether this is a call of the tool with a JSON object as its arguments."""
     try:
         arguments = json.loads(call["Action_Input"])
     except (TypeError, ValueError):
         return False
-    # The tool of this name asks the user.
+    # The dataset's getDetails asks the user a question, so it is no call of the tool.
     return isinstance(arguments, dict) and call["Action"] != "getDetails"
 
 
@@ -163,58 +170,60 @@ def _problem(
     problem: str = "problem",
     answer: str = "answer",
 ) -> list[dict[str, Any]]:
-    """A problem with one answer, without the box that some datasets put around it.
+    """A problem with one answer; a box around the answer is removed.
 
     Args:
-      row: of the dataset.
-      where: it stands.
-      uid: the field that names the problem.
-      problem: the field of its text.
-      answer: the field of its answer.
+      row: the dataset row.
+      where: its location, for messages.
+      uid: name of the field with the problem's identifier.
+      problem: name of the field with its text.
+      answer: name of the field with its answer.
     """
     if row.get("answer_type") == "description":
-        return []  # Its answer is prose, which needs a judge.
-    right = row.get(answer)
-    box = boxed.last_box(right) if isinstance(right, str) else None
-    if box is not None and right.strip(" \n$.") == f"\\boxed{{{box}}}":
-        right = box
-    prompt = _BOX.format(problem=field(row, problem, str, where))
-    return [{"uid": row.get(uid), "prompt": prompt, "answer": right}]
+        return []  # A prose answer needs a judge, not an exact comparison.
+    value = row.get(answer)
+    box = boxed.last_box(value) if isinstance(value, str) else None
+    # A box inside a longer text stays: the text around it is part of the answer.
+    if box is not None and value.strip(" \n$.") == f"\\boxed{{{box}}}":
+        value = box
+    prompt = _PROBLEM_PROMPT.format(problem=field(row, problem, str, where))
+    return [{"uid": row.get(uid), "prompt": prompt, "answer": value}]
 
 
 def _livecodebench(row: Row, where: str, tests: str = "all") -> list[dict[str, Any]]:
-    return [livecodebench.row(row, where, tests)]
+    return [livecodebench.from_livecodebench(row, where, tests)]
 
 
-def _or_left_out(
+def _skipping_malformed(
     convert: Callable[[Row], dict[str, Any]],
 ) -> Converter:
-    """A converter that leaves out the rows that no question can be made of."""
+    """A converter that raises SkippedRow instead of ValueError."""
 
-    def converted(row: Row, where: str) -> list[dict[str, Any]]:
+    def convert_or_skip(row: Row, where: str) -> list[dict[str, Any]]:
         try:
-            made = convert(row)
+            converted = convert(row)
         except ValueError as error:
-            raise LeftOut(f"{where}: {error}") from error
-        # Named by its place: a dataset may hold the same problem twice.
-        return [{name: value for name, value in made.items() if name != "uid"}]
+            raise SkippedRow(f"{where}: {error}") from error
+        # A dataset may contain a problem twice, with one uid. A row without a uid is
+        # named by its index instead.
+        return [{name: value for name, value in converted.items() if name != "uid"}]
 
-    return converted
+    return convert_or_skip
 
 
-_openthoughts = _or_left_out(openthoughts.from_openthoughts)
+_openthoughts = _skipping_malformed(openthoughts.from_openthoughts)
 _arena = functools.partial(_problem, uid="problem_idx")
 
 # Dataset -> its converter.
 CONVERTERS: Mapping[str, Converter] = {
     "hicai-zju/SciKnowEval": sciknoweval,
-    "tangqiaoyu/ToolAlpaca": toolalpaca,  # On GitHub: its files are read by path.
+    "tangqiaoyu/ToolAlpaca": toolalpaca,  # A GitHub repository: read its files by path.
     "livecodebench/code_generation_lite": _livecodebench,
     "livecodebench/half": functools.partial(_livecodebench, tests="half"),
     "open-thoughts/OpenThoughts-114k": _openthoughts,
     "siyanzhao/Openthoughts_math_30k_opsd": _openthoughts,
-    "Idavidrein/gpqa": _or_left_out(options.from_gpqa),
-    "TIGER-Lab/MMLU-Pro": _or_left_out(options.from_mmlu_pro),
+    "Idavidrein/gpqa": _skipping_malformed(options.from_gpqa),
+    "TIGER-Lab/MMLU-Pro": _skipping_malformed(options.from_mmlu_pro),
     "HuggingFaceH4/aime_2024": _problem,
     "math-ai/aime24": functools.partial(_problem, answer="solution"),
     "math-ai/aime25": _problem,

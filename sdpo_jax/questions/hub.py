@@ -1,4 +1,4 @@
-"""Source hf: datasets of the Hugging Face hub, or in its format in a folder."""
+"""Source hf: datasets on the Hugging Face hub, or local folders in its format."""
 
 import functools
 import urllib.parse
@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sdpo_jax.questions.source import Address, Source, in_one_line
+from sdpo_jax.questions.source import Address, Source, load_or_raise
 
 _FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
 _INSTALL = 'pip install "datasets>=4,<6"'
 
 
 def read(address: Address) -> Iterable[Any]:
-    """Rows as the datasets library reads them."""
+    """The rows of a split, read by the datasets library."""
     try:
         import datasets  # Optional, and slow to import.
     except ImportError as error:
@@ -21,42 +21,46 @@ def read(address: Address) -> Iterable[Any]:
             f"{address.text} needs the datasets library: {_INSTALL}"
         ) from error
     if int(datasets.__version__.partition(".")[0]) < 4:
-        # Earlier ones may run a script that comes with the dataset.
+        # Earlier versions may run a script that comes with the dataset.
         raise ValueError(
             f"{address.text} needs datasets 4 or later, got {datasets.__version__}: "
             f"{_INSTALL}"
         )
-    given, files = address.options, _files(address)
+    options, files = address.options, _files(address)
     if files:
-        format = _FORMATS[Path(files[0]).suffix]
-        load = functools.partial(datasets.load_dataset, format, data_files=files)
+        file_format = _FORMATS[Path(files[0]).suffix]
+        load = functools.partial(datasets.load_dataset, file_format, data_files=files)
     else:
         load = functools.partial(
             datasets.load_dataset,
             address.name,
-            given.get("config"),
-            revision=given.get("revision"),
+            options.get("config"),
+            revision=options.get("revision"),
         )
-    return in_one_line(address, functools.partial(load, split=given["split"]))
+    return load_or_raise(address, functools.partial(load, split=options["split"]))
 
 
 def _files(address: Address) -> list[str]:
-    """Paths or addresses of the data files that are named; empty when none are."""
+    """Paths or hub URLs of the data files that the address names, if any."""
     if "files" not in address.options:
         return []
     files = address.options["files"].split(",")
     suffixes = {Path(file).suffix for file in files}
     if len(suffixes) > 1 or not suffixes <= _FORMATS.keys():
         raise ValueError(
-            f"{address.text}: files must all end in one of {', '.join(_FORMATS)}"
+            f"{address.text}: files must all have the same extension, one of "
+            f"{', '.join(_FORMATS)}"
         )
     if "config" in address.options:
-        raise ValueError(f"{address.text}: files belong to no config; leave it out")
+        raise ValueError(
+            f"{address.text}: files cannot be combined with config; remove one"
+        )
     if Path(address.name).is_dir():
         return [str(Path(address.name) / file) for file in files]
     revision = address.options.get("revision", "")
-    at = f"@{urllib.parse.quote(revision, safe='')}" if revision else ""
-    return [f"hf://datasets/{address.name}{at}/{file}" for file in files]
+    # A revision may contain slashes ("refs/pr/3"), which the URL would read as folders.
+    suffix = f"@{urllib.parse.quote(revision, safe='')}" if revision else ""
+    return [f"hf://datasets/{address.name}{suffix}/{file}" for file in files]
 
 
 SOURCE = Source(

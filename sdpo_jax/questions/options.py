@@ -1,4 +1,4 @@
-"""GPQA and MMLU-Pro: their rows as rows of `env.name=multiple_choice`."""
+"""Converts rows of GPQA and MMLU-Pro to rows of `env.name=multiple_choice`."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from typing import Any
 from sdpo_jax.questions import rows
 
 LETTERS = "ABCDEFGHIJ"
-_ASKED = (
+_INSTRUCTION = (
     "Answer this question with the letter of the right option, between <answer> and "
     "</answer>."
 )
@@ -18,22 +18,22 @@ def from_gpqa(row: rows.Row, seed: int = 0) -> dict[str, Any]:
     """A row of multiple choice from one of GPQA ("Idavidrein/gpqa").
 
     Args:
-      row: Question, Correct Answer, Incorrect Answer 1 to 3, perhaps Record ID.
-      seed: another one orders the options otherwise; nothing else does.
+      row: Question, Correct Answer, Incorrect Answer 1 to 3, optionally Record ID.
+      seed: decides the order of the options, together with the texts.
 
     Raises:
-      ValueError: if a column is missing, or another option is the right one too.
+      ValueError: if a column is missing, or a wrong option equals the correct one.
     """
     where = "a row of GPQA"
-    question, right, *wrong = (
+    question, correct, *wrong = (
         rows.field(row, name, str, where).strip()
         for name in ("Question", "Correct Answer", *_GPQA_WRONG)
     )
-    # Of the texts alone: the same wherever and however often the row is read.
-    place = lambda text: _digest(f"{seed}/{question}/{text}")
-    options = sorted([right, *wrong], key=place)
+    # A hash of the texts gives the same order on every machine and in every run.
+    digest = lambda text: _digest(f"{seed}/{question}/{text}")
+    options = sorted([correct, *wrong], key=digest)
     uid = row.get("Record ID") or _digest(question)[:16]
-    return _converted(f"gpqa-{uid}", question, options, options.index(right), "gpqa")
+    return _converted(f"gpqa-{uid}", question, options, options.index(correct), "gpqa")
 
 
 def from_mmlu_pro(row: rows.Row) -> dict[str, Any]:
@@ -44,15 +44,16 @@ def from_mmlu_pro(row: rows.Row) -> dict[str, Any]:
 
     Raises:
       ValueError: if a column is missing, the answer's letter and index disagree, or
-        another option is the right one too.
+        a wrong option equals the correct one.
     """
     where = f"question {row.get('question_id')!r:.80} of MMLU-Pro"
     question = rows.field(row, "question", str, where).strip()
     options, index = rows.field(row, "options", list, where), row.get("answer_index")
     if not all(isinstance(text, str) for text in options):
         raise ValueError(f"{where}, field options: expected texts, got {options!r:.80}")
-    right = type(index) is int and 0 <= index < min(len(options), len(LETTERS))
-    if not right or row.get("answer") != LETTERS[index]:
+    # `type` instead of `isinstance`: True would pass for the index 1.
+    in_range = type(index) is int and 0 <= index < min(len(options), len(LETTERS))
+    if not in_range or row.get("answer") != LETTERS[index]:
         raise ValueError(
             f"{where}: answer {row.get('answer')!r:.80} and answer_index {index!r:.80} "
             f"name no one option of {len(options)}"
@@ -66,11 +67,11 @@ def _digest(text: str) -> str:
 
 
 def _converted(
-    uid: str, question: str, options: Sequence[str], right: int, dataset: str
+    uid: str, question: str, options: Sequence[str], correct: int, dataset: str
 ) -> dict[str, Any]:
-    # One line each, so that an answer with its option's text can be read.
+    # One line per option, so that an answer that repeats an option's text is readable.
     options = [" ".join(text.split()) for text in options]
-    if not all(options) or options.count(options[right]) > 1 or len(options) < 2:
+    if not all(options) or options.count(options[correct]) > 1 or len(options) < 2:
         raise ValueError(
             f"{uid}: an option is empty, or the same as the right one, or alone"
         )
@@ -79,7 +80,7 @@ def _converted(
     lettered = [f"{LETTERS[n]}: {text}" for n, text in enumerate(options)]
     return {
         "uid": uid,
-        "prompt": "\n\n".join([_ASKED, question, "\n".join(lettered)]),
-        "answer": LETTERS[right],
+        "prompt": "\n\n".join([_INSTRUCTION, question, "\n".join(lettered)]),
+        "answer": LETTERS[correct],
         "dataset": dataset,
     }

@@ -1,4 +1,4 @@
-"""The order in which a run meets its questions: a pure function of (seed, update)."""
+"""The order of the training questions: a pure function of (seed, update)."""
 
 import itertools
 import random
@@ -11,17 +11,17 @@ T = TypeVar("T")
 def of_update(questions: Sequence[T], update: int, count: int, seed: int) -> list[T]:
     """The questions of one rollout batch.
 
-    Every pass over the data is a new order, and a batch may span two passes; nothing
-    but `update` needs to be saved to go on.
+    Every pass over the data has a new order, and a batch may span two passes. To resume
+    a run, only `update` needs to be saved.
 
     Args:
-      questions: all of them, in a fixed order.
+      questions: all training questions, in a fixed order.
       update: rollout batches before this one.
       count: questions per batch.
-      seed: of the orders.
+      seed: decides the order of every pass.
 
     Raises:
-      ValueError: if a batch would hold more questions than there are.
+      ValueError: if a batch needs more questions than there are.
     """
     if count > len(questions):
         raise ValueError(
@@ -31,7 +31,7 @@ def of_update(questions: Sequence[T], update: int, count: int, seed: int) -> lis
 
 
 def from_place(questions: Sequence[T], place: int, seed: int) -> Iterator[T]:
-    """The questions in their order from a place on, pass after pass without end."""
+    """An endless stream of questions, pass after pass, from position `place` on."""
     first, begin = divmod(place, len(questions))
     for number in itertools.count(first):
         yield from (questions[i] for i in _order(len(questions), seed, number)[begin:])
@@ -39,7 +39,8 @@ def from_place(questions: Sequence[T], place: int, seed: int) -> Iterator[T]:
 
 
 def _order(size: int, seed: int, number: int) -> list[int]:
-    """The order of pass `number` over `size` questions."""
+    """The indices of `size` questions in the order of pass `number`."""
     order = list(range(size))
+    # Python seeds from a string by SHA-512, which does not depend on PYTHONHASHSEED.
     random.Random(f"{seed}/{number}").shuffle(order)
     return order

@@ -1,26 +1,26 @@
-"""Source tfds: datasets that tensorflow-datasets prepared, without TensorFlow."""
+"""Source tfds: datasets prepared by tensorflow-datasets, read without TensorFlow."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sdpo_jax.questions.source import Address, Source, in_one_line
+from sdpo_jax.questions.source import Address, Source, load_or_raise
 
 
 def read(address: Address) -> Iterable[Any]:
-    """Rows of a prepared dataset, with text for bytes."""
+    """The rows of a prepared dataset, with bytes decoded as text."""
     import tensorflow_datasets as tfds  # Slow to import.
 
     split, folder = address.options["split"], address.options.get("data_dir")
     load = lambda: tfds.data_source(
         address.name, split=split, data_dir=folder, download=False
     )
-    source = in_one_line(address, load)
+    source = load_or_raise(address, load)
     for number in range(len(source)):
         yield _plain(source[number], f"{address.text}, row {number + 1}")
 
 
 def _plain(value: Any, where: str) -> Any:
-    """Arrays as lists and bytes as text."""
+    """The value with arrays as lists and bytes as text."""
     if isinstance(value, Mapping):
         return {k: _plain(v, f"{where}, field {k}") for k, v in value.items()}
     if hasattr(value, "tolist"):

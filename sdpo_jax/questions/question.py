@@ -1,4 +1,4 @@
-"""What a question is, whatever its task: text, and what grades an attempt at it."""
+"""A question of any task: its text, and the data that grade an attempt at it."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -7,13 +7,13 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """One task as the policy first sees it.
+    """One question as the policy first sees it.
 
     Args:
-      uid: name of the question, unique in its environment and stable over runs.
-      prompt: the user turn.
-      system: the system turn; empty for none.
-      data: what the environment needs to grade an attempt; never shown.
+      uid: identifier, unique in its environment and the same in every run.
+      prompt: text of the user message.
+      system: text of the system message; empty for none.
+      data: what the environment needs to grade an attempt; never shown to the policy.
     """
 
     uid: str

@@ -1,7 +1,7 @@
-"""Questions from rows: of files (JSON, JSON lines or Parquet), and of other sources.
+"""Makes questions from rows of files (JSON, JSON lines, Parquet) and other sources.
 
-Every row has a name ("uid", or the "idx" of the official SDPO files), a "prompt" and
-perhaps a "system" turn; what else it holds is its environment's business.
+Every row has a name ("uid", or "idx" as in the official SDPO files), a "prompt" and
+optionally a "system" message. Its environment defines the other fields.
 """
 
 import dataclasses
@@ -23,11 +23,11 @@ Row = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class NamedRows:
-    """Rows that are not simply those of a file.
+    """Rows from a source other than an unconverted file.
 
     Args:
-      name: for messages.
-      read: yields where each row stands, and the row.
+      name: of the source, for messages.
+      read: yields pairs of a row's location, for messages, and the row.
     """
 
     name: str
@@ -41,12 +41,12 @@ def load_splits(
     files: Mapping[str, str | Path | NamedRows],
     data_of: Callable[[Row, str], Mapping[str, Any]],
 ) -> dict[str, list[Question]]:
-    """The questions of every split; repeated and shared prompts are logged.
+    """The questions of every split; logs how many prompts are repeated or shared.
 
     Args:
       files: split -> file or source, or "share:0.1" for a tenth of the questions of
-        "train". Which ones depends on their uids only.
-      data_of: a row, and where it stands, to what the environment grades with.
+        "train", selected by a hash of their uids.
+      data_of: maps a row and its location to `Question.data`.
 
     Raises:
       ValueError: see `load`; or if shares leave a split empty.
@@ -57,10 +57,10 @@ def load_splits(
         if str(source).startswith(SHARE)
     }
     splits = {s: load(path, data_of) for s, path in files.items() if s not in shares}
-    splits = _cut(splits, shares)
-    prompts = {split: {q.prompt for q in found} for split, found in splits.items()}
-    for split, found in splits.items():
-        if repeated := len(found) - len(prompts[split]):
+    splits = _with_shares(splits, shares)
+    prompts = {s: {q.prompt for q in questions} for s, questions in splits.items()}
+    for split, questions in splits.items():
+        if repeated := len(questions) - len(prompts[split]):
             _log.warning("env.%s repeats %d of its prompts", split, repeated)
     for other, split in itertools.combinations(splits, 2):
         if shared := len(prompts[split] & prompts[other]):
@@ -76,77 +76,81 @@ def _share(split: str, source: str) -> float:
     if not 0 < share < 1 or split == "train":
         raise ValueError(
             f"env.{split}={source}: expected a file, or {SHARE} and a number between "
-            "0 and 1 for a part of env.train"
+            "0 and 1 for a share of env.train"
         )
     return share
 
 
-def _cut(
+def _with_shares(
     splits: Mapping[str, list[Question]], shares: Mapping[str, float]
 ) -> dict[str, list[Question]]:
-    """`splits`, of whose "train" other splits take their shares."""
-    whole = left = splits.get("train", [])
-    cut, remaining = {}, 1.0
-    # Held-out questions are taken first: another share of validation moves none.
+    """`splits`, with the shares of other splits moved out of "train"."""
+    train = remaining = splits.get("train", [])
+    changed, remaining_share = {}, 1.0
+    # "heldout" sorts before "validation", so a new validation share moves no held-out
+    # question.
     for split in sorted(shares):
-        share = shares[split] / remaining if remaining > 0 else 1.0
-        cut[split] = [q for q in left if _place(q, split) < share]
-        left = [q for q in left if _place(q, split) >= share]
-        remaining -= shares[split]
+        # As a share of the questions that earlier splits have not taken.
+        share = shares[split] / remaining_share if remaining_share > 0 else 1.0
+        changed[split] = [q for q in remaining if _fraction(q, split) < share]
+        remaining = [q for q in remaining if _fraction(q, split) >= share]
+        remaining_share -= shares[split]
     if shares:
-        cut["train"] = left
-    if empty := [split for split, found in cut.items() if not found]:
+        changed["train"] = remaining
+    if empty := [split for split, questions in changed.items() if not questions]:
         raise ValueError(
-            f"env.{empty[0]} is left without a question: {len(whole)} in env.train are "
+            f"env.{empty[0]} is left without a question: {len(train)} in env.train are "
             f"too few for shares of {', '.join(map(str, shares.values()))}"
         )
-    return {**splits, **cut}
+    return {**splits, **changed}
 
 
-def _place(question: Question, split: str) -> float:
-    """A number in [0, 1) that only the uid and the split's name decide."""
+def _fraction(question: Question, split: str) -> float:
+    """A hash of the uid and the split's name as a number in [0, 1)."""
     text = f"{split}/{question.uid}".encode("utf-8", "surrogatepass")
+    # Six bytes: a float represents 48 bits exactly.
     return int.from_bytes(hashlib.sha256(text).digest()[:6], "big") / 2**48
 
 
 def load(
     path: str | Path | NamedRows, data_of: Callable[[Row, str], Mapping[str, Any]]
 ) -> list[Question]:
-    """Read a file or source of questions.
+    """The questions of a file or source.
 
     Args:
-      path: a file that ends in .parquet, or holds one JSON list, or JSON lines.
+      path: a Parquet file (.parquet), a file with one JSON list or JSON lines, or the
+        rows of another source.
       data_of: see `load_splits`.
 
     Raises:
       ValueError: if a row is malformed; names file, row (from 1) and field.
     """
-    places = path.read() if isinstance(path, NamedRows) else _numbered(Path(path))
-    questions, seen = [], {}
-    for where, row in places:
+    located = path.read() if isinstance(path, NamedRows) else _located(Path(path))
+    questions, where_of = [], {}
+    for where, row in located:
         question = _question(row, where, data_of)
-        if question.uid in seen:
-            first = seen[question.uid].removeprefix(f"{path}, ")
+        if question.uid in where_of:
+            first = where_of[question.uid].removeprefix(f"{path}, ")
             raise ValueError(
                 f"{where}: uid {question.uid!r} is that of {first} too; make it unique"
             )
-        seen[question.uid] = where
+        where_of[question.uid] = where
         questions.append(question)
     if not questions:
         raise ValueError(f"{path} holds no questions")
     return questions
 
 
-def _numbered(path: Path) -> Iterable[tuple[str, Any]]:
-    for number, row in enumerate(of_file(path), start=1):
+def _located(path: Path) -> Iterable[tuple[str, Any]]:
+    for number, row in enumerate(read_file(path), start=1):
         yield f"{path}, row {number}", row
 
 
 def field(row: Row, name: str, kind: type, where: str) -> Any:
-    """`row[name]`, of type `kind`.
+    """`row[name]`, checked to have type `kind`.
 
     Raises:
-      ValueError: if it is missing, or of another type.
+      ValueError: if the field is missing or has another type.
     """
     if not isinstance(row.get(name), kind):
         got = f"{row.get(name)!r:.80}"
@@ -155,19 +159,20 @@ def field(row: Row, name: str, kind: type, where: str) -> Any:
 
 
 def check_object(row: Any, where: str) -> None:
-    """Refuse a row that is no object."""
+    """Raise ValueError unless the row is a JSON object."""
     if not isinstance(row, dict):
         raise ValueError(f"{where}: expected an object, got {type(row).__name__}")
 
 
-def of_file(path: Path) -> Sequence[Any]:
-    """What a file holds, row by row.
+def read_file(path: Path) -> Sequence[Any]:
+    """The rows of a file.
 
     Raises:
-      ValueError: if it is not of the format that its name and beginning say.
+      ValueError: if the content does not have the format that the extension or the
+        first character indicates.
     """
     if path.suffix == ".parquet":
-        import pyarrow.parquet  # Slow to import, and most files do without.
+        import pyarrow.parquet  # Slow to import, and only Parquet files need it.
 
         try:
             return pyarrow.parquet.read_table(path).to_pylist()
@@ -180,6 +185,7 @@ def of_file(path: Path) -> Sequence[Any]:
         except ValueError as error:
             raise ValueError(f"{path} is not JSON: {error}") from error
     rows = []
+    # `splitlines` would also split at characters such as U+2028 inside a string.
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue

@@ -1,4 +1,4 @@
-"""Questions drawn from seeds: `env.train="seeds:0-9999"` instead of a file."""
+"""Questions generated from seeds: `env.train="seeds:0-9999"` instead of a file."""
 
 import itertools
 import logging
@@ -15,17 +15,18 @@ _log = logging.getLogger(__name__)
 def load_splits(
     sources: Mapping[str, str], draw: Callable[[int], Question]
 ) -> dict[str, list[Question]]:
-    """The questions of every split; what is held out is asked nowhere else.
+    """The questions of every split, with held-out prompts in no other split.
 
-    Two seeds may draw the same prompt. Those that "heldout" asks are dropped from
-    "validation", and those that either asks from "train"; how many is logged.
+    Two seeds may draw the same prompt. Prompts of "heldout" are dropped from
+    "validation", and prompts of either from "train". Logs how many were dropped.
 
     Args:
-      sources: split -> "seeds:FIRST-LAST", with the last seed included.
-      draw: the question of a seed, which nothing else decides.
+      sources: split -> "seeds:FIRST-LAST"; the last seed is included.
+      draw: the question of a seed; must be a pure function.
 
     Raises:
-      ValueError: if seeds are malformed or shared, or a split is left empty.
+      ValueError: if a source is malformed, two splits share seeds, or a split is left
+        empty.
     """
     seeds = {split: _seeds(split, sources[split]) for split in SPLITS}
     for one, other in itertools.combinations(SPLITS, 2):
@@ -34,18 +35,19 @@ def load_splits(
                 f"env.{one}={sources[one]} and env.{other}={sources[other]} share "
                 "seeds; give each split its own"
             )
-    kept, elsewhere = {}, set()
+    kept, held_out_prompts = {}, set()
+    # The most strictly held-out split comes first, so that it keeps all of its prompts.
     for split in reversed(SPLITS):
         drawn = [draw(seed) for seed in seeds[split]]
-        kept[split] = [q for q in drawn if q.prompt not in elsewhere]
-        _tell(split, drawn, kept[split])
-        elsewhere |= {q.prompt for q in kept[split]}
+        kept[split] = [q for q in drawn if q.prompt not in held_out_prompts]
+        _check_split(split, drawn, kept[split])
+        held_out_prompts |= {q.prompt for q in kept[split]}
     return kept
 
 
 def _seeds(split: str, source: str) -> range:
-    numbers = _SEEDS.fullmatch(source)
-    first, last = map(int, numbers.groups()) if numbers else (1, 0)
+    match = _SEEDS.fullmatch(source)
+    first, last = map(int, match.groups()) if match else (1, 0)
     if first > last:
         raise ValueError(
             f"env.{split}={source!r}: expected seeds:FIRST-LAST, such as seeds:0-9999"
@@ -53,13 +55,15 @@ def _seeds(split: str, source: str) -> range:
     return range(first, last + 1)
 
 
-def _tell(split: str, drawn: list[Question], kept: list[Question]) -> None:
+def _check_split(split: str, drawn: list[Question], kept: list[Question]) -> None:
+    """Warn about dropped and repeated prompts; raise if no question is left."""
     if not kept:
-        raise ValueError(f"env.{split}: every prompt is one of a split held out more")
+        raise ValueError(
+            f"env.{split}: every seed has a prompt of a split held out from it"
+        )
     if dropped := len(drawn) - len(kept):
         _log.warning(
-            "env.%s: %d of %d seeds draw a prompt of a split held out more, and are "
-            "dropped",
+            "env.%s: dropped %d of %d seeds with a prompt of a split held out from it",
             *(split, dropped, len(drawn)),
         )
     if repeated := len(kept) - len({q.prompt for q in kept}):

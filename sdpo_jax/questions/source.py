@@ -1,4 +1,4 @@
-"""What a kind of source is: how its rows are read, and which options it takes."""
+"""A kind of source: how its rows are read, and which options its addresses have."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
@@ -7,21 +7,21 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Address:
-    """Where questions are, as the config says it, taken apart.
+    """The parsed address of a source, such as "hf:NAME?split=train&where.level=3".
 
     Args:
-      text: as it stands in the config, for messages.
-      kind: of source, as in `sources.SOURCES`.
-      name: what stands between the kind and the question mark.
-      options: what follows the question mark.
-      wanted: field -> the text that a row must hold there to be used.
+      text: the address as written in the config, for messages.
+      kind: a key of `sources.SOURCES`, such as "hf".
+      name: the text between the kind and the question mark.
+      options: the options after the question mark, without the filters.
+      filters: field -> the text that it must have in a row that is used.
     """
 
     text: str
     kind: str
     name: str
     options: Mapping[str, str]
-    wanted: Mapping[str, str]
+    filters: Mapping[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,9 +29,11 @@ class Source:
     """One kind of source.
 
     Args:
-      read: an address to its rows, one mapping each; raises ValueError in one line.
-      options: names of options that an address may give, beside `convert` and `where.`.
-      needs: names of options that it must give.
+      read: maps an address to its rows, one mapping each; raises ValueError with a
+        message of one line.
+      options: names of the options that an address may have, in addition to `convert`
+        and `where.FIELD`.
+      needs: names of the options that it must have.
     """
 
     read: Callable[[Address], Iterable[Any]]
@@ -39,11 +41,11 @@ class Source:
     needs: frozenset[str] = frozenset()
 
 
-def in_one_line(address: Address, load: Callable[[], Any]) -> Any:
-    """What `load` returns; whatever it raises becomes a ValueError of one line."""
+def load_or_raise(address: Address, load: Callable[[], Any]) -> Any:
+    """The result of `load()`; any error becomes a ValueError of one line."""
     try:
         return load()
-    # Of many types, which differ with the library's version.
+    # The libraries raise many types, which differ between versions.
     except Exception as error:
         message = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{address.text}: {message:.1000}") from error

@@ -1,1 +1,1 @@
-"""Runs programs that nobody vouches for. Knows no task."""
+"""Runs untrusted programs. Knows nothing of tasks."""

@@ -1,20 +1,21 @@
-"""Runs untrusted Python programs in confined processes and reports what they did.
+"""Runs untrusted Python programs in confined processes and reports the results.
 
-Expected outputs never come here: a program is given its inputs, and the caller
-compares what comes back. Each worker process (`worker/serve.py`) is started
-afresh, never forked from the trainer; it runs every test in a fork of its own clean
-state.
+Expected outputs never enter the sandbox: it gets programs and inputs, and the caller
+compares the outputs. A worker process (`worker/serve.py`) is a new Python interpreter,
+never a fork of the trainer. It runs each test in a fork of its own clean state.
 
-Tiers, best first; "auto" takes the first whose workers stop an escaping program:
-  A  as B, in a control group that bounds the memory and tasks of all it starts
-  B  bubblewrap namespaces around everything that C does (landlock where present)
-  C  landlock, seccomp, resource limits and, for root, a user of its own
-  D  resource limits only: no sandbox, must be asked for by name
-  R  one of these on another machine, behind a URL: see `server.py`
+Tiers, strongest first. "auto" selects the first one that stops a program which tries to
+escape (`tiers.probe`):
+  A  B, in a control group that limits the total memory and tasks of each worker
+  B  C inside bubblewrap namespaces; works without landlock too
+  C  landlock, seccomp, resource limits and, if the trainer is root, another user
+  D  resource limits only: not a sandbox, must be selected by name
+  R  any of these on another machine, behind a URL; see `server.py`
 
-Programs can read the standard library and nothing else, write no file, start threads
-but no process, and have no network. In tier C they can also see the host's name and
-which files and processes there are, not what is in them. Linux only.
+Programs can read only the standard library and the packages they may import. They can
+start threads, but cannot write files, start processes or use the network. In tier C
+they can also see the host's name and which files and processes exist, but not their
+content. Linux only.
 """
 
 import contextlib
@@ -45,18 +46,17 @@ class Sandbox:
     """A set of confined workers; `run` may be called from any number of threads.
 
     Args:
-      limits: what each test may spend.
-      tier: "auto", "A", "B", "C", "D" or the URL of a server; see the head of this
-        file.
-      workers: programs run at the same time; None for one per processor.
-      process_per: "test" gives every test a process of its own. "program" lets the
-        calls of a cheap, silent program share one, each with freshly run top level:
-        up to thirteen times as fast, but what a program does to other modules lasts
-        from one of its calls to the next.
-      packages: what programs can import beside the standard library.
+      limits: of each test.
+      tier: "auto", "A", "B", "C", "D" or the URL of a server; see the module docstring.
+      workers: number of programs that run at the same time; None for one per processor.
+      process_per: "test" runs every test in a process of its own. "program" runs all
+        calls of a program in one process if it is cheap and prints nothing; each call
+        executes the program's top level again. This is up to thirteen times as fast,
+        but changes that a program makes to other modules persist between its calls.
+      packages: modules that programs can import in addition to the standard library.
 
     Raises:
-      SandboxUnavailable: if no allowed tier works here; it says what to change.
+      SandboxUnavailable: if no allowed tier works here; says what to change.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Sandbox:
         self._lock = threading.Lock()
         self._wall_retries = 0
         self._closed = False
-        # None stands for a worker that is to be started when it is needed.
+        # None stands for a worker that failed and is started again when needed.
         self._free: queue.SimpleQueue[Worker | RemoteWorker | None]
         self._free = queue.SimpleQueue()
         self._packages, self._url = packages, tier if "://" in tier else ""
@@ -87,7 +87,8 @@ class Sandbox:
             there, processors = first.about["tier"], first.about["workers"]
             self._tier = f"R/{there}"
         else:
-            self._tier, first = tiers.first_that_holds(tier, limits, packages)
+            self._tier, first = tiers.choose(tier, limits, packages)
+            # The affinity counts the processors that a container may use.
             processors = len(os.sched_getaffinity(0))
         self.workers = workers or processors
         self._free.put(first)
@@ -96,12 +97,12 @@ class Sandbox:
 
     @property
     def tier(self) -> str:
-        """The tier in use: "A", "B", "C", "D", or "R/A" for A on another machine."""
+        """The tier in use: "A", "B", "C", "D", or such as "R/A" for A on a server."""
         return self._tier
 
     @property
     def wall_retries(self) -> int:
-        """Tests so far that met `wall_s` before `cpu_s` and were run once more."""
+        """Number of runs repeated because a test reached `wall_s` before `cpu_s`."""
         return self._wall_retries
 
     def run(
@@ -118,15 +119,15 @@ class Sandbox:
         Args:
           program: Python source, untrusted.
           tests: the inputs.
-          cpu_s: instead of `limits.cpu_s`; the clock's limit moves in proportion.
-          output_kb: instead of `limits.output_kb`.
-          stop_at_limit: skip the tests after one that spent a limit.
+          cpu_s: replaces `limits.cpu_s` and scales `limits.wall_s` in proportion.
+          output_kb: replaces `limits.output_kb`.
+          stop_at_limit: skip the tests after the first that reaches a limit.
 
         Returns:
           One execution per test, in order.
 
         Raises:
-          SandboxFailure: if a worker died twice; the program is not to blame.
+          SandboxFailure: if two workers failed; says nothing about the program.
         """
         limits = self.limits.as_message(cpu_s, output_kb)
         request = {
@@ -136,20 +137,21 @@ class Sandbox:
             "stop_at_limit": stop_at_limit,
             "process_per": self.process_per,
         }
-        seen = self.exchange(request)
-        if any(record["ended"] == "wall" for record in seen):
+        answer = self.exchange(request)
+        # A busy machine can stretch the clock of an innocent program: run it once more.
+        if any(record["ended"] == "wall" for record in answer):
             with self._lock:
                 self._wall_retries += 1
-            seen = self.exchange(request)
+            answer = self.exchange(request)
         executions = [
             records.execution(record, test, limits["cpu_s"])
-            for record, test in zip(seen, tests, strict=False)
+            for record, test in zip(answer, tests, strict=False)
         ]
         skipped = len(tests) - len(executions)
         return executions + [Execution("skipped")] * skipped
 
     def close(self) -> None:
-        """End every worker; idempotent. Calls in progress end theirs."""
+        """End every worker; idempotent. Calls in progress finish and end theirs."""
         self._closed = True
         idle = []
         with contextlib.suppress(queue.Empty):
@@ -158,7 +160,7 @@ class Sandbox:
         for worker in idle:
             if worker is not None:
                 worker.close()
-            # A call that waits for a worker must wake up and see that it is over.
+            # Back into the queue, to wake up calls that wait for a worker.
             self._free.put(worker)
 
     def __enter__(self) -> "Sandbox":
@@ -173,33 +175,34 @@ class Sandbox:
         return Worker(self._tier, self.limits, self._packages)
 
     def exchange(self, request: dict) -> list[dict]:
-        """Have some worker answer; a fresh one if it dies at the first attempt.
+        """Send a request to a free worker; if it fails, once more to a new one.
 
         Args:
-          request: what `run` makes of a program and its tests.
+          request: a program and its tests, as `run` encodes them.
 
         Returns:
-          What a worker saw of each test; `records.execution` reads it.
+          The worker's record of each test, for `records.execution`.
         """
-        worker, kept = self._free.get(), None
+        worker, reusable = self._free.get(), None
         if self._closed:
             self._free.put(worker)
             raise ValueError("the sandbox is closed; make a new one")
         try:
-            kept, seen = self._attempt(worker, request)
+            reusable, answer = self._ask(worker, request)
         except SandboxFailure as failure:
             logger.warning("sandbox worker failed (%s); trying once more", failure)
-            kept, seen = self._attempt(None, request)
+            reusable, answer = self._ask(None, request)
         finally:
-            if self._closed and kept is not None:
-                kept.close()
-            self._free.put(kept)
-        return seen
+            # `close` does not see a worker that was in use.
+            if self._closed and reusable is not None:
+                reusable.close()
+            self._free.put(reusable)
+        return answer
 
-    def _attempt(
+    def _ask(
         self, worker: Worker | RemoteWorker | None, request: dict
     ) -> tuple[Worker | RemoteWorker, list[dict]]:
-        """An answer and whose it is; a worker that gives none is closed."""
+        """The worker (new if None) and its answer; closes a worker that fails."""
         try:
             worker = worker or self._worker()
         except SandboxUnavailable as error:
@@ -207,6 +210,6 @@ class Sandbox:
         try:
             return worker, worker.exchange(request)
         except BaseException:
-            # Whatever it was (also Ctrl-C), the pipe may be in mid-message.
+            # After any error, Ctrl-C included, the pipe may contain half a message.
             worker.close()
             raise

@@ -1,4 +1,8 @@
-"""One confined process that runs programs, and the two pipes to it."""
+"""Starts a worker, the confined process that runs programs, and talks to it.
+
+The trainer writes a request (a program and its tests) to the worker's standard input
+and reads one record per test from its standard output.
+"""
 
 import contextlib
 import functools
@@ -26,15 +30,18 @@ from sdpo_jax.sandbox.values import (
 )
 from sdpo_jax.sandbox.worker.pipes import ENDINGS, RECORD
 
-# One user per worker, so that their process limits are apart; and those of trainers.
+# The kernel counts processes per user, so each worker gets a user of its own.
 FIRST_UID, NUM_UIDS = 60_000, 5_000
 
-# The files of a worker, in the order of their imports.
-_WORKER = (
+# The files of `worker/`, each after those that it imports.
+_WORKER_FILES = (
     *("kernel", "seccomp", "confinement"),
     *("programs", "semaphores", "pipes", "serve"),
 )
-# They are modules there as they are here; nothing else of this package is.
+# The program of a new worker: reads the files from standard input and makes modules of
+# them with the names that they have here. So the worker needs to read no file of this
+# package, and imports nothing else of it. `-c` puts the current folder first in
+# sys.path; programs must not import from it.
 _BOOTSTRAP = """
 import json, sys, types
 sys.path.pop(0)
@@ -46,35 +53,39 @@ for name, source in json.loads(sys.stdin.buffer.read(int(sys.argv[1]))).items():
         setattr(sys.modules[parent], child, module)
 module.main()
 """
-# `-I` is spelled out, because it would ignore the seed: sets of strings must come in
-# the same order in every run. The environment holds nothing else.
+# Not `-I`, which ignores PYTHONHASHSEED: the order of a set of strings must be the same
+# in every run. The worker has no other variables, so it knows no secret of the trainer.
 _FLAGS = ("-s", "-S", "-B", "-X", "utf8")
 _ENVIRONMENT = {"PYTHONHASHSEED": "0"}
-_numbers = itertools.count()
+_worker_numbers = itertools.count()
 
 
 class Worker:
-    """One worker process and the two pipes to it.
+    """One worker process and the pipes to it.
 
     Args:
       tier: "A", "B", "C" or "D".
-      limits: of its programs.
-      packages: what its programs can import.
+      limits: of each test.
+      packages: modules that its programs can import.
 
     Raises:
-      SandboxUnavailable: if it cannot be started.
+      SandboxUnavailable: if the process cannot be started.
     """
 
     def __init__(self, tier: str, limits: Limits, packages: Packages):
         self._ready, self._unread = False, bytearray()
         source = _worker_source()
         command = _command(tier, len(source), packages)
-        number, user = next(_numbers), {}
+        number, identity = next(_worker_numbers), {}
         if os.geteuid() == 0:
+            # Trainers with successive pids start 78 users apart, so that the workers of
+            # two trainers rarely share a user.
             uid = FIRST_UID + (NUM_UIDS // 64 * os.getpid() + number) % NUM_UIDS
-            user = {"user": uid, "group": uid, "extra_groups": []}
-        self._group = _group(number, limits) if tier == "A" else None
+            identity = {"user": uid, "group": uid, "extra_groups": []}
+        self._group = _make_group(number, limits) if tier == "A" else None
         try:
+            # No `preexec_fn`: Python code between fork and exec can deadlock in a
+            # process with JAX's threads.
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.PIPE,
@@ -83,29 +94,38 @@ class Worker:
                 bufsize=0,
                 cwd="/",
                 env=_ENVIRONMENT,
+                # Ctrl-C in the trainer's terminal must not reach the worker.
                 start_new_session=True,
-                **user,
+                **identity,
             )
         except (OSError, subprocess.SubprocessError) as error:
             self._leave_group()
             raise SandboxUnavailable(f"cannot start a worker: {error}") from error
-        # It does nothing before it has read its source, and is bound by then. One that
-        # died at once is reported by the first wait for it.
+        # The worker waits for its source, so it is in its group before it runs any of
+        # it. If the worker died at once, `wait_until_ready` reports why.
         with contextlib.suppress(SandboxFailure, ProcessLookupError):
             if self._group is not None:
                 self._group.add(self._process.pid)
             self._write(source)
 
     def exchange(self, request: dict) -> list[dict]:
-        """Send one request and wait for its answer."""
+        """Send a request; return the record of each test that was run, in order.
+
+        Raises:
+          SandboxFailure: if the worker fails; says nothing about the program.
+        """
         self.wait_until_ready()
-        self._write(_framed(request))
+        self._write(_encode(request))
         limits, records = request["limits"], []
+        # The first record can take two limits: all calls in one process, which is then
+        # discarded, and the first test in a process of its own.
         wait_s = START_S + 2 * limits["wall_s"]
         while record := self._read_record(limits["output_kb"] << 10, wait_s):
             records.append(record)
             if len(records) > len(request["tests"]):
                 raise SandboxFailure("a sandbox worker sent too many records")
+        # A fork that failed before it was confined also ended without running the
+        # program. The program must not be blamed for it.
         if any(r["ended"] == "exit" and not r["confined"] for r in records):
             raise SandboxFailure("a sandbox worker could not confine a test")
         return records
@@ -114,16 +134,17 @@ class Worker:
         """Wait until the worker has confined itself.
 
         Raises:
-          SandboxFailure: if it could not; says why.
+          SandboxFailure: if that failed; says why.
         """
         if self._ready:
             return
         try:
             answer = self._read(4096, START_S)
         except SandboxFailure as failure:
+            # Killed first: reading stderr to its end would wait for a live process.
             self._process.kill()
-            said = self._process.stderr.read().decode("utf-8", "replace").strip()
-            raise SandboxFailure(f"{failure}: {said[-500:]}") from failure
+            stderr = self._process.stderr.read().decode("utf-8", "replace").strip()
+            raise SandboxFailure(f"{failure}: {stderr[-500:]}") from failure
         if "refused" in answer:
             raise SandboxFailure(
                 f"the worker cannot confine itself: {answer['refused']}"
@@ -132,6 +153,7 @@ class Worker:
 
     def close(self) -> None:
         """End the process and reap it; idempotent."""
+        # A worker ends by itself at the end of its standard input.
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             pipe.close()
         try:
@@ -141,8 +163,8 @@ class Worker:
             self._process.wait()
         self._leave_group()
 
-    def is_bound(self) -> bool:
-        """Whether a control group holds it, as tier A promises."""
+    def is_in_control_group(self) -> bool:
+        """Whether a control group limits the worker, as tier A requires."""
         return self._group is not None and self._group.holds_processes()
 
     def _leave_group(self) -> None:
@@ -151,27 +173,33 @@ class Worker:
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
+        # An unbuffered write may take only the first part of the data.
         try:
             while view:
                 view = view[self._process.stdin.write(view) :]
         except (BrokenPipeError, ValueError) as error:
             raise SandboxFailure("a sandbox worker died") from error
 
-    def _read(self, most: int, wait_s: float) -> dict:
-        """One message, of at most `most` bytes."""
+    def _read(self, max_bytes: int, wait_s: float) -> dict:
+        """The next JSON message of the worker, of at most `max_bytes`."""
         deadline = time.monotonic() + wait_s
         (size,) = struct.unpack(">I", self._read_exactly(4, deadline))
-        if size > most:
-            raise SandboxFailure(f"a sandbox worker sent {size} bytes, {most} allowed")
+        if size > max_bytes:
+            raise SandboxFailure(
+                f"a sandbox worker sent {size} bytes, {max_bytes} allowed"
+            )
         return json.loads(self._read_exactly(size, deadline))
 
-    def _read_record(self, most: int, wait_s: float) -> dict | None:
-        """What a worker saw of one test; None when that was the last."""
+    def _read_record(self, max_bytes: int, wait_s: float) -> dict | None:
+        """The record of the next test; None at the end of the answer."""
         deadline = time.monotonic() + wait_s
         head = RECORD.unpack(self._read_exactly(RECORD.size, deadline))
         ended, signal, confined, cpu_s, *sizes = head
-        if max(sizes) > most:
-            raise SandboxFailure(f"a sandbox worker sent {sizes} bytes, {most} allowed")
+        # Checked here too: a worker that a program took over could send any size.
+        if max(sizes) > max_bytes:
+            raise SandboxFailure(
+                f"a sandbox worker sent {sizes} bytes, {max_bytes} allowed"
+            )
         if ENDINGS[ended] == "none":
             return None
         stdout, report = (self._read_exactly(size, deadline) for size in sizes)
@@ -199,27 +227,33 @@ class Worker:
 
     def _can_read(self, wait_s: float) -> bool:
         poller = select.poll()
+        # `close` in another thread closes the pipe, which then has no descriptor.
         try:
             poller.register(self._process.stdout, select.POLLIN)
         except ValueError as error:
-            raise SandboxFailure("the sandbox was closed in mid-run") from error
+            raise SandboxFailure("the sandbox was closed during a run") from error
         return bool(poller.poll(1000 * wait_s))
 
 
-def _framed(request: dict) -> bytes:
-    """A request as a worker reads it: what it needs to know, then what forks decode."""
+def _encode(request: dict) -> bytes:
+    """The request in the format of `worker.pipes.Request`.
+
+    The header has only sizes and limits. The program and the inputs follow as raw
+    bytes, which only forks decode: decoded strings would stay in the worker's memory,
+    where later programs can search for them.
+    """
     program, *texts = (
         text.encode("utf-8", "surrogatepass")
         for text in (request["program"], *map(_as_text, request["tests"]))
     )
-    calls = ["function" in test for test in request["tests"]]
+    is_call = ["function" in test for test in request["tests"]]
     header = {
         **request,
         "program": len(program),
-        "tests": list(zip(calls, map(len, texts), strict=True)),
+        "tests": list(zip(is_call, map(len, texts), strict=True)),
     }
-    start = json.dumps(header).encode()
-    return b"".join((struct.pack(">I", len(start)), start, program, *texts))
+    head = json.dumps(header).encode()
+    return b"".join((struct.pack(">I", len(head)), head, program, *texts))
 
 
 def _as_text(test: dict) -> str:
@@ -228,16 +262,17 @@ def _as_text(test: dict) -> str:
 
 @functools.cache
 def _worker_source() -> bytes:
-    """The worker's modules, name -> text."""
+    """The worker's modules as JSON: name -> source."""
     package = f"{__package__}.worker"
     folder = Path(__file__).with_name("worker")
+    # The package itself is an empty module.
     sources = {package: ""}
-    for name in _WORKER:
+    for name in _WORKER_FILES:
         sources[f"{package}.{name}"] = (folder / f"{name}.py").read_text()
     return json.dumps(sources).encode()
 
 
-def _group(number: int, limits: Limits) -> control_groups.Group:
+def _make_group(number: int, limits: Limits) -> control_groups.Group:
     try:
         folders = control_groups.folders()
         return control_groups.Group(number, limits.memory_mb, limits.processes, folders)
@@ -247,15 +282,17 @@ def _group(number: int, limits: Limits) -> control_groups.Group:
 
 def _command(tier: str, source_size: int, packages: Packages) -> list[str]:
     """The command line of a worker."""
-    modules = _origins(packages)
-    readable = _readable(modules)
+    modules = _module_files(packages)
+    readable = _readable_paths(modules)
     setup = {
+        # Bubblewrap also hides files, so only tier C depends on landlock for it.
         "landlock": {"C": "required", "D": "off"}.get(tier, "if_present"),
         "seccomp": tier != "D",
         "drops_uid": os.geteuid() == 0,
         "cache_tag": sys.implementation.cache_tag,
         "modules": modules,
         "readable": readable,
+        # The folders in which modules look up versions with importlib.metadata.
         "search": sorted({str(Path(path).parent) for path in readable}),
         "prepare": packages.prepare,
     }
@@ -264,42 +301,44 @@ def _command(tier: str, source_size: int, packages: Packages) -> list[str]:
     return _bubblewrap(readable) + command if tier in ("A", "B") else command
 
 
-def _origins(packages: Packages) -> dict[str, str]:
-    """Module -> the file that an import of it runs."""
-    found = {}
+def _module_files(packages: Packages) -> dict[str, str]:
+    """Module -> the file that its import executes."""
+    files = {}
     for name in packages.modules:
         spec = importlib.util.find_spec(name)
         if spec is None or not spec.origin:
             raise SandboxUnavailable(
-                f"programs are given the module {name}, which is not installed here: "
+                f"programs may import the module {name}, which is not installed here: "
                 f"pip install {name.replace('_', '-')}"
             )
-        found[name] = spec.origin
-    return found
+        files[name] = spec.origin
+    return files
 
 
-def _readable(modules: Mapping[str, str]) -> list[str]:
-    """What holds the modules, their libraries, and what says their versions."""
-    found = []
+def _readable_paths(modules: Mapping[str, str]) -> list[str]:
+    """Files and folders of the modules, their shared libraries and their metadata."""
+    paths = []
     distributions = importlib.metadata.packages_distributions() if modules else {}
     for name, file in modules.items():
         origin = Path(file)
         path = origin.parent if origin.stem == "__init__" else origin
-        found += [path, path.with_name(f"{name}.libs")]
+        # Wheels have their shared libraries in a folder of this name.
+        paths += [path, path.with_name(f"{name}.libs")]
         for distribution in distributions.get(name, ()):
             version = importlib.metadata.version(distribution)
             stem = distribution.replace("-", "_")
-            found.append(path.with_name(f"{stem}-{version}.dist-info"))
-    return [str(path) for path in found if path.exists()]
+            paths.append(path.with_name(f"{stem}-{version}.dist-info"))
+    return [str(path) for path in paths if path.exists()]
 
 
 def _bubblewrap(readable: Sequence[str]) -> list[str]:
-    """Bubblewrap's part of a worker's command line; there is no /proc inside."""
+    """The command that runs a worker in bubblewrap, without /proc."""
     words = [shutil.which("bwrap"), "--unshare-all", "--new-session", "--clearenv"]
     for name, value in _ENVIRONMENT.items():
         words += ["--setenv", name, value]
     words += ["--cap-drop", "ALL", "--hostname", "sandbox", "--chdir", "/"]
     words += ["--ro-bind", "/usr", "/usr"]
+    # Some distributions have no /lib64, or no cache of the dynamic linker.
     for path in ("/lib", "/lib64", "/etc/ld.so.cache"):
         words += ["--ro-bind-try", path, path]
     prefix = str(Path(interpreter()).parent.parent)
@@ -308,26 +347,33 @@ def _bubblewrap(readable: Sequence[str]) -> list[str]:
             words += ["--ro-bind", path, path]
     for path in ("/dev/null", "/dev/zero", "/dev/urandom"):
         words += ["--dev-bind", path, path]
+    # The new root is a tmpfs: if writable, it would be a disk that the programs of one
+    # worker share.
     return [*words, "--remount-ro", "/", "--"]
 
 
 @functools.cache
 def interpreter() -> str:
-    """A Python whose standard library the worker's user can read."""
+    """The path of a Python whose standard library the worker's user can read.
+
+    Raises:
+      SandboxUnavailable: if there is none; says what to change.
+    """
+    # The Python behind a virtual environment, whose packages programs must not see.
     base = os.path.realpath(sys._base_executable)
     candidates = [base, "/usr/bin/python3", "/usr/local/bin/python3"]
     if os.geteuid() != 0:
         return base
     for path in map(os.path.realpath, candidates):
-        if os.path.exists(path) and _open_to_all(path):
+        if os.path.exists(path) and _is_executable_by_all(path):
             return path
     raise SandboxUnavailable(
-        f"{base} lies in a folder that only root may enter, and programs do not run as "
+        f"{base} is in a folder that only root may enter, and programs do not run as "
         "root; install a system Python (/usr/bin/python3) or move this one to /opt"
     )
 
 
-def _open_to_all(path: str) -> bool:
-    """Whether every user may run `path`."""
+def _is_executable_by_all(path: str) -> bool:
+    """Whether every user may enter the folders of `path` and execute it."""
     folders = [path, *map(str, Path(path).parents)]
     return all(os.stat(folder).st_mode & 0o001 for folder in folders)

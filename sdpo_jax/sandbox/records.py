@@ -1,51 +1,69 @@
-"""From what a worker saw to an execution; what a test says of itself is untrusted."""
+"""Converts a worker's record of a test into an `Execution`.
+
+The worker wrote the record, but the test wrote the report inside it: reports are
+untrusted.
+"""
 
 import json
 import re
 
 from sdpo_jax.sandbox.values import Call, Execution, Stdin
 
-MAX_DEPTH = 100  # Nesting of a returned value.
+MAX_DEPTH = 100  # Nesting of a returned value, far below Python's recursion limit.
 _SQUARE = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def execution(record: dict, test: Call | Stdin, cpu_limit_s: float) -> Execution:
-    """Turn what a worker saw into an execution."""
-    seen = {"stdout": record["stdout"], "cpu_s": record["cpu_s"]}
+    """The execution that a worker's record describes.
+
+    Args:
+      record: of `process.Worker.exchange`.
+      test: that was run.
+      cpu_limit_s: its limit of processor seconds.
+    """
+    measured = {"stdout": record["stdout"], "cpu_s": record["cpu_s"]}
     if record["ended"] == "output":
-        return Execution("output_limit", **seen)
+        return Execution("output_limit", **measured)
+    # A test may pass its limit and end before the worker measures its time again.
     if record["ended"] in ("cpu", "wall") or record["cpu_s"] >= cpu_limit_s:
-        return Execution("time_limit", **seen)
-    if record["signal"] == 9:  # Out of memory, or the program asked for it.
-        return Execution("memory_limit", **seen)
+        return Execution("time_limit", **measured)
+    # The kernel sends SIGKILL when memory is short. A program that sends it to itself
+    # gets the same status.
+    if record["signal"] == 9:
+        return Execution("memory_limit", **measured)
     if record["signal"]:
         message = f"the interpreter crashed with signal {record['signal']}"
-        return _error(seen, "Crash", message)
+        return _error(measured, "Crash", message)
+    # A report comes from calls, and from scripts that failed.
     if record["report"]:
-        return _read_report(record["report"], seen)
+        return _read_report(record["report"], measured)
     if isinstance(test, Call):
-        return _error(seen, "SystemExit", f"the program ended inside {test.function}")
-    return Execution("ok", **seen)
+        return _error(
+            measured, "SystemExit", f"the program ended inside {test.function}"
+        )
+    return Execution("ok", **measured)
 
 
-def _error(seen: dict, kind: str, message: str) -> Execution:
-    return Execution("error", error_type=kind, error_message=message, **seen)
+def _error(measured: dict, kind: str, message: str) -> Execution:
+    return Execution("error", error_type=kind, error_message=message, **measured)
 
 
-def _read_report(report: str, seen: dict) -> Execution:
-    """Read what a test says of itself; a test may have written anything here."""
+def _read_report(report: str, measured: dict) -> Execution:
+    """The execution that a report claims; a program may have written anything."""
     try:
         if _is_deep(report):
-            return _error(seen, "ValueError", f"nested deeper than {MAX_DEPTH} levels")
-        said = json.loads(report)
+            return _error(
+                measured, "ValueError", f"nested deeper than {MAX_DEPTH} levels"
+            )
+        claim = json.loads(report)
     except (ValueError, RecursionError) as error:
-        return _error(seen, "ValueError", f"the result is not JSON: {error}")
-    if isinstance(said, dict) and "result" in said:
-        return Execution("ok", result=said["result"], **seen)
-    error = said.get("error") if isinstance(said, dict) else None
+        return _error(measured, "ValueError", f"the result is not JSON: {error}")
+    if isinstance(claim, dict) and "result" in claim:
+        return Execution("ok", result=claim["result"], **measured)
+    error = claim.get("error") if isinstance(claim, dict) else None
     if not isinstance(error, dict):
-        return _error(seen, "ValueError", "the result is not JSON")
+        return _error(measured, "ValueError", "the result is not JSON")
     line = error.get("line")
     kind = str(error.get("type", ""))
     return Execution(
@@ -55,19 +73,20 @@ def _read_report(report: str, seen: dict) -> Execution:
         error_line=line if type(line) is int and 0 < line < 1 << 31 else None,
         error_function=str(error.get("function", "")),
         error_source=str(error.get("source", "")),
-        **seen,
+        **measured,
     )
 
 
 def _is_deep(text: str) -> bool:
-    """Whether JSON text nests deeper than `MAX_DEPTH`."""
+    """Whether JSON text is nested deeper than `MAX_DEPTH`."""
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return False
-    # A string may lack its end: if the pattern could fail, it would be tried again at
-    # each quote.
+    # The closing quote is optional, so that the pattern never fails. If it could, an
+    # unclosed string would be tried again from each quote, in quadratic time.
     bare = re.sub(r'"(?:[^"\\]|\\.)*+"?', "", text).encode("ascii", "replace")
     brackets = bare.translate(_SQUARE, _NO_BRACKETS)
-    # From the inside out; megabytes of brackets, one by one, would take seconds.
+    # Each pass removes one level. A Python loop over megabytes of brackets would take
+    # seconds.
     for _ in range(MAX_DEPTH):
         if b"[]" not in brackets:
             break

@@ -1,6 +1,6 @@
 """Tier R: a worker on another machine, over HTTP; `server.py` runs there.
 
-Only programs and inputs go over; what comes back is judged and compared here.
+Only programs and inputs leave the trainer. It compares the outputs itself.
 """
 
 import http.client
@@ -18,36 +18,36 @@ from sdpo_jax.sandbox.values import (
     Packages,
     SandboxFailure,
     SandboxUnavailable,
-    most_bytes,
-    most_seconds,
+    max_answer_bytes,
+    max_answer_s,
 )
 
-TOKEN = "SDPO_SANDBOX_TOKEN"  # Environment variable, on both machines.
-ANSWER_BYTES = 4096  # Of what is no list of records.
-PATIENCE_S = 60.0  # A grader that restarts is waited for.
+TOKEN = "SDPO_SANDBOX_TOKEN"  # Environment variable on both machines.
+SHORT_ANSWER_BYTES = 4096  # Limit for an answer without records, or an error.
+PATIENCE_S = 60.0  # How long requests are repeated while the server restarts.
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Raises a redirect as an HTTPError."""
+    """Makes a redirect an HTTPError, because urllib would send the token there."""
 
     def redirect_request(self, *_) -> None:
         return None
 
 
-# A token goes to the machine that it is meant for: by no proxy, and no further.
+# Neither a proxy nor the target of a redirect must see the token.
 _OPENER = urllib.request.build_opener(_NoRedirect, urllib.request.ProxyHandler({}))
 
 
 class RemoteWorker:
-    """What `process.Worker` is, on the machine behind `url`.
+    """A worker with the interface of `process.Worker`, behind the server at `url`.
 
     Args:
       url: of the server, such as "http://grader:8000".
-      limits: of its programs.
-      packages: what its programs can import; looked up there.
+      limits: of each test.
+      packages: modules that its programs can import; must be installed on the server.
 
     Raises:
-      SandboxUnavailable: if no server answers, or not for this token.
+      SandboxUnavailable: if no server answers, or it rejects the token.
     """
 
     def __init__(self, url: str, limits: Limits, packages: Packages):
@@ -62,27 +62,27 @@ class RemoteWorker:
                 f"env.sandbox.tier={url!r}: expected http://host:port of a grader"
             )
         try:
-            self.about = self._ask({}, ANSWER_BYTES, PATIENCE_S)
+            self.about = self._ask({}, SHORT_ANSWER_BYTES, PATIENCE_S)
         except SandboxFailure as failure:
             raise SandboxUnavailable(str(failure)) from failure
 
     def exchange(self, request: Mapping[str, Any]) -> list[dict]:
-        """Have one request answered.
+        """Send a request; return the record of each test that was run, in order.
 
         Raises:
-          SandboxFailure: if the server cannot, or does not in time.
+          SandboxFailure: if the server reports a failure or does not answer in time.
         """
-        wait_s = PATIENCE_S + most_seconds(request)
-        answer = self._ask({"request": request}, most_bytes(request), wait_s)
+        wait_s = PATIENCE_S + max_answer_s(request)
+        answer = self._ask({"request": request}, max_answer_bytes(request), wait_s)
         if not isinstance(answer.get("records"), list):
             raise SandboxFailure(f"{self._url} sent no records")
         return answer["records"]
 
     def close(self) -> None:
-        """Nothing to end here."""
+        """Do nothing: the server ends its workers."""
 
-    def _ask(self, message: dict, most: int, wait_s: float) -> dict:
-        """One answer; a server that is not there is tried again for a while."""
+    def _ask(self, message: dict, max_bytes: int, wait_s: float) -> dict:
+        """The server's answer; retries for `PATIENCE_S` if no server responds."""
         text = json.dumps({**self._sandbox, **message}).encode()
         headers = {"Content-Type": "application/json"}
         if token := os.environ.get(TOKEN):
@@ -92,10 +92,11 @@ class RemoteWorker:
             request = urllib.request.Request(self._url, text, headers, method="POST")
             try:
                 with _OPENER.open(request, timeout=wait_s) as response:
-                    return _read(response, most)
+                    return _read(response, max_bytes)
+            # The server responded, so another try would get the same error.
             except urllib.error.HTTPError as error:
-                said = error.read(ANSWER_BYTES).decode("utf-8", "replace")
-                raise SandboxFailure(f"{self._url}: {error.code} {said}") from error
+                body = error.read(SHORT_ANSWER_BYTES).decode("utf-8", "replace")
+                raise SandboxFailure(f"{self._url}: {error.code} {body}") from error
             except (OSError, http.client.HTTPException) as error:
                 if time.monotonic() + pause_s > deadline:
                     raise SandboxFailure(f"{self._url}: {error}") from error
@@ -103,10 +104,11 @@ class RemoteWorker:
             pause_s *= 2
 
 
-def _read(response: http.client.HTTPResponse, most: int) -> dict:
-    text = response.read(most + 1)
-    if len(text) > most:
-        raise SandboxFailure(f"the grader sent more than the {most} bytes allowed")
+def _read(response: http.client.HTTPResponse, max_bytes: int) -> dict:
+    """The JSON object in a response of at most `max_bytes`."""
+    text = response.read(max_bytes + 1)
+    if len(text) > max_bytes:
+        raise SandboxFailure(f"the grader sent more than the {max_bytes} bytes allowed")
     try:
         answer = json.loads(text)
     except ValueError as error:

@@ -2,9 +2,10 @@
 
   SDPO_SANDBOX_TOKEN=... python -m sdpo_jax.sandbox.server --port=8000
 
-and there `env.sandbox.tier=http://this-machine:8000` and the same token. Whoever has
-the token can have Python prepared and run here: give the machine nothing else to do.
-HTTP is not encrypted: keep it within a private network.
+and on the trainer `env.sandbox.tier=http://this-machine:8000` and the same token.
+Anyone with the token can run Python here, and the `prepare` source of packages runs
+before it is confined: use the machine for nothing else. HTTP is not encrypted: use it
+only within a private network.
 """
 
 import argparse
@@ -24,25 +25,26 @@ from sdpo_jax.sandbox.remote import TOKEN
 from sdpo_jax.sandbox.values import Limits, Packages, SandboxFailure, SandboxUnavailable
 
 _log = logging.getLogger(__name__)
-_MOST_BYTES = 256 << 20  # Of one request: a program and all its inputs.
-_MOST_SANDBOXES = 4
+_MAX_REQUEST_BYTES = 256 << 20  # For a program and all its inputs.
+_MAX_SANDBOXES = 4  # One per combination of limits and packages, each with workers.
 _LOCAL = ("127.0.0.1", "::1", "localhost")
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Answers requests with the sandboxes that they describe, made when first needed.
+    """Runs each request in a sandbox with its limits and packages, made on demand.
 
     Args:
-      address: host and port; port 0 takes a free one.
-      token: that requests must carry; empty for none, on this machine only.
-      tier: of every sandbox here.
-      workers: programs run at the same time in each; None for one per processor.
+      address: host and port; port 0 selects a free one.
+      token: that requests must have; may be empty only for a local address.
+      tier: of every sandbox.
+      workers: programs run at the same time in each sandbox; None for one per
+        processor.
 
     Raises:
-      ValueError: if others could send programs without a token.
-      SandboxUnavailable: if the tier does not hold here.
+      ValueError: if other machines could send programs without a token.
     """
 
+    # All workers of a trainer may connect at once; the default is 5.
     request_queue_size = 256
     daemon_threads = True
 
@@ -62,50 +64,55 @@ class Server(http.server.ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def answer(self, message: dict[str, Any]) -> dict[str, Any]:
-        """What a trainer is sent back.
+        """The answer to the message of a trainer.
 
         Raises:
-          KeyError, TypeError, ValueError: if the message makes no sense.
-          SandboxFailure, SandboxUnavailable: if a sandbox fails.
+          KeyError, TypeError, ValueError: if the message is malformed.
+          SandboxFailure, SandboxUnavailable: if the sandbox fails.
         """
         limits = Limits(**message["limits"])
         packages = Packages(tuple(message["modules"]), message["prepare"])
-        box = self._sandbox(limits, packages)
+        sandbox = self._sandbox(limits, packages)
+        # A new `RemoteWorker` asks what there is before it sends a program.
         if "request" not in message:
-            return {"tier": box.tier, "workers": box.workers}
-        return {"records": box.exchange(message["request"])}
+            return {"tier": sandbox.tier, "workers": sandbox.workers}
+        return {"records": sandbox.exchange(message["request"])}
 
     def _sandbox(self, limits: Limits, packages: Packages) -> Sandbox:
+        """The sandbox of these settings; closes the least recently used beyond four."""
         with self._lock:
-            box = self._sandboxes.pop((limits, packages), None)
-            if box is None:
-                if len(self._sandboxes) == _MOST_SANDBOXES:
-                    longest_unused = next(iter(self._sandboxes))
-                    self._sandboxes.pop(longest_unused).close()
-                box = Sandbox(limits, self._tier, self._workers, packages=packages)
-            self._sandboxes[limits, packages] = box
-            return box
+            # Removed and inserted again: the dictionary stays in order of last use.
+            sandbox = self._sandboxes.pop((limits, packages), None)
+            if sandbox is None:
+                if len(self._sandboxes) == _MAX_SANDBOXES:
+                    least_recent = next(iter(self._sandboxes))
+                    self._sandboxes.pop(least_recent).close()
+                sandbox = Sandbox(limits, self._tier, self._workers, packages=packages)
+            self._sandboxes[limits, packages] = sandbox
+            return sandbox
 
     def server_close(self) -> None:
         """Stop listening and end every sandbox."""
         super().server_close()
         with self._lock:
-            for box in self._sandboxes.values():
-                box.close()
+            for sandbox in self._sandboxes.values():
+                sandbox.close()
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     server: Server
-    timeout = 60  # Seconds in which a request must have arrived.
+    timeout = 60  # Seconds that a read may wait, so that idle clients hold no thread.
 
     def do_POST(self):
-        given = self.headers.get("Authorization", "").encode("utf-8", "replace")
-        wanted = f"Bearer {self.server.token}".encode()
-        if self.server.token and not hmac.compare_digest(given, wanted):
-            return self._send(401, {"error": f"another {TOKEN} is expected"})
+        received = self.headers.get("Authorization", "").encode("utf-8", "replace")
+        expected = f"Bearer {self.server.token}".encode()
+        # In constant time: `==` would reveal how many characters match.
+        if self.server.token and not hmac.compare_digest(received, expected):
+            return self._send(401, {"error": f"{TOKEN} is missing or wrong"})
         size = self.headers.get("Content-Length", "")
-        if not size.isdigit() or int(size) > _MOST_BYTES:
-            return self._send(413, {"error": f"at most {_MOST_BYTES} bytes"})
+        if not size.isdigit() or int(size) > _MAX_REQUEST_BYTES:
+            message = f"expected a Content-Length of at most {_MAX_REQUEST_BYTES}"
+            return self._send(413, {"error": message})
         try:
             message = json.loads(self.rfile.read(int(size)))
             return self._send(200, self.server.answer(message))

@@ -1,4 +1,4 @@
-"""Which tier of isolation holds on this machine, found by trying to escape from it."""
+"""Selects the tier of isolation by running a program that tries to escape."""
 
 import functools
 import logging
@@ -22,8 +22,8 @@ from sdpo_jax.sandbox.values import (
 LOCAL = ("A", "B", "C", "D")  # Best first.
 CREDENTIALS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "GOOGLE_APPLICATION_CREDENTIALS")
 
-# Tries what no program may do and returns the names of what worked.
-_CANARY = """
+# Tries everything that no program may do; returns the names of what succeeded.
+_PROBE = """
 import ctypes, os, resource, socket, threading
 
 def escapes(secret, folder):
@@ -43,7 +43,7 @@ def escapes(secret, folder):
         if os.getuid():
             raise OSError
     parent = os.getppid()
-    attempts = {
+    forbidden = {
         "read a file": lambda: open(secret).close(),
         "write a file": lambda: open(os.path.join(folder, "x"), "w").close(),
         "list a folder": lambda: os.listdir(folder),
@@ -57,29 +57,33 @@ def escapes(secret, folder):
         "make a memory file": lambda: os.memfd_create("x"),
         "be root": be_root,
     }
-    found = []
-    for name, attempt in attempts.items():
+    succeeded = []
+    for name, action in forbidden.items():
         try:
-            attempt()
+            action()
         except (OSError, AttributeError):
             continue
-        found.append(name)
-    thread = threading.Thread(target=found.append, args=("",))
+        succeeded.append(name)
+    # Honest programs start threads: where that fails, the tier is of no use.
+    thread = threading.Thread(target=succeeded.append, args=("",))
     thread.start()
     thread.join()
-    return [name for name in found if name]
+    return [name for name in succeeded if name]
 """
 
 logger = logging.getLogger(__name__)
 
 
-def first_that_holds(
-    tier: str, limits: Limits, packages: Packages
-) -> tuple[str, Worker]:
-    """The best allowed tier that stops the canary, and its first worker.
+def choose(tier: str, limits: Limits, packages: Packages) -> tuple[str, Worker]:
+    """The strongest allowed tier that stops the probe, and its first worker.
+
+    Args:
+      tier: one of `LOCAL`, or "auto" for any of them but D.
+      limits: of the worker.
+      packages: of the worker.
 
     Raises:
-      SandboxUnavailable: if there is none; it says why, and what to change.
+      SandboxUnavailable: if there is none; says why and what to change.
     """
     if tier not in ("auto", *LOCAL):
         raise ValueError(
@@ -100,30 +104,31 @@ def first_that_holds(
         worker = None
         try:
             worker = Worker(candidate, limits, packages)
-            found = probe(worker)
-            if candidate == "A" and not worker.is_bound():
-                found.append("is in no control group")
+            holes = probe(worker)
+            if candidate == "A" and not worker.is_in_control_group():
+                holes.append("is in no control group")
         except (SandboxFailure, SandboxUnavailable) as failure:
-            found = [str(failure)]
-        if not found:
+            holes = [str(failure)]
+        if not holes:
             _announce(candidate)
             return candidate, worker
         if worker is not None:
             worker.close()
-        reasons.append(f"tier {candidate}: {', '.join(found)}")
+        reasons.append(f"tier {candidate}: {', '.join(holes)}")
     raise SandboxUnavailable(
-        "no sandbox holds on this machine (" + "; ".join(reasons) + "). Install "
-        "bubblewrap, or use a kernel with landlock (5.13 or later), or, only where "
-        "nothing of value is in reach, ask for tier D by name (env.sandbox.tier)"
+        "no sandbox tier works on this machine (" + "; ".join(reasons) + "). Install "
+        "bubblewrap, or use a kernel with landlock (5.13 or later), or, only if "
+        "programs can reach nothing of value, set env.sandbox.tier=D"
     )
 
 
 def _refuse_unsafe_limits_only() -> None:
+    """Raise SandboxUnavailable if tier D would expose credentials to root programs."""
     present = [name for name in CREDENTIALS if name in os.environ]
     if os.geteuid() == 0 and present:
         raise SandboxUnavailable(
-            f'tier "D" isolates nothing and is refused for root with {present[0]} set; '
-            "unset it, or run as another user"
+            f'tier "D" does not isolate programs, so root may not use it while '
+            f"{present[0]} is set; unset it, or run as another user"
         )
     logger.warning(
         "SANDBOX TIER D: resource limits only. Model-written programs can read this "
@@ -133,18 +138,19 @@ def _refuse_unsafe_limits_only() -> None:
 
 @functools.cache
 def _announce(tier: str) -> None:
-    """Say once which tier runs."""
+    """Log once per process which tier is in use."""
     if tier == "C":
         logger.warning(
             "SANDBOX TIER C: landlock and seccomp, no namespaces. Install bubblewrap "
-            "for a second wall."
+            "for a second layer of isolation."
         )
     else:
         logger.info("sandbox tier %s", tier)
 
 
 def probe(worker: Worker) -> list[str]:
-    """What an escaping program gets away with; empty when it is held."""
+    """What an escaping program can do in a worker; empty if the worker is confined."""
+    # Open to all users: a missing permission must not hide a hole of the sandbox.
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o777)
         secret = os.path.join(folder, "secret")
@@ -153,7 +159,7 @@ def probe(worker: Worker) -> list[str]:
         call = Call("escapes", [secret, folder])
         limits = Limits().as_message()
         request = {
-            "program": _CANARY,
+            "program": _PROBE,
             "tests": [as_message(call)],
             "limits": limits,
             "stop_at_limit": True,
@@ -161,7 +167,8 @@ def probe(worker: Worker) -> list[str]:
         }
         (record,) = worker.exchange(request)
         execution = records.execution(record, call, limits["cpu_s"])
-        written = os.listdir(folder) != ["secret"]
+        # Checked from outside, because the program's own report is untrusted.
+        wrote_file = os.listdir(folder) != ["secret"]
     if execution.status != "ok":
         return [f"{execution.error_type}: {execution.error_message}"]
-    return [f"can {name}" for name in execution.result] + ["wrote a file"] * written
+    return [f"can {name}" for name in execution.result] + ["wrote a file"] * wrote_file

@@ -1,4 +1,4 @@
-"""What goes into a sandbox and comes out of it."""
+"""The inputs and outputs of a sandbox, and its errors."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -10,23 +10,24 @@ STATUSES = (
     "time_limit",
     "memory_limit",
     "output_limit",
-    "skipped",  # A test before it spent a limit.
+    "skipped",  # An earlier test reached a limit.
 )
-WALL_PER_CPU = 5.0
-START_S = 30.0  # Of a worker.
+WALL_PER_CPU = 5.0  # Default of wall_s / cpu_s.
+START_S = 30.0  # Time limit for the start of a worker.
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What one test may spend.
+    """The limits of one test.
 
     Args:
-      cpu_s: processor seconds, which decide the time-limit verdict.
-      wall_s: seconds on the clock, a backstop for programs that wait; well above
-        `cpu_s`, because a busy machine stretches them. None for five times `cpu_s`.
+      cpu_s: processor seconds, which decide the status "time_limit".
+      wall_s: seconds on the clock, which end programs that sleep. Must be well above
+        `cpu_s`, because a program takes longer on a busy machine. None for five times
+        `cpu_s`.
       memory_mb: address space in MiB.
       output_kb: KiB of standard output, and of the returned value.
-      processes: threads; enforced when the trainer is root.
+      processes: threads; enforced only if the trainer is root.
       open_files: file descriptors.
     """
 
@@ -50,7 +51,7 @@ class Limits:
     def as_message(
         self, cpu_s: float | None = None, output_kb: int | None = None
     ) -> dict[str, float]:
-        """What a worker is told; `cpu_s` moves both time limits in proportion."""
+        """The limits as a worker reads them; `cpu_s` also scales the clock's limit."""
         message = dataclasses.asdict(self)
         message["cpu_s"] = self.cpu_s if cpu_s is None else cpu_s
         message["output_kb"] = self.output_kb if output_kb is None else output_kb
@@ -61,12 +62,12 @@ class Limits:
 
 @dataclasses.dataclass(frozen=True)
 class Packages:
-    """Modules beyond the standard library.
+    """Modules that programs can import in addition to the standard library.
 
     Args:
-      modules: names of installed ones; programs can read and import all of each.
-      prepare: source, trusted, that each worker runs before it confines itself, so
-        that its forks find modules imported.
+      modules: names of installed modules; programs can read all of their files.
+      prepare: trusted source that each worker runs before it confines itself, such as
+        imports that all of its forks then share.
     """
 
     modules: Sequence[str] = ()
@@ -99,18 +100,18 @@ class Stdin:
 
 @dataclasses.dataclass(frozen=True)
 class Execution:
-    """What one test of one program did; everything in it is untrusted text.
+    """The outcome of one test of one program; all of its texts are untrusted.
 
     Args:
       status: one of `STATUSES`.
-      stdout: what was printed.
-      result: what the called function returned, as JSON gives it back.
-      error_type: name of the exception.
+      stdout: the standard output.
+      result: the returned value of the called function, after a round trip in JSON.
+      error_type: name of the exception's class.
       error_message: its message.
-      error_line: line of the program it came from, from 1; None if unknown.
-      error_function: function of the program that it came from.
-      error_source: that line.
-      cpu_s: processor seconds spent.
+      error_line: line of the program that raised it, from 1; None if unknown.
+      error_function: name of the function that raised it.
+      error_source: text of that line.
+      cpu_s: processor seconds used.
     """
 
     status: str
@@ -125,15 +126,15 @@ class Execution:
 
 
 class SandboxFailure(RuntimeError):
-    """A sandbox failed in mid-run; nothing is known of the program."""
+    """The sandbox failed during a run; says nothing about the program."""
 
 
 class SandboxUnavailable(OSError):
-    """No tier that was allowed works on this machine."""
+    """No allowed tier works on this machine."""
 
 
 def as_message(test: Call | Stdin) -> dict:
-    """A test as a worker is told it."""
+    """A test as a worker reads it."""
     if isinstance(test, Stdin):
         return {"stdin": test.text}
     arguments = test.arguments
@@ -142,13 +143,14 @@ def as_message(test: Call | Stdin) -> dict:
     return {"function": test.function, "arguments": arguments}
 
 
-def most_bytes(request: Mapping[str, Any]) -> int:
-    """The size that no honest answer to a request exceeds."""
-    # Escaped as JSON, a byte of output is at most six long.
+def max_answer_bytes(request: Mapping[str, Any]) -> int:
+    """An upper bound of the size of an honest answer to a request, in JSON."""
+    # A byte of output is at most six bytes in JSON (\u0000), and a test has two
+    # outputs, stdout and report.
     per_test = 12 * request["limits"]["output_kb"] * 1024 + 4096
     return len(request["tests"]) * per_test + 4096
 
 
-def most_seconds(request: Mapping[str, Any]) -> float:
-    """The time after which an answer will not come any more."""
+def max_answer_s(request: Mapping[str, Any]) -> float:
+    """An upper bound of the time until a working server answers, in seconds."""
     return START_S + len(request["tests"]) * (request["limits"]["wall_s"] + 1.0)

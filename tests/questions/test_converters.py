@@ -1,4 +1,4 @@
-"""Rows of public datasets, written by hand in their format, and what they become."""
+"""Converters, on hand-written rows in the formats of public datasets."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 
 from sdpo_jax.envs import tool_use
 from sdpo_jax.envs.mathematics import grader
-from sdpo_jax.questions.converters import CONVERTERS, LeftOut
+from sdpo_jax.questions.converters import CONVERTERS, SkippedRow
 
 sciknoweval = CONVERTERS["hicai-zju/SciKnowEval"]
 toolalpaca = CONVERTERS["tangqiaoyu/ToolAlpaca"]
@@ -54,7 +54,7 @@ def test_sciknoweval_takes_questions_with_options_of_level_three(fields, count):
 
 
 @pytest.mark.parametrize(
-    "fields, told",
+    "fields, message",
     [
         ({"answerKey": "E"}, "answerKey among them; got .*'E'"),
         ({"answerKey": None}, "field answerKey: expected str, got None"),
@@ -65,8 +65,8 @@ def test_sciknoweval_takes_questions_with_options_of_level_three(fields, count):
         ({"question": 7}, "field question: expected str, got 7"),
     ],
 )
-def test_malformed_sciknoweval_is_refused_by_field(fields, told):
-    with pytest.raises(ValueError, match=f"^row 9[,:].*{told}"):
+def test_malformed_sciknoweval_is_refused_by_field(fields, message):
+    with pytest.raises(ValueError, match=f"^row 9[,:].*{message}"):
         sciknoweval(SCIENCE | fields, "row 9")
 
 
@@ -113,11 +113,12 @@ def test_toolalpaca_becomes_rows_of_the_official_file():
 
 
 def instance(question, *steps):
-    """What a simulated user asked, and the calls that were made, with their results."""
-    made = [
-        [[name, given, f"I use {name}."], f"{name} returned."] for name, given in steps
+    """A question of a simulated user, and the calls that it led to, with results."""
+    calls = [
+        [[name, arguments, f"I use {name}."], f"{name} returned."]
+        for name, arguments in steps
     ]
-    return {"input": question, "output": "Done.", "intermediate_steps": made}
+    return {"input": question, "output": "Done.", "intermediate_steps": calls}
 
 
 @pytest.mark.parametrize(
@@ -135,30 +136,30 @@ def test_toolalpaca_instances_are_taken_if_one_call_answers_them(steps):
     known = instance("Light!\nHint: hall", ("switch", '{"lamp": "hall"}'))
     row = TOOL | {"Instances": [instance("?", *steps), known]}
 
-    (made,) = toolalpaca(row, "row 1")
+    (converted,) = toolalpaca(row, "row 1")
 
-    assert made["prompt"].endswith("Question: Light!")
-    assert tool_use.data(made, "row 1")["calls"] == [("switch", {"lamp": "hall"})]
+    assert converted["prompt"].endswith("Question: Light!")
+    assert tool_use.data(converted, "row 1")["calls"] == [("switch", {"lamp": "hall"})]
 
 
-def test_toolalpaca_leaves_out_prices_as_the_official_files_do():
+def test_toolalpaca_skips_prices_as_the_official_files_do():
     priced = [[call("buy", price="$5")], [call("buy", price="5")], []]
 
-    (made,) = toolalpaca(EVALUATION | {"Golden_Answers": priced}, "row 1")
+    (converted,) = toolalpaca(EVALUATION | {"Golden_Answers": priced}, "row 1")
 
-    assert made["prompt"].endswith("Question: And in its neighbour.")
+    assert converted["prompt"].endswith("Question: And in its neighbour.")
 
 
-def test_toolalpaca_loses_only_its_last_hint():
+def test_toolalpaca_question_loses_only_its_last_hint():
     asked = instance("A\nHint: B\nHint: C", ("switch", "{}"))
 
-    (made,) = toolalpaca(TOOL | {"Instances": [asked]}, "row 1")
+    (converted,) = toolalpaca(TOOL | {"Instances": [asked]}, "row 1")
 
-    assert made["prompt"].endswith("Question: A\nHint: B")
+    assert converted["prompt"].endswith("Question: A\nHint: B")
 
 
 @pytest.mark.parametrize(
-    "row, told",
+    "row, message",
     [
         (EVALUATION | {"Name": None}, "field Name: expected str"),
         (EVALUATION | {"Golden_Answers": []}, "3 Instructions, 0 Golden_Answers"),
@@ -172,8 +173,8 @@ def test_toolalpaca_loses_only_its_last_hint():
         ),
     ],
 )
-def test_malformed_toolalpaca_is_refused_by_field(row, told):
-    with pytest.raises(ValueError, match=f"^row 9[,:].*{told}"):
+def test_malformed_toolalpaca_is_refused_by_field(row, message):
+    with pytest.raises(ValueError, match=f"^row 9[,:].*{message}"):
         toolalpaca(row, "row 9")
 
 
@@ -211,7 +212,7 @@ def test_malformed_toolalpaca_is_refused_by_field(row, told):
             3,
             r"\frac{1}{2}",
         ),
-        # Not one box as a whole: as it stands.
+        # The answer is more than one box, so it stays unchanged.
         (
             "meituan-longcat/AMO-Bench",
             {"question_id": 3, "prompt": "P", "answer": r"\boxed{1} or \boxed{2}"},
@@ -221,16 +222,16 @@ def test_malformed_toolalpaca_is_refused_by_field(row, told):
     ],
 )
 def test_problems_ask_for_a_box_and_keep_the_answer(dataset, row, uid, answer):
-    (made,) = CONVERTERS[dataset](row, "row 1")
+    (converted,) = CONVERTERS[dataset](row, "row 1")
 
-    wording = (
+    prompt = (
         "P\n\nPlease reason step by step, and put your final answer within \\boxed{}."
     )
-    assert made == {"uid": uid, "prompt": wording, "answer": answer}
-    assert grader.data(made, "row 1")
+    assert converted == {"uid": uid, "prompt": prompt, "answer": answer}
+    assert grader.data(converted, "row 1")
 
 
-def test_answers_in_prose_are_left_out():
+def test_problems_with_prose_answers_are_skipped():
     row = {"question_id": 3, "prompt": "P", "answer": "All primes."}
     convert = CONVERTERS["meituan-longcat/AMO-Bench"]
 
@@ -238,7 +239,7 @@ def test_answers_in_prose_are_left_out():
     assert len(convert(row | {"answer_type": "set"}, "row 1")) == 1
 
 
-LEAVES_OUT = [
+SKIPPING = [
     "open-thoughts/OpenThoughts-114k",
     "siyanzhao/Openthoughts_math_30k_opsd",
     "Idavidrein/gpqa",
@@ -246,23 +247,25 @@ LEAVES_OUT = [
 ]
 
 
-@pytest.mark.parametrize("dataset", LEAVES_OUT)
-def test_row_that_no_question_can_be_made_of_is_left_out(dataset):
-    with pytest.raises(LeftOut, match="^row 9: .+"):
+@pytest.mark.parametrize("dataset", SKIPPING)
+def test_malformed_row_of_an_imperfect_dataset_is_skipped(dataset):
+    with pytest.raises(SkippedRow, match="^row 9: .+"):
         CONVERTERS[dataset]({"text": "x"}, "row 9")
 
 
 @pytest.mark.parametrize("answer", ["7", None])
-def test_openthoughts_are_named_by_their_place(answer):
+def test_openthoughts_rows_are_named_by_their_index(answer):
     row = {"problem": "3+4?", "solution": "It is 7.", "Answer": answer}
 
-    (made,) = CONVERTERS["siyanzhao/Openthoughts_math_30k_opsd"](row, "row 1")
+    (converted,) = CONVERTERS["siyanzhao/Openthoughts_math_30k_opsd"](row, "row 1")
 
-    assert made["prompt"].startswith("3+4?") and made["solution"] == "It is 7."
-    assert "uid" not in made and made.get("answer") == answer
+    assert (
+        converted["prompt"].startswith("3+4?") and converted["solution"] == "It is 7."
+    )
+    assert "uid" not in converted and converted.get("answer") == answer
 
 
-@pytest.mark.parametrize("dataset", [n for n in CONVERTERS if n not in LEAVES_OUT])
-def test_every_converter_refuses_a_row_of_another_format(dataset):
+@pytest.mark.parametrize("dataset", [n for n in CONVERTERS if n not in SKIPPING])
+def test_every_other_converter_refuses_a_row_of_another_format(dataset):
     with pytest.raises(ValueError, match="^row 9, field .*: expected .*, got None"):
         CONVERTERS[dataset]({"text": "x"}, "row 9")

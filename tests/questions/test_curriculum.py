@@ -22,7 +22,7 @@ def named(names):
 
 
 def visits(c, questions, rate_of, updates, state=None, first=0, every=2):
-    """The names asked in each update, every choice, and the state at the end."""
+    """The names visited in each update, every choice, and the final state."""
     asked, choices = [], []
     state = curriculum.State() if state is None else state
     for update in range(first, updates):
@@ -45,14 +45,14 @@ def any_rate(uid, update):
 
 
 @pytest.mark.parametrize("count", [1, 3, 7])
-def test_without_a_band_every_question_takes_its_turn(count):
+def test_without_a_band_every_turn_is_a_visit(count):
     c, questions = settings(count, low=0.0, high=1.0), named("abcdefg")
 
     asked, choices, state = visits(c, questions, hard_and_easy, 20)
 
     for update, choice in enumerate(choices):
-        wanted = question_order.of_update(questions, update, count, c.seed)
-        assert choice.questions == wanted and choice.values == {}
+        expected = question_order.of_update(questions, update, count, c.seed)
+        assert choice.questions == expected and choice.values == {}
     assert curriculum.saved(c, state) == {}
 
 
@@ -67,7 +67,7 @@ def test_the_first_pass_is_in_the_usual_order():
 
 
 @pytest.mark.parametrize("every", [1, 2, 5])
-def test_question_outside_the_band_sits_out_so_many_turns(every):
+def test_question_outside_the_band_sits_out_the_configured_turns(every):
     c, questions = settings(1), named("abcd")
     order = question_order.from_place("abcd", 0, c.seed)
 
@@ -75,22 +75,23 @@ def test_question_outside_the_band_sits_out_so_many_turns(every):
 
     turns = [next(order) for _ in range(state.place)]
     visited = iter([names[0] for names in asked])
-    wanted, seen = [], {"a": -1, "b": -1}
+    expected, turns_of = [], {"a": -1, "b": -1}
     for name in turns:
-        if name in seen:
-            seen[name] += 1
-        if name not in seen or seen[name] % (every + 1) == 0:
-            wanted.append(name)
-    assert list(visited) == wanted
+        if name in turns_of:
+            turns_of[name] += 1
+        if name not in turns_of or turns_of[name] % (every + 1) == 0:
+            expected.append(name)
+    assert list(visited) == expected
     assert sum(c.values["curriculum/sat_out"] for c in choices) == len(turns) - 100
     again = sum(c.values["curriculum/remeasured"] for c in choices)
-    assert again == wanted.count("a") + wanted.count("b") - 2
+    assert again == expected.count("a") + expected.count("b") - 2
     assert choices[-1].values["curriculum/kept"] == 0.5
 
 
 @pytest.mark.parametrize("low, high, rate", [(0.2, 1.0, 0.0), (0.0, 0.8, 1.0)])
-def test_one_end_makes_a_band(low, high, rate):
+def test_one_limit_makes_a_band(low, high, rate):
     c, questions = settings(1, low=low, high=high), named("abc")
+
     rate_of = lambda uid, update: rate if uid == "a" else 0.5
 
     asked, _, state = visits(c, questions, rate_of, 9, every=99)
@@ -99,11 +100,11 @@ def test_one_end_makes_a_band(low, high, rate):
     assert curriculum.saved(c, state)
 
 
-def test_question_that_comes_into_the_band_stays():
+def test_question_that_enters_the_band_is_visited_at_every_turn():
     c, questions = settings(1), named("abcd")
     # Solved from its second visit on.
-    found = iter([0.0])
-    rate_of = lambda uid, update: next(found, 0.5) if uid == "a" else 0.5
+    first_rate = iter([0.0])
+    rate_of = lambda uid, update: next(first_rate, 0.5) if uid == "a" else 0.5
 
     asked, choices, state = visits(c, questions, rate_of, 60, every=3)
 
@@ -114,7 +115,7 @@ def test_question_that_comes_into_the_band_stays():
 
 @pytest.mark.parametrize("size, count", [(3, 3), (5, 3), (8, 2), (9, 8), (20, 4)])
 @pytest.mark.parametrize("every", [1, 3, 1000])
-def test_every_batch_is_full_and_asks_nobody_twice(size, count, every):
+def test_every_batch_is_full_and_has_no_duplicates(size, count, every):
     c, questions = settings(count), named(map(str, range(size)))
 
     asked, choices, _ = visits(c, questions, any_rate, 80, every=every)
@@ -123,15 +124,15 @@ def test_every_batch_is_full_and_asks_nobody_twice(size, count, every):
     assert any(choice.values["curriculum/kept"] < 1 for choice in choices)
 
 
-def test_nobody_in_the_band_is_missed():
+def test_no_question_in_the_band_is_missed():
     c, questions = settings(2), named(map(str, range(9)))
     rate_of = lambda uid, update: 0.5 if int(uid) < 3 else 0.0
 
     asked, _, _ = visits(c, questions, rate_of, 50, every=1000)
 
-    met = [uid for names in asked[10:] for uid in names]
-    assert set(met) == {"0", "1", "2"}
-    counts = sorted(map(met.count, "012"))
+    visited = [uid for names in asked[10:] for uid in names]
+    assert set(visited) == {"0", "1", "2"}
+    counts = sorted(map(visited.count, "012"))
     assert counts[-1] - counts[0] <= 3
 
 
@@ -150,7 +151,7 @@ def test_batch_that_the_band_cannot_fill_takes_those_that_sat_out_longest():
 
 
 @pytest.mark.parametrize("rate, stays", [(0.2, True), (0.8, True), (0.1, False)])
-def test_ends_of_the_band_belong_to_it(rate, stays):
+def test_limits_of_the_band_are_inside_it(rate, stays):
     c, questions = settings(1), named("ab")
     state = curriculum.State(rates={"a": rate, "b": 0.5})
 
@@ -164,17 +165,17 @@ def test_no_question_in_the_band_is_an_error_once_all_are_known():
     rates = {"a": 0.0, "b": 0.25, "c": 1.0}
     curriculum.choose(c, questions, 2, curriculum.State(rates=rates))
 
-    told = (
+    message = (
         "none of the 4 training questions has a pass rate between "
-        "curriculum.min_pass_rate=0.3 and curriculum.max_pass_rate=0.6: they go from 0 "
-        "to 1; widen the band"
+        "curriculum.min_pass_rate=0.3 and curriculum.max_pass_rate=0.6: they range "
+        "from 0 to 1; widen the band"
     )
-    with pytest.raises(ValueError, match=f"^{told}$"):
+    with pytest.raises(ValueError, match=f"^{message}$"):
         state = curriculum.State(rates={**rates, "d": 0.0})
         curriculum.choose(c, questions, 2, state)
 
 
-def test_question_of_which_nothing_became_known_is_visited_at_its_next_turn():
+def test_question_that_was_not_graded_is_visited_at_its_next_turn():
     c, questions = settings(1), named("abc")
     state = curriculum.State(rates={"a": 0.0, "b": 0.5, "c": 0.5}, sat_out={"a": 2})
     asked, before = [], state
@@ -188,26 +189,26 @@ def test_question_of_which_nothing_became_known_is_visited_at_its_next_turn():
 
 
 @pytest.mark.parametrize("stopped", [1, 5, 17])
-def test_saved_state_goes_on_as_if_nothing_happened(stopped):
+def test_restored_state_continues_as_if_uninterrupted(stopped):
     c, questions = settings(3), named(map(str, range(8)))
-    whole, _, end = visits(c, questions, any_rate, 30)
+    uninterrupted, _, end = visits(c, questions, any_rate, 30)
 
     before, _, state = visits(c, questions, any_rate, stopped)
     text = json.dumps(curriculum.saved(c, state))
     state = curriculum.restored(c, json.loads(text), stopped)
     after, _, state = visits(c, questions, any_rate, 30, state, first=stopped)
 
-    assert before + after == whole and state == end
+    assert before + after == uninterrupted and state == end
 
 
-def test_run_without_a_saved_state_knows_nothing_and_goes_on_in_the_order():
+def test_run_without_a_saved_state_has_no_rates_and_continues_in_the_order():
     c, questions = settings(2), named("abcdefgh")
 
     state = curriculum.restored(c, {}, 3)
 
     assert state == curriculum.State(place=6)
-    found = curriculum.choose(c, questions, 3, state).questions
-    assert found == question_order.of_update(questions, 3, 2, c.seed)
+    chosen = curriculum.choose(c, questions, 3, state).questions
+    assert chosen == question_order.of_update(questions, 3, 2, c.seed)
 
 
 def test_choosing_changes_nothing_until_the_visit_is_measured():

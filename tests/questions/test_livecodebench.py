@@ -10,7 +10,7 @@ import pytest
 from sdpo_jax.envs.programming import cases
 from sdpo_jax.envs.programming.grader import PACKAGES, Programming
 from sdpo_jax.questions import livecodebench, rows
-from sdpo_jax.questions.livecodebench import convert, row
+from sdpo_jax.questions.livecodebench import convert, from_livecodebench
 from sdpo_jax.sandbox.pool import Sandbox
 from sdpo_jax.sandbox.values import Call, Limits, Stdin
 
@@ -62,14 +62,14 @@ METHOD = SCRIPT | {
 
 
 def cases_of(hub, **options):
-    return cases.read_cases(row(hub, "here", **options), "here")["tests"]
+    return cases.read_cases(from_livecodebench(hub, "here", **options), "here")["tests"]
 
 
 def test_script_has_the_published_prompt_and_its_hidden_tests():
-    found = row(SCRIPT, "here")
-    assert found["uid"] == "abc999_a"
-    assert found["prompt"].startswith("You are a coding expert. You will be given a ")
-    assert found["prompt"].endswith(
+    row = from_livecodebench(SCRIPT, "here")
+    assert row["uid"] == "abc999_a"
+    assert row["prompt"].startswith("You are a coding expert. You will be given a ")
+    assert row["prompt"].endswith(
         "code block enclosed with ``` ```.\n\n" + SCRIPT["question_content"]
     )
     tests = cases_of(SCRIPT)
@@ -79,7 +79,7 @@ def test_script_has_the_published_prompt_and_its_hidden_tests():
 
 
 def test_method_is_asked_for_as_a_function():
-    assert row(METHOD, "here")["prompt"].endswith(
+    assert from_livecodebench(METHOD, "here")["prompt"].endswith(
         "Double n.\n\nYour solution should have the following signature: ```python\n"
         "def doubled(n: int, a: List[int]) -> int:\n```"
     )
@@ -91,7 +91,7 @@ def test_method_is_asked_for_as_a_function():
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
 @pytest.mark.parametrize("text", [hidden(3), hidden(3000), '[{"input": "é\\u2028"'])
 def test_packed_tests_are_read_in_every_protocol(protocol, text):
-    assert livecodebench._unpacked(packed(text, protocol), "here") == text
+    assert livecodebench._decompressed(packed(text, protocol), "here") == text
 
 
 class Evil:
@@ -106,47 +106,49 @@ def raw(data):
 @pytest.mark.parametrize(
     "text, message",
     [
-        (packed(Evil()), "pickle of a text: it has "),
-        (packed([hidden(1)]), "it has EMPTY_LIST"),
-        (packed({"a": 1}), "it has EMPTY_DICT"),
-        (packed(5), "it has BININT1"),
-        (packed(None), "it has NONE"),
-        (packed(b"[]"), "it has SHORT_BINBYTES"),
-        (raw(b"cos\nsystem\n(S'x'\ntR."), "it has GLOBAL"),
-        (raw(b"\x80\x04\x82\x01."), "it has EXT1"),
-        (raw(b"\x80\x04N."), "it has NONE"),
-        (raw(b"\x80\x04."), "holds 0 texts"),
-        (raw(b"Va\nVb\n."), "holds 2 texts"),
-        (raw(b"\x80\x04X\xff\xff\xff\x7fabc"), "no pickle of a text"),
-        (raw(b"Vabc\n"), "no pickle of a text"),
-        (raw(b"\xff\xff"), "no pickle of a text"),
-        (raw(b""), "no pickle of a text"),
+        (packed(Evil()), r"is not a pickled string: opcode \w+ is not allowed"),
+        (packed([hidden(1)]), "opcode EMPTY_LIST is not allowed"),
+        (packed({"a": 1}), "opcode EMPTY_DICT is not allowed"),
+        (packed(5), "opcode BININT1 is not allowed"),
+        (packed(None), "opcode NONE is not allowed"),
+        (packed(b"[]"), "opcode SHORT_BINBYTES is not allowed"),
+        (raw(b"cos\nsystem\n(S'x'\ntR."), "opcode GLOBAL is not allowed"),
+        (raw(b"\x80\x04\x82\x01."), "opcode EXT1 is not allowed"),
+        (raw(b"\x80\x04N."), "opcode NONE is not allowed"),
+        (raw(b"\x80\x04."), "has 0 strings"),
+        (raw(b"Va\nVb\n."), "has 2 strings"),
+        (raw(b"\x80\x04X\xff\xff\xff\x7fabc"), "is not a pickled string"),
+        (raw(b"Vabc\n"), "is not a pickled string"),
+        (raw(b"\xff\xff"), "is not a pickled string"),
+        (raw(b""), "is not a pickled string"),
         ("!!!", "neither JSON nor compressed"),
         ("abcd", "neither JSON nor compressed"),
-        (base64.b64encode(zlib.compress(b"x" * 5000)[:-6]).decode(), "cut short"),
-        ("", "neither|cut short"),
+        (base64.b64encode(zlib.compress(b"x" * 5000)[:-6]).decode(), "truncated"),
+        ("", "neither|truncated"),
     ],
 )
-def test_packed_tests_that_are_no_text_are_refused_unrun(text, message):
+def test_packed_tests_that_are_no_string_are_refused_and_never_run(text, message):
     hub = SCRIPT | {"private_test_cases": text}
     with pytest.raises(ValueError, match=f"^row 4, field private_test_.*({message})"):
-        row(hub, "row 4")
+        from_livecodebench(hub, "row 4")
 
 
-def test_packed_tests_that_unpack_to_too_much_are_refused(monkeypatch):
-    monkeypatch.setattr(livecodebench, "_MOST_BYTES", 1000)
-    with pytest.raises(ValueError, match="unpacks to more than 1000 bytes"):
-        row(SCRIPT | {"private_test_cases": packed("[" + " " * 1000)}, "here")
+def test_packed_tests_that_decompress_to_too_much_are_refused(monkeypatch):
+    monkeypatch.setattr(livecodebench, "_MAX_BYTES", 1000)
+    with pytest.raises(ValueError, match="decompresses to more than 1000 bytes"):
+        from_livecodebench(
+            SCRIPT | {"private_test_cases": packed("[" + " " * 1000)}, "here"
+        )
 
 
 @pytest.mark.parametrize("count, kept", [(1, 1), (2, 1), (3, 1), (7, 3), (100, 50)])
-def test_half_of_the_tests_is_a_stable_part_in_order(count, kept):
+def test_half_of_the_tests_is_a_stable_subset_in_order(count, kept):
     hub = SCRIPT | {"private_test_cases": hidden(count)}
-    whole, half = cases_of(hub), cases_of(hub, tests="half")
+    all_tests, half = cases_of(hub), cases_of(hub, tests="half")
     assert len(half.inputs) == len(half.outputs) == kept
-    places = [whole.inputs.index(test) for test in half.inputs]
+    places = [all_tests.inputs.index(test) for test in half.inputs]
     assert places == sorted(places)
-    assert [whole.outputs[place] for place in places] == half.outputs
+    assert [all_tests.outputs[place] for place in places] == half.outputs
     assert cases_of(hub, tests="half") == half
 
 
@@ -169,13 +171,13 @@ def test_half_differs_from_question_to_question():
         ({"starter_code": None}, "field starter_code"),
         ({"starter_code": "class Solution: pass"}, "starter_code: expected a function"),
         ({"private_test_cases": None}, "field private_test_cases: expected text"),
-        ({"private_test_cases": "[]"}, "private_test_cases: holds no test"),
+        ({"private_test_cases": "[]"}, "private_test_cases: contains no test"),
         ({"private_test_cases": "[1]"}, "test 1: expected an object"),
         ({"private_test_cases": packed("{}")}, "expected list, got"),
         ({"private_test_cases": '[{"input": "1"}]'}, "test 1, field output"),
         (
             {"private_test_cases": hidden(1)[:-1] + "," + hidden(1, "functional")[1:]},
-            "test 2, field testtype: is not that of test 1",
+            "test 2, field testtype: differs from that of test 1",
         ),
         (
             {"private_test_cases": hidden(1, "functional"), "metadata": "{}"},
@@ -193,12 +195,12 @@ def test_half_differs_from_question_to_question():
 )
 def test_malformed_row_is_refused_by_row_and_field(fields, message):
     with pytest.raises(ValueError, match=f"^row 9, .*{message}"):
-        row(SCRIPT | fields, "row 9")
+        from_livecodebench(SCRIPT | fields, "row 9")
 
 
 def test_tests_are_all_or_half():
     with pytest.raises(ValueError, match='"all" or "half", got .most.'):
-        row(SCRIPT, "here", tests="most")
+        from_livecodebench(SCRIPT, "here", tests="most")
 
 
 def write(path, *hub):
@@ -206,7 +208,7 @@ def write(path, *hub):
     return path
 
 
-def test_files_of_the_hub_become_the_two_of_the_paper(tmp_path):
+def test_files_of_the_hub_become_the_two_files_of_the_paper(tmp_path):
     early = SCRIPT | {"question_id": "early", "contest_date": "2025-01-31T23:00:00"}
     late = SCRIPT | {"question_id": "late", "contest_date": "2025-05-01"}
     sources = [
@@ -229,12 +231,15 @@ def test_files_of_the_hub_become_the_two_of_the_paper(tmp_path):
     assert [q.uid for q in splits["train"]] == ["abc999_a", "3999"]
 
 
-def test_conversion_of_nothing_or_of_what_is_malformed_leaves_no_files(tmp_path):
+def test_failed_conversion_leaves_no_files(tmp_path):
     source = write(tmp_path / "a.jsonl", SCRIPT, METHOD | {"metadata": "{}"})
     with pytest.raises(ValueError, match="a.jsonl, row 2, field metadata"):
         convert([source], tmp_path / "out")
     day = datetime.date(2024, 1, 1)
-    with pytest.raises(ValueError, match="no question is of 2024-01-01 to 2024-01-01"):
+    with pytest.raises(
+        ValueError,
+        match="no question is from 2024-01-01 or later and before 2024-01-01",
+    ):
         convert([source], tmp_path / "out", day, day)
     write(source, SCRIPT | {"contest_date": "soon"})
     with pytest.raises(ValueError, match="row 1, field contest_date: .*soon"):

@@ -16,22 +16,22 @@ def stream(updates, count, seed=0, names=NAMES):
 
 
 @pytest.mark.parametrize("count", [1, 3, 5, 7])
-def test_each_pass_meets_every_question_once_in_a_new_order(count):
-    met = stream(7 * 6, count)[: 7 * 6]
+def test_each_pass_has_every_question_once_in_a_new_order(count):
+    names = stream(7 * 6, count)[: 7 * 6]
 
-    passes = [tuple(met[first : first + 7]) for first in range(0, 42, 7)]
+    passes = [tuple(names[first : first + 7]) for first in range(0, 42, 7)]
 
     assert all(sorted(one) == NAMES for one in passes)
     assert len(set(passes)) == 6
 
 
-def test_order_does_not_depend_on_the_batch_size_or_what_came_before():
+def test_order_does_not_depend_on_the_batch_size_or_earlier_updates():
     expected = stream(42, 1)
     assert stream(14, 3) == expected
     assert order.of_update(NAMES, 13, 3, seed=0) == expected[39:]
 
 
-def test_order_is_the_seeds_on_every_machine():
+def test_order_depends_only_on_the_seed():
     call = f"order.of_update({NAMES}, 5, 4, 1)"
     script = f"from sdpo_jax.questions import order\nprint({call})"
 

@@ -19,35 +19,35 @@ def write(path, *of):
     return path
 
 
-def test_a_list_lines_and_parquet_hold_the_same(tmp_path):
+def test_json_list_json_lines_and_parquet_give_equal_questions(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     import pyarrow
 
     table = [row(1, answer="A", system="S"), row(2, answer="B", system=None)]
     lines = write(tmp_path / "rows.jsonl", *table)
-    whole = tmp_path / "rows.json"
-    whole.write_text(json.dumps(table, indent=1))
+    one_list = tmp_path / "rows.json"
+    one_list.write_text(json.dumps(table, indent=1))
     parquet.write_table(pyarrow.Table.from_pylist(table), tmp_path / "rows.parquet")
 
-    found = rows.load(lines, nothing)
+    questions = rows.load(lines, nothing)
 
-    assert [(q.uid, q.prompt, q.system) for q in found] == [
+    assert [(q.uid, q.prompt, q.system) for q in questions] == [
         ("1", "Question 1?", "S"),
         ("2", "Question 2?", ""),
     ]
-    assert [q.data for q in found] == [{"answer": "A"}, {"answer": "B"}]
-    assert rows.load(whole, nothing) == found
-    assert rows.load(tmp_path / "rows.parquet", nothing) == found
+    assert [q.data for q in questions] == [{"answer": "A"}, {"answer": "B"}]
+    assert rows.load(one_list, nothing) == questions
+    assert rows.load(tmp_path / "rows.parquet", nothing) == questions
 
 
 @pytest.mark.parametrize("uid, name", [("a", "a"), (0, "0")])
-def test_uid_names_a_row_before_idx(tmp_path, uid, name):
+def test_uid_has_precedence_over_idx(tmp_path, uid, name):
     file = write(tmp_path / "rows.jsonl", row(7, uid=uid))
 
     assert [q.uid for q in rows.load(file, nothing)] == [name]
 
 
-def test_lines_end_where_json_lines_do_and_nowhere_else(tmp_path):
+def test_lines_end_only_at_newlines(tmp_path):
     file = tmp_path / "rows.jsonl"
     prompts = ["a\u2028b", "c\x85d"]
     table = [row(number, prompt=prompt) for number, prompt in enumerate(prompts)]
@@ -65,13 +65,13 @@ def test_file_that_is_no_parquet_is_rejected(tmp_path):
         rows.load(tmp_path / "rows.parquet", nothing)
 
 
-def test_shares_cut_the_training_questions_by_their_names(tmp_path):
+def test_shares_split_the_training_questions_by_their_uids(tmp_path):
     file = write(tmp_path / "train.jsonl", *map(row, range(1000)))
     files = {"train": file, "validation": "share:0.1", "heldout": "share:0.25"}
 
     splits = rows.load_splits(files, nothing)
 
-    uids = {split: {q.uid for q in found} for split, found in splits.items()}
+    uids = {split: {q.uid for q in questions} for split, questions in splits.items()}
     assert sum(map(len, uids.values())) == 1000
     assert set().union(*uids.values()) == {str(n) for n in range(1000)}
     assert 70 < len(uids["validation"]) < 130 and 200 < len(uids["heldout"]) < 300
@@ -79,8 +79,8 @@ def test_shares_cut_the_training_questions_by_their_names(tmp_path):
     write(file, *map(row, range(0, 2000, 2)))
     again = rows.load_splits(files, nothing)
     kept = {str(n) for n in range(0, 1000, 2)}
-    for split, found in again.items():
-        assert {q.uid for q in found} & kept == uids[split] & kept
+    for split, questions in again.items():
+        assert {q.uid for q in questions} & kept == uids[split] & kept
 
 
 @pytest.mark.parametrize(
@@ -95,10 +95,10 @@ def test_held_out_questions_do_not_depend_on_other_shares(tmp_path, shares):
     file = write(tmp_path / "train.jsonl", *map(row, range(1000)))
     alone = {"validation": "share:0.1", "heldout": "share:0.25"}
 
-    found = rows.load_splits({"train": file} | shares, nothing)["heldout"]
+    heldout = rows.load_splits({"train": file} | shares, nothing)["heldout"]
 
-    assert found == rows.load_splits({"train": file} | alone, nothing)["heldout"]
-    assert 200 < len(found) < 300
+    assert heldout == rows.load_splits({"train": file} | alone, nothing)["heldout"]
+    assert 200 < len(heldout) < 300
 
 
 @pytest.mark.parametrize(
@@ -116,14 +116,14 @@ def test_held_out_questions_do_not_depend_on_other_shares(tmp_path, shares):
         ),
     ],
 )
-def test_shares_that_make_no_sense_are_rejected(tmp_path, files, message):
+def test_invalid_shares_are_rejected(tmp_path, files, message):
     file = write(tmp_path / "train.jsonl", *map(row, range(20)))
 
     with pytest.raises(ValueError, match=message):
         rows.load_splits({"train": file} | files, nothing)
 
 
-def test_repeated_and_shared_prompts_are_told(tmp_path, caplog):
+def test_repeated_and_shared_prompts_are_logged(tmp_path, caplog):
     same = {"prompt": "Question 1?"}
     train = write(tmp_path / "train.jsonl", row(1), row(2), row(3, **same))
     other = write(tmp_path / "other.jsonl", row(1), row(5))
@@ -137,7 +137,7 @@ def test_repeated_and_shared_prompts_are_told(tmp_path, caplog):
     ]
 
 
-def test_only_splits_that_share_prompts_are_told(tmp_path, caplog):
+def test_only_splits_that_share_prompts_are_logged(tmp_path, caplog):
     train = write(tmp_path / "train.jsonl", row(1), row(2))
     other = write(tmp_path / "other.jsonl", row(4), row(5))
 

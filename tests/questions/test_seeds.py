@@ -25,7 +25,7 @@ def test_every_seed_of_a_range_draws_a_question_in_its_order(caplog):
     assert not caplog.messages
 
 
-def test_prompt_that_is_held_out_is_asked_nowhere_else(caplog):
+def test_held_out_prompt_is_in_no_other_split(caplog):
     modulo = lambda seed: Question(f"q-{seed}", f"What is {seed % 7}?")
 
     with caplog.at_level(logging.WARNING):
@@ -36,14 +36,13 @@ def test_prompt_that_is_held_out_is_asked_nowhere_else(caplog):
     assert uids(splits["validation"]) == [23, 24]
     assert uids(splits["train"]) == [4, 5, 6]
     assert caplog.messages == [
-        "env.validation: 2 of 4 seeds draw a prompt of a split held out more, and are "
-        "dropped",
-        "env.train: 7 of 10 seeds draw a prompt of a split held out more, and are "
-        "dropped",
+        "env.validation: dropped 2 of 4 seeds with a prompt of a split held out from "
+        "it",
+        "env.train: dropped 7 of 10 seeds with a prompt of a split held out from it",
     ]
 
 
-def test_repeated_prompts_are_kept_and_told(caplog):
+def test_repeated_prompts_are_kept_and_logged(caplog):
     splits = load(lambda seed: Question(f"q-{seed}", f"What is {seed // 2}?"))
 
     assert uids(splits["train"]) == list(range(10))
@@ -51,7 +50,7 @@ def test_repeated_prompts_are_kept_and_told(caplog):
 
 
 def test_split_that_is_left_empty_is_refused():
-    with pytest.raises(ValueError, match="env.validation: every prompt is one of a"):
+    with pytest.raises(ValueError, match="env.validation: every seed has a prompt of"):
         load(lambda seed: Question(f"q-{seed}", "What?"))
 
 
@@ -63,13 +62,13 @@ def test_split_that_is_left_empty_is_refused():
         "seeds:\u0661-\u0662",
     ],
 )
-def test_what_names_no_seeds_is_refused(wrong):
+def test_malformed_range_of_seeds_is_refused(wrong):
     with pytest.raises(ValueError, match="env.validation=.*: expected seeds:FIRST-LA"):
         load(validation=wrong)
 
 
 @pytest.mark.parametrize("heldout", ["seeds:9-12", "seeds:0-9", "seeds:3-4"])
-def test_seeds_of_two_splits_are_refused(heldout):
+def test_seeds_shared_by_two_splits_are_refused(heldout):
     with pytest.raises(
         ValueError, match="env.train=seeds:0-9 and env.heldout=.* share"
     ):

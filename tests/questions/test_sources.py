@@ -1,4 +1,4 @@
-"""Questions from datasets by name; the datasets library runs where it is installed."""
+"""Sources of questions; tests of the datasets library need it to be installed."""
 
 import json
 import logging
@@ -41,38 +41,38 @@ def science(number, domain="Physics", **fields):
 
 
 @pytest.mark.parametrize("text", ["share:0.1", "some/train.json", "C:data.jsonl"])
-def test_files_and_shares_stay_as_they_are(text):
+def test_plain_files_and_shares_are_returned_unchanged(text):
     assert sources.of(text, "env.train") == text
 
 
 @pytest.mark.parametrize(
-    "text, told",
+    "text, message",
     [
         ("hf:", "expected NAME.option=value&..., each once"),
         ("hf:?split=train", "expected NAME"),
-        ("hf:a/b", "say which split, such as .split=train"),
-        ("tfds:a?data_dir=x", "say which split"),
+        ("hf:a/b", "add the required option .split="),
+        ("tfds:a?data_dir=x", "add the required option .split="),
         ("hf:a/b?split=", "expected NAME"),
         ("hf:a/b?", "expected NAME"),
         ("hf:a/b?split", "expected NAME"),
         ("hf:a/b?split=train&split=test", "each once"),
-        ("hf:a/b?splt=train", "'splt' is no option of a hf source, which takes conf"),
-        ("hf:a/b?split=train&trust_remote_code=1", "'trust_remote_code' is no opt"),
-        ("hf:a/b?split=train&data_dir=x", "'data_dir' is no option of a hf source"),
-        ("tfds:a?split=train&config=x", "'config' is no option of a tfds source"),
-        ("train.json?split=train", "'split' is no option of a file source"),
+        ("hf:a/b?splt=train", "'splt' is not an option of .* hf; expected conf"),
+        ("hf:a/b?split=train&trust_remote_code=1", "'trust_remote_code' is not an o"),
+        ("hf:a/b?split=train&data_dir=x", "'data_dir' is not an option of .* hf;"),
+        ("tfds:a?split=train&config=x", "'config' is not an option of .* tfds;"),
+        ("train.json?split=train", "'split' is not an option of .* file;"),
         ("train.json?convert=mine", "convert must be one of .*hicai-zju/SciKnowEval"),
         ("hf:a/b?split=train&convert=c/d", "convert must be one of"),
     ],
 )
-def test_text_of_another_form_is_refused(text, told):
-    with pytest.raises(ValueError, match=rf"^env.heldout=.*{told}") as raised:
+def test_malformed_address_is_refused(text, message):
+    with pytest.raises(ValueError, match=rf"^env.heldout=.*{message}") as raised:
         sources.of(text, "env.heldout")
 
     assert "\n" not in str(raised.value)
 
 
-def test_file_is_converted_and_its_rows_are_chosen_and_counted(tmp_path, caplog):
+def test_file_is_converted_filtered_and_its_rows_are_counted(tmp_path, caplog):
     file = write(
         tmp_path / "rows.jsonl",
         science(1),
@@ -82,25 +82,28 @@ def test_file_is_converted_and_its_rows_are_chosen_and_counted(tmp_path, caplog)
     )
 
     with caplog.at_level(logging.INFO):
-        found = load(f"{file}?convert=hicai-zju/SciKnowEval&where.domain=Physics")
+        questions = load(f"{file}?convert=hicai-zju/SciKnowEval&where.domain=Physics")
 
-    assert [q.prompt.partition("\n")[0] for q in found] == ["What is 1?", "What is 4?"]
-    # Named as the official files name them: by place among those of one domain.
-    assert [q.uid for q in found] == ["0", "1"]
+    assert [q.prompt.partition("\n")[0] for q in questions] == [
+        "What is 1?",
+        "What is 4?",
+    ]
+    # The official files name rows by their index among those of one domain.
+    assert [q.uid for q in questions] == ["0", "1"]
     assert "2 questions from 4 rows" in caplog.text
 
 
-def test_rows_left_out_are_told_in_one_line(tmp_path, caplog):
+def test_skipped_rows_are_logged_in_one_line(tmp_path, caplog):
     solved = {"problem": "3+4?", "solution": "It is 7."}
     file = write(tmp_path / "rows.jsonl", solved, {"problem": ""}, solved, {"a": "b"})
     source = f"{file}?convert=siyanzhao/Openthoughts_math_30k_opsd"
 
-    found = load(source)
+    questions = load(source)
 
-    assert [q.uid for q in found] == ["0", "1"]
-    (told,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
-    assert told == (
-        f"{source}: 2 of 4 rows are left out, the first of them {source}, row 2: "
+    assert [q.uid for q in questions] == ["0", "1"]
+    (message,) = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert message == (
+        f"{source}: skipped 2 of 4 rows; the first is {source}, row 2: "
         "a row of OpenThoughts has no problem, or none of solution, "
         "ground_truth_solution, deepseek_solution"
     )
@@ -121,11 +124,11 @@ def test_environment_reads_the_sources_that_its_config_names(tmp_path):
     attempt = environment.start(environment.questions("train")[0])
     assert attempt.act("<answer>B</answer>", False).score == 1
     c.env.heldout = "hf:some/set"
-    with pytest.raises(ValueError, match="^env.heldout=hf:some/set: say which split"):
+    with pytest.raises(ValueError, match="^env.heldout=hf:some/set: add the required"):
         envs.from_config(c)
 
 
-def test_rows_are_chosen_by_fields_of_fields(tmp_path):
+def test_rows_are_filtered_by_nested_fields(tmp_path):
     file = write(
         tmp_path / "rows.jsonl",
         plain(1, idx=1, details={"level": 3}),
@@ -141,14 +144,14 @@ def test_rows_are_chosen_by_fields_of_fields(tmp_path):
         load(f"{file}?where.details.level=7")
 
 
-def test_file_without_names_is_refused_as_ever(tmp_path):
+def test_filtered_file_without_uids_is_refused(tmp_path):
     file = write(tmp_path / "rows.jsonl", plain(1))
 
     with pytest.raises(ValueError, match="row 1, field uid .or idx.: expected a name"):
         load(f"{file}?where.answer=A")
 
 
-def test_malformed_and_repeated_rows_are_named_by_where_they_stand(tmp_path):
+def test_messages_locate_malformed_and_repeated_rows(tmp_path):
     file = write(tmp_path / "rows.jsonl", science(1), science(2, answerKey="C"))
     convert = "convert=hicai-zju/SciKnowEval"
     with pytest.raises(ValueError, match=r"rows.jsonl\?convert=.*, row 2: expected as"):
@@ -167,17 +170,17 @@ def test_malformed_and_repeated_rows_are_named_by_where_they_stand(tmp_path):
 
 
 class Library(types.SimpleNamespace):
-    """Stands in for the library, and keeps what it was called with."""
+    """A fake of the library that records its last call."""
 
-    def __init__(self, version="5.1.0", found=(), error=None):
+    def __init__(self, version="5.1.0", rows=(), error=None):
         super().__init__(__version__=version, called=None)
-        self._found, self._error = found, error
+        self._rows, self._error = rows, error
 
     def load_dataset(self, *args, **kwargs):
         self.called = (args, kwargs)
         if self._error:
             raise self._error
-        return list(self._found)
+        return list(self._rows)
 
 
 @pytest.fixture
@@ -190,18 +193,18 @@ def installed(monkeypatch):
     return install
 
 
-def test_hub_is_asked_for_config_split_and_revision_and_nothing_else(installed):
-    library = installed(found=[plain(1), plain(2)])
+def test_hub_gets_config_split_and_revision_and_nothing_else(installed):
+    library = installed(rows=[plain(1), plain(2)])
 
-    found = load("hf:some/set?config=main&split=train[:90%]+test&revision=v1.0")
+    questions = load("hf:some/set?config=main&split=train[:90%]+test&revision=v1.0")
 
-    asked = ("some/set", "main"), {"revision": "v1.0", "split": "train[:90%]+test"}
-    assert library.called == asked
-    assert [q.uid for q in found] == ["0", "1"]
+    expected = ("some/set", "main"), {"revision": "v1.0", "split": "train[:90%]+test"}
+    assert library.called == expected
+    assert [q.uid for q in questions] == ["0", "1"]
 
 
 def test_hub_datasets_with_a_converter_are_converted(installed):
-    installed(found=[{"id": "7", "problem": "1+1?", "answer": "2"}])
+    installed(rows=[{"id": "7", "problem": "1+1?", "answer": "2"}])
 
     (question,) = load("hf:math-ai/aime25?split=test")
 
@@ -210,7 +213,7 @@ def test_hub_datasets_with_a_converter_are_converted(installed):
 
 
 def test_files_of_the_hub_are_read_at_the_revision(installed):
-    library = installed(found=[plain(1)])
+    library = installed(rows=[plain(1)])
 
     load("hf:some/set?split=train&files=a.jsonl,b.jsonl&revision=refs/pr/3")
 
@@ -219,17 +222,20 @@ def test_files_of_the_hub_are_read_at_the_revision(installed):
 
 
 @pytest.mark.parametrize(
-    "options, told",
+    "options, message",
     [
-        ("files=a.jsonl,b.parquet", "files must all end in one of .json, .jsonl"),
-        ("files=a.py", "files must all end in one of"),
-        ("files=a.json&config=main", "files belong to no config"),
+        (
+            "files=a.jsonl,b.parquet",
+            "files must all have the same extension, one of .json, .jsonl",
+        ),
+        ("files=a.py", "files must all have the same extension"),
+        ("files=a.json&config=main", "files cannot be combined with config"),
     ],
 )
-def test_files_that_cannot_be_read_together_are_refused(installed, options, told):
+def test_files_that_cannot_be_read_together_are_refused(installed, options, message):
     library = installed()
 
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         load(f"hf:some/set?split=train&{options}")
     assert library.called is None
 
@@ -246,17 +252,17 @@ def test_library_that_is_missing_or_may_run_code_is_refused(installed, monkeypat
 
 
 @pytest.mark.parametrize(
-    "error, told",
+    "error, message",
     [
         (RuntimeError("scripts are\nnot run"), "train: scripts are not run$"),
         (ConnectionError("no hub"), "train: no hub$"),
         (KeyError(), "train: KeyError$"),
     ],
 )
-def test_what_the_library_raises_is_told_in_one_line(installed, error, told):
+def test_library_error_is_reported_in_one_line(installed, error, message):
     installed(error=error)
 
-    with pytest.raises(ValueError, match=f"^hf:some/set.split={told}"):
+    with pytest.raises(ValueError, match=f"^hf:some/set.split={message}"):
         load("hf:some/set?split=train")
 
 
@@ -282,12 +288,12 @@ def test_folder_is_read_by_the_library(library, tmp_path):
         "Question 5?",
         {"answer": "A"},
     )
-    for text, told in [
+    for text, message in [
         (f"hf:{folder}?split=nosuch", "nosuch"),
         (f"hf:{folder}?split=train&config=nosuch", "nosuch"),
         (f"hf:{folder}/nosuch?split=train", "nosuch"),
     ]:
-        with pytest.raises(ValueError, match=told) as raised:
+        with pytest.raises(ValueError, match=message) as raised:
             load(text)
         assert "\n" not in str(raised.value)
 
@@ -301,11 +307,11 @@ def test_parquet_with_nested_fields_is_read_and_converted(library, tmp_path):
     table = pyarrow.Table.from_pylist([science(1), science(2, domain="Biology")])
     parquet.write_table(table, folder / "test-00000-of-00001.parquet")
 
-    (found,) = load(
+    (question,) = load(
         f"hf:{folder}?split=test&convert=hicai-zju/SciKnowEval&where.domain=Biology"
     )
 
-    assert found.prompt.startswith("What is 2?\n\nA: x\nB: y\n")
+    assert question.prompt.startswith("What is 2?\n\nA: x\nB: y\n")
 
 
 def test_script_of_a_dataset_is_not_run(library, tmp_path):
@@ -365,26 +371,26 @@ def prepared(tmp_path_factory):
 
 def test_prepared_dataset_is_read_as_text_without_tensorflow(prepared):
     text = f"tfds:toy/main:1.0.0?split=train&data_dir={prepared}"
-    found = rows.load(sources.of(text, "env.train"), lambda row, where: dict(row))
+    questions = rows.load(sources.of(text, "env.train"), lambda row, where: dict(row))
 
-    assert {q.uid for q in found} == {"0", "1", "2", "3"}
-    for question in found:
+    assert {q.uid for q in questions} == {"0", "1", "2", "3"}
+    for question in questions:
         n = int(question.uid)
         assert question.prompt == f"Question {n}?"
-        wanted = plain(n, answer="A\u00e9", idx=n, choices={"label": ["A", "B"]})
-        assert question.data == wanted
+        expected = plain(n, answer="A\u00e9", idx=n, choices={"label": ["A", "B"]})
+        assert question.data == expected
     assert load(text) == load(text)
     assert "tensorflow" not in sys.modules
 
 
-def test_parts_of_prepared_splits_are_read(prepared):
+def test_slices_of_prepared_splits_are_read(prepared):
     assert len(load(f"tfds:toy/main?split=train[:50%]&data_dir={prepared}")) == 2
     (one,) = load(f"tfds:toy/main?split=train&data_dir={prepared}&where.idx=2")
     assert one.uid == "2"
 
 
 @pytest.mark.parametrize(
-    "name, told",
+    "name, message",
     [
         ("toy/main?split=nosuch", "nosuch"),
         ("toy/main:2.0.0?split=train", "toy"),
@@ -397,8 +403,8 @@ def test_parts_of_prepared_splits_are_read(prepared):
         ("toy/main?split=bytes", "row 1, field answer: expected text in UTF-8, got"),
     ],
 )
-def test_dataset_that_cannot_be_read_is_told_in_one_line(prepared, name, told):
-    with pytest.raises(ValueError, match=told) as raised:
+def test_unreadable_dataset_is_reported_in_one_line(prepared, name, message):
+    with pytest.raises(ValueError, match=message) as raised:
         load(f"tfds:{name}&data_dir={prepared}")
 
     assert str(raised.value).startswith(f"tfds:{name}")

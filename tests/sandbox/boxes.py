@@ -13,7 +13,7 @@ LIMITS = Limits(cpu_s=1.0, wall_s=4.0, memory_mb=512, output_kb=64, processes=64
 
 
 def is_installed(tier):
-    """Whether this machine can have a tier; what has bubblewrap must hold with it."""
+    """Whether this machine supports a tier; with bubblewrap, B must work."""
     if tier in ("A", "B") and not shutil.which("bwrap"):
         return False
     try:
@@ -38,7 +38,7 @@ AS_SCRIPT = "\nimport json\nprint(json.dumps(f(*json.loads(input()))))\n"
 
 
 def run_as(form, box, program, arguments):
-    """The execution of f as a "call" or in a "script", and what f returned."""
+    """The execution of f as a "call" or in a "script", and the value f returned."""
     if form == "call":
         execution = call(box, program, *arguments, cpu_s=4.0)
         return execution, execution.result
@@ -50,7 +50,7 @@ def run_as(form, box, program, arguments):
 
 
 def running_in_both_forms(programs):
-    """A test that programs run as a call, and as a script that prints the result.
+    """A test that runs programs as a call and as a script that prints the result.
 
     Args:
       programs: name -> program, arguments of f, result.
@@ -66,7 +66,7 @@ def running_in_both_forms(programs):
     return test
 
 
-# Searches its heap: the kernel tells, without a crash, which addresses can be read.
+# Searches its heap: the kernel reports, without a crash, which addresses are readable.
 SEARCH = r"""
 import ctypes, os
 
@@ -85,7 +85,7 @@ def pages():
     yield from read(here - 4096, -4096)
 
 def f(*markers):
-    # They come reversed, so that the search does not find itself.
+    # The markers are reversed, so that the search does not match its own arguments.
     markers = [bytes(marker) for marker in markers]
     return [any(marker in page[::-1] for page in pages()) for marker in markers]
 """

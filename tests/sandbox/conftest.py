@@ -24,7 +24,7 @@ def sandbox_of_module(tier):
 
 @pytest.fixture
 def sandbox(sandbox_of_module):
-    """After whatever a test did, an honest program must still run."""
+    """The shared sandbox; after each test, an honest program must still run in it."""
     yield sandbox_of_module
     assert call(sandbox_of_module, "def f(x):\n    return x + 1", 1).result == 2
 

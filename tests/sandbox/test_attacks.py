@@ -1,4 +1,4 @@
-"""What the kernel must refuse a program, one property each: none may get through."""
+"""Actions that the kernel must refuse to a program, one property each."""
 
 import errno
 import json
@@ -15,8 +15,8 @@ import pytest
 from sdpo_jax.sandbox.values import Call
 from sdpo_jax.sandbox.worker import seccomp
 
-# "It is not there" is as good as "you may not"; other errors mean that the call was
-# looked at.
+# "Does not exist" is as good as "not permitted"; other errors mean that the kernel
+# started the call.
 REFUSALS = {
     getattr(errno, name)
     for name in "EPERM EACCES ENOSYS ENOENT EROFS EFBIG EMFILE EXDEV".split()
@@ -102,7 +102,7 @@ FILES = {
         fcntl.flock(os.open(os.__file__, os.O_RDONLY), fcntl.LOCK_SH | fcntl.LOCK_NB)
         """,
     "write all disks": "syscall(numbers['sync'])",
-    "write a whole disk": "syscall(numbers['syncfs'], 0)",
+    "flush a disk": "syscall(numbers['syncfs'], 0)",
 }
 PROCESSES = {
     "fork": "os._exit(0) if os.fork() == 0 else None",
@@ -211,7 +211,7 @@ NETWORK = {
         fcntl.ioctl(socket.socketpair()[0], 0x8927, b"lo".ljust(40, b"\\0"))
         """,
 }
-# Nothing but the answer of the filter is wanted: the arguments are nonsense.
+# Only the verdict of the filter matters, so the arguments are invalid.
 KERNEL = [
     "memfd_create memfd_secret keyctl add_key request_key io_uring_setup io_setup bpf",
     "userfaultfd perf_event_open unshare setns mount umount2 pivot_root chroot swapon",
@@ -247,7 +247,7 @@ ATTACKS = {
 
 @pytest.fixture(scope="module")
 def host():
-    """What there is to attack, open to every user."""
+    """Targets of the attacks, open to every user."""
     other = {"user": 65534} if os.geteuid() == 0 else {}
     with (
         tempfile.TemporaryDirectory() as name,

@@ -1,4 +1,4 @@
-"""Programs that take without end: each meets its limit, and nothing else suffers."""
+"""Programs that use resources without end: each reaches a limit and harms no other."""
 
 import os
 import textwrap
@@ -12,7 +12,7 @@ from tests.sandbox.boxes import call, script
 
 TIME, MEMORY, OUTPUT, ERROR = "time_limit", "memory_limit", "output_limit", "error"
 FULL = f"{MEMORY} {ERROR}"  # The kernel says "no memory", which is an OSError.
-# Name -> body of f, statuses that are right.
+# Name -> body of f, allowed statuses.
 BOMBS = {
     # Processor time.
     "busy threads": (
@@ -147,7 +147,7 @@ BOMBS = {
         "while True: os.write(1, bytes(1 << 19))",
         f"{OUTPUT} {ERROR}",
     ),
-    # Things of the kernel.
+    # Kernel resources.
     "files": ("x = []\nwhile True: x.append(open('/dev/null'))", ERROR),
     "pipes": ("import os\nwhile True: os.pipe()", ERROR),
     "timers": (
@@ -176,7 +176,7 @@ BOMBS = {
         f"{ERROR} {TIME} {MEMORY}",
     ),
 }
-# Text of a whole program, which is to fail as it is compiled or at once after it.
+# Complete programs that must fail during compilation or directly after it.
 SOURCES = {
     "parentheses": "x = " + "(" * 200_000 + ")" * 200_000,
     "brackets": "x = " + "[" * 5_000 + "]" * 5_000,
@@ -223,7 +223,7 @@ def test_bomb_meets_its_limit(sandbox, name):
 
     assert execution.status in statuses.split(), execution
     assert len(execution.stdout) <= 64 << 10
-    assert time.monotonic() - start < 40.0  # Two of the longest clocks, and a margin.
+    assert time.monotonic() - start < 40.0  # Twice the longest limit, and a margin.
 
 
 @pytest.mark.parametrize("name", SOURCES)
@@ -255,7 +255,7 @@ def test_standard_input_cannot_be_made_to_hold_more(sandbox):
 
 
 def test_memory_of_many_children_is_no_way_round_the_limit(tier):
-    """There are no children; what threads and maps share counts once for all."""
+    """Programs have no children, and memory shared by threads counts once."""
     program = """
         import mmap, os
         def f():

@@ -41,8 +41,8 @@ def group():
     assert not groups()
 
 
-def bound(group, code):
-    """The exit of a program that waits to be moved into the group."""
+def run_in(group, code):
+    """The exit code and output of `code`, run inside the group."""
     process = subprocess.Popen(
         [sys.executable, "-c", f"input()\n{code}"],
         stdin=subprocess.PIPE,
@@ -67,7 +67,7 @@ def test_group_bounds_memory_spread_over_children(group):
         "ends = [os.waitpid(pid, 0)[1] for pid in pids]\n"
         "print(ends.count(signal.SIGKILL))"
     )
-    code, out = bound(group, hoard)
+    code, out = run_in(group, hoard)
     assert code == -9 or int(out) >= 2
 
 
@@ -86,13 +86,13 @@ def test_group_bounds_the_number_of_processes(group):
         "    pass\n"
         "print(count)"
     )
-    code, out = bound(group, bomb)
+    code, out = run_in(group, bomb)
     assert code == 0 and 0 < int(out) < 4 + control_groups.WORKER_TASKS
     time.sleep(1.2)  # Its children end, so that the group can be removed.
 
 
 @needs_groups
-def test_children_that_a_process_has_already_move_with_it(group):
+def test_existing_children_of_a_process_move_with_it(group):
     code = (
         "import subprocess\n"
         "child = subprocess.Popen(['sleep', '60'])\n"
@@ -118,7 +118,7 @@ def test_worker_is_in_a_group_of_its_own_while_it_lives():
             worker.wait_until_ready()
         held = [path for path in groups() if (path / "cgroup.procs").read_text()]
         assert len(held) == 2 * len(set(FOLDERS.values()))
-        assert all(worker.is_bound() for worker in workers)
+        assert all(worker.is_in_control_group() for worker in workers)
     finally:
         for worker in workers:
             worker.close()
@@ -126,8 +126,8 @@ def test_worker_is_in_a_group_of_its_own_while_it_lives():
 
 
 @needs_tier_a
-def test_worker_in_no_group_is_not_of_tier_a(monkeypatch):
-    monkeypatch.setattr(Worker, "is_bound", lambda worker: False)
+def test_worker_without_a_group_is_refused_in_tier_a(monkeypatch):
+    monkeypatch.setattr(Worker, "is_in_control_group", lambda worker: False)
     with pytest.raises(SandboxUnavailable, match="tier A: is in no control group"):
         Sandbox(tier="A", workers=1)
 
@@ -150,7 +150,7 @@ def test_groups_of_trainers_that_were_killed_are_removed():
 
 
 @needs_groups
-def test_group_that_a_trainer_with_the_same_pid_left_is_taken_over():
+def test_group_left_by_a_trainer_with_the_same_pid_is_reused():
     name = f"sdpo_jax-{os.getpid()}-98"
     left = [folder / name for folder in set(FOLDERS.values())]
     for path in left:
@@ -169,33 +169,33 @@ def tree(folder, *names):
     return folder
 
 
-def made(*paths):
-    """A group of these folders, none of which it has made."""
+def group_of(*paths):
+    """A group with existing folders."""
     group = control_groups.Group.__new__(control_groups.Group)
     group._paths = list(paths)
     return group
 
 
-def test_second_version_is_taken_where_its_controllers_are_handed_on(tmp_path):
+def test_version_2_is_used_if_its_controllers_are_delegated(tmp_path):
     own = tree(tmp_path / "user" / "run.scope")
     (own / "cgroup.subtree_control").write_text("cpu memory pids")
     mounts = f"30 23 0:26 / {tmp_path} rw,nosuid shared:4 - cgroup2 cgroup2 rw\n"
 
-    found = control_groups._version_2(mounts, "0::/user/run.scope\n")
+    folders = control_groups._version_2(mounts, "0::/user/run.scope\n")
 
-    assert found == {"memory": own, "pids": own}
+    assert folders == {"memory": own, "pids": own}
 
 
-def test_second_version_is_left_where_no_controllers_are(tmp_path):
-    own = tree(tmp_path / "own")  # The kernel's file would exist; this one cannot.
+def test_version_2_is_not_used_without_controllers(tmp_path):
+    own = tree(tmp_path / "own")  # It lacks the file that the kernel would create.
     mounts = f"30 23 0:26 / {tmp_path} rw - cgroup2 cgroup2 rw\n"
 
     assert own.exists() and control_groups._version_2(mounts, "0::/own\n") == {}
 
 
-def test_limits_are_written_to_the_files_of_the_second_version(tmp_path):
+def test_limits_are_written_to_the_files_of_version_2(tmp_path):
     names = ["memory.max", "memory.swap.max", "pids.max"]
-    group = made(tree(tmp_path / "g", *names))
+    group = group_of(tree(tmp_path / "g", *names))
 
     group._limit(memory_mb=32, tasks=4, has_version_2=True)
 
@@ -204,9 +204,9 @@ def test_limits_are_written_to_the_files_of_the_second_version(tmp_path):
     assert (read("memory.swap.max"), read("pids.max")) == ("0", "12")
 
 
-def test_limits_are_written_to_the_files_of_the_first_version(tmp_path):
+def test_limits_are_written_to_the_files_of_version_1(tmp_path):
     names = ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"]
-    group = made(tree(tmp_path / "m", *names), tree(tmp_path / "p", "pids.max"))
+    group = group_of(tree(tmp_path / "m", *names), tree(tmp_path / "p", "pids.max"))
 
     group._limit(memory_mb=32, tasks=4, has_version_2=False)
 
@@ -216,9 +216,9 @@ def test_limits_are_written_to_the_files_of_the_first_version(tmp_path):
 
 
 @pytest.mark.parametrize("names", [["memory.max"], ["pids.max", "memory.swap.max"]])
-def test_group_without_a_limit_is_none(tmp_path, names):
+def test_group_without_a_limit_is_refused(tmp_path, names):
     with pytest.raises(OSError, match="the kernel has no (pids|memory).max"):
-        made(tree(tmp_path, *names))._limit(32, 4, has_version_2=True)
+        group_of(tree(tmp_path, *names))._limit(32, 4, has_version_2=True)
 
 
 def test_group_that_cannot_be_limited_is_removed(tmp_path):
@@ -230,15 +230,15 @@ def test_group_that_cannot_be_limited_is_removed(tmp_path):
     assert not list(tmp_path.glob("*/*"))
 
 
-def test_group_holds_a_process_only_where_each_controller_does(tmp_path):
-    group = made(tree(tmp_path / "m"), tree(tmp_path / "p"))
+def test_group_holds_a_process_only_if_each_controller_does(tmp_path):
+    group = group_of(tree(tmp_path / "m"), tree(tmp_path / "p"))
     for memory, pids, holds in (("1", "1", True), ("1", "\n", False)):
         (tmp_path / "m" / "cgroup.procs").write_text(memory)
         (tmp_path / "p" / "cgroup.procs").write_text(pids)
         assert group.holds_processes() == holds
 
 
-def test_first_version_is_found_among_other_mounts(tmp_path):
+def test_version_1_is_found_among_other_mounts(tmp_path):
     memory, pids = tree(tmp_path / "memory" / "job"), tree(tmp_path / "pids")
     mounts = (
         f"31 23 0:28 / {tmp_path} rw - tmpfs tmpfs rw\n"
@@ -247,12 +247,12 @@ def test_first_version_is_found_among_other_mounts(tmp_path):
         f"36 31 0:33 / {tmp_path}/pids rw - cgroup cgroup rw,pids\n"
     )
 
-    found = control_groups._version_1(mounts, "8:pids:/gone\n4:memory:/job\n0::/\n")
+    folders = control_groups._version_1(mounts, "8:pids:/gone\n4:memory:/job\n0::/\n")
 
-    assert found == {"memory": memory, "pids": pids}
+    assert folders == {"memory": memory, "pids": pids}
 
 
-def test_children_are_those_of_every_thread():
+def test_children_of_every_thread_are_listed():
     code = (
         "import subprocess, threading\n"
         "started = []\n"

@@ -1,4 +1,4 @@
-"""What is said of programs that fail."""
+"""Error reports of programs that fail."""
 
 import pytest
 

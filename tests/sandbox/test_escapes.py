@@ -1,4 +1,4 @@
-"""Programs that reach for what is not theirs: files, processes, network, kernel."""
+"""Programs that try to access files, processes, the network and the kernel."""
 
 import os
 import socket
@@ -208,15 +208,15 @@ def test_program_cannot_touch_its_worker_or_forge_its_messages(sandbox):
     assert (execution.status, execution.result) == ("ok", [])
 
 
-def test_program_runs_as_nobody_of_importance(sandbox):
+def test_program_runs_as_an_unprivileged_user(sandbox):
     program = "import os\ndef f():\n    return [os.getuid(), os.getgroups()]"
     uid, groups = call(sandbox, program).result
     assert uid != 0 and 0 not in groups
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="others may trace no process here")
-def test_landlock_holds_the_worker_and_its_fork_once_more():
-    """Without the filters of seccomp, which would hide that a wall is missing."""
+def test_landlock_alone_confines_the_worker_and_its_fork():
+    """Without the seccomp filters, which would hide that landlock has a hole."""
     program = """
 import os
 from sdpo_jax.sandbox.worker.confinement import Confinement
@@ -227,7 +227,7 @@ confinement = Confinement(
     {"landlock": "required", "seccomp": False, "drops_uid": False, "readable": []}
 )
 confinement.enter_worker()
-prctl(4, 1)  # Dumpable: another wall.
+prctl(4, 1)  # Dumpable: otherwise this alone would prevent tracing.
 try:
     open("/etc/passwd")
 except PermissionError:
@@ -241,13 +241,13 @@ for is_test in (False, True):
     os.wait()
 """
     command = [sys.executable, "-c", program]
-    found = subprocess.check_output(command, cwd=ROOT, text=True)
-    assert found.split() == ["closed", "0", "-1"]
+    output = subprocess.check_output(command, cwd=ROOT, text=True)
+    assert output.split() == ["closed", "0", "-1"]
 
 
 @pytest.mark.skipif(not is_installed("B"), reason="no bubblewrap here")
-def test_namespaces_hold_a_worker_that_has_not_confined_itself():
-    """Trusted source runs before landlock and seccomp, and tells what it can do."""
+def test_namespaces_confine_a_worker_that_has_not_confined_itself():
+    """Trusted source runs before landlock and seccomp, and reports what it can do."""
     look = """
 import os, socket
 found = [name for _, name in socket.if_nameindex() if name != "lo"]
@@ -277,13 +277,11 @@ def test_kernel_without_landlock_is_refused_where_it_is_required(monkeypatch):
 
 def test_machine_without_a_filter_is_refused(monkeypatch):
     monkeypatch.setattr(confinement.platform, "machine", lambda: "riscv64")
-    with pytest.raises(OSError, match="no filter for riscv64"):
+    with pytest.raises(OSError, match="no seccomp filter for riscv64"):
         confinement.Confinement(SETUP | {"landlock": "off"})
 
 
-def test_packages_of_the_host_are_no_part_of_the_standard_library(
-    monkeypatch, tmp_path
-):
+def test_packages_of_the_host_are_not_in_the_standard_library(monkeypatch, tmp_path):
     for name in ("json", "site-packages", "dist-packages"):
         (tmp_path / name).mkdir()
     monkeypatch.setattr(os, "__file__", str(tmp_path / "os.py"))

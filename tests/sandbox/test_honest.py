@@ -1,4 +1,4 @@
-"""Honest programs of every style run as they would anywhere."""
+"""Honest programs of every style run as in a plain interpreter."""
 
 import os
 import sys
@@ -166,7 +166,7 @@ def test_undecodable_output_is_replaced(sandbox):
 
 @pytest.fixture
 def folder_for_all():
-    """A folder that the workers' users may read, which tmp_path is not."""
+    """A folder that the workers' users may read, unlike tmp_path."""
     with tempfile.TemporaryDirectory() as folder:
         os.chmod(folder, 0o755)
         yield Path(folder)
@@ -227,7 +227,7 @@ def test_packages_of_another_python_are_refused(folder_for_all, monkeypatch):
         Sandbox(LIMITS, tier="C", packages=Packages(["given"]))
 
 
-def test_packages_that_are_not_there_are_told():
+def test_missing_packages_are_reported():
     missing = Packages(["not_there"])
     with pytest.raises(SandboxUnavailable, match="pip install not-there"):
         Sandbox(LIMITS, tier="C", packages=missing)

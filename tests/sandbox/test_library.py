@@ -283,14 +283,14 @@ def test_numbers_and_arrays_of_numpy_are_results(tier):
     assert execution.result == [3, 1.5, [False, True], "i", {"max": 2}, [2, 4]]
 
 
-def test_files_cannot_be_written_and_programs_are_told(sandbox):
-    """No disk is given to programs: what they would share with the host, or fill."""
+def test_writing_a_file_raises_an_error(sandbox):
+    """Programs have no disk, which they could fill or share with the host."""
     execution = call(sandbox, "import tempfile\ndef f(): tempfile.TemporaryFile()")
     assert execution.error_type == "FileNotFoundError"
     assert "No usable temporary directory" in execution.error_message
 
 
-def test_a_hundred_threads_fit_into_the_usual_memory(tier):
+def test_a_hundred_threads_fit_into_the_default_memory(tier):
     program, _, _ = PROGRAMS["fifty threads"]
     with Sandbox(Limits(processes=128), tier, workers=1) as box:
         assert call(box, program, 100).result == 100

@@ -1,5 +1,6 @@
 """How a sandbox and its workers start, are replaced, and end."""
 
+import contextlib
 import json
 import os
 import signal
@@ -117,7 +118,7 @@ def test_workers_and_programs_end_when_the_trainer_is_killed(tier):
 
 @pytest.mark.parametrize("is_held", [False, True])
 def test_idle_worker_ends_with_its_trainer(is_held):
-    """Also where a fork of the trainer holds the other end of the worker's pipe."""
+    """Also if a fork of the trainer holds the other end of the worker's pipe."""
     program = f"""
         import os, sys, time
         sys.path.insert(0, {str(ROOT)!r})
@@ -142,20 +143,20 @@ def test_idle_worker_ends_with_its_trainer(is_held):
 
 
 def descendants(pid):
-    found = []
+    pids = []
     for task in os.listdir(f"/proc/{pid}/task"):
         text = Path(f"/proc/{pid}/task/{task}/children").read_text()
         for child in map(int, text.split()):
-            found += [child, *descendants(child)]
-    return found
+            pids += [child, *descendants(child)]
+    return pids
 
 
-def test_worker_is_the_first_to_be_killed_and_its_memory_nobodys_to_read():
+def test_worker_is_killed_first_and_its_memory_is_unreadable():
     with Sandbox(LIMITS, "C", workers=1) as box:
         worker = box._free.get()
         box._free.put(worker)
         folder = Path(f"/proc/{worker._process.pid}")
-        # Of a process that may not be dumped, such files belong to root.
+        # If a process may not be dumped, these files belong to root.
         owners = [(folder / name).stat().st_uid for name in ("stat", "mem")]
         assert owners == [0, 0]
         assert (folder / "oom_score_adj").read_text() == "1000\n"
@@ -169,11 +170,13 @@ def test_ctrl_c_in_the_terminal_of_the_trainer_reaches_no_worker(tier):
 
 
 def kill_worker(box):
-    """End the one worker of a sandbox, and what bubblewrap runs it in."""
+    """Kill the only worker of a sandbox and the processes of bubblewrap around it."""
     worker = box._free.get()
     box._free.put(worker)
     for pid in (worker._process.pid, *descendants(worker._process.pid)):
-        os.kill(pid, signal.SIGKILL)
+        # The end of bubblewrap may already have ended the processes inside it.
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def test_killed_worker_is_replaced_and_its_program_run_again(tier):
@@ -198,7 +201,7 @@ def test_worker_that_dies_twice_raises_grader_failure(monkeypatch):
         assert call(box, "def f(): return 1").result == 1
 
 
-def test_worker_that_cannot_be_replaced_is_a_grader_failure(monkeypatch):
+def test_worker_that_cannot_be_replaced_raises_grader_failure(monkeypatch):
     def refuse(box):
         raise SandboxUnavailable("no more processes")
 
@@ -247,14 +250,14 @@ def test_oversized_answer_of_a_worker_is_refused(monkeypatch, count, sizes, mess
         box._free.put(worker)
 
 
-def test_limits_only_is_refused_to_root_with_credentials(monkeypatch):
+def test_tier_d_is_refused_to_root_with_credentials(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "x")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     with pytest.raises(SandboxUnavailable, match="HF_TOKEN"):
         Sandbox(LIMITS, tier="D", workers=1)
 
 
-def test_limits_only_still_ends_daemons_and_fork_bombs(monkeypatch):
+def test_tier_d_still_ends_daemons_and_fork_bombs(monkeypatch):
     for name in tiers.CREDENTIALS:
         monkeypatch.delenv(name, raising=False)
     program = """
@@ -278,7 +281,7 @@ def test_limits_only_still_ends_daemons_and_fork_bombs(monkeypatch):
         assert children_of(worker._process.pid) == []
 
 
-def test_limits_only_program_that_kills_its_group_ends_alone(monkeypatch):
+def test_tier_d_program_that_kills_its_group_ends_alone(monkeypatch):
     for name in tiers.CREDENTIALS:
         monkeypatch.delenv(name, raising=False)
     program = "import os, signal\ndef f(): os.killpg(0, signal.SIGTERM)"
@@ -286,24 +289,24 @@ def test_limits_only_program_that_kills_its_group_ends_alone(monkeypatch):
         assert call(box, program).error_type == "Crash"
 
 
-def test_best_tier_that_holds_is_taken():
+def test_auto_selects_the_strongest_tier_that_works():
     with Sandbox(LIMITS, workers=1) as box:
         assert box.tier == next(tier for tier in "ABC" if is_installed(tier))
 
 
-def test_tier_that_does_not_hold_is_refused_with_what_to_do(monkeypatch):
+def test_tier_with_holes_is_refused_with_a_remedy(monkeypatch):
     monkeypatch.setattr(tiers, "probe", lambda worker: ["can open a socket"])
     with pytest.raises(SandboxUnavailable, match="can open a socket.*bubblewrap") as e:
         Sandbox(LIMITS, tier="auto", workers=1)
     assert "tier C: can" in str(e.value) and "tier D: can" not in str(e.value)
 
 
-def test_worker_whose_tests_cannot_be_confined_is_no_sandbox(tier):
-    """A program must not be blamed for it, nor run."""
+def test_worker_that_cannot_confine_its_tests_is_refused(tier):
+    """Such a failure must not run the program nor be blamed on it."""
     broken = """
 import sys
 module = sys.modules["sdpo_jax.sandbox.worker.confinement"]
-def refuse(self, bounds):
+def refuse(self, resource_limits):
     raise OSError
 module.Confinement.enter_test = refuse
 """
@@ -311,20 +314,20 @@ module.Confinement.enter_test = refuse
         Sandbox(LIMITS, tier, workers=1, packages=Packages(prepare=broken))
 
 
-def test_probe_finds_the_holes_of_limits_only():
-    with_limits_only = process.Worker("D", LIMITS, Packages())
+def test_probe_finds_the_holes_of_tier_d():
+    worker = process.Worker("D", LIMITS, Packages())
     try:
-        found = tiers.probe(with_limits_only)
+        holes = tiers.probe(worker)
     finally:
-        with_limits_only.close()
-    assert {"can open a socket", "can start a process"} <= set(found)
+        worker.close()
+    assert {"can open a socket", "can start a process"} <= set(holes)
 
 
 ENDED = {"ended": "exit", "signal": 0, "cpu_s": 0.1, "stdout": ""}
 
 
 @pytest.mark.parametrize(
-    "seen, writes, found",
+    "fields, writes, holes",
     [
         ({"report": '{"result": []}'}, False, []),
         ({"report": '{"result": ["be root"]}'}, False, ["can be root"]),
@@ -336,17 +339,17 @@ ENDED = {"ended": "exit", "signal": 0, "cpu_s": 0.1, "stdout": ""}
         ),
     ],
 )
-def test_probe_believes_only_a_canary_that_came_back(seen, writes, found):
+def test_probe_needs_a_result_and_checks_for_files_itself(fields, writes, holes):
     def exchange(request):
         _, folder = request["tests"][0]["arguments"]
         if writes:
             Path(folder, "x").write_text("")
-        return [ENDED | seen]
+        return [ENDED | fields]
 
-    assert tiers.probe(SimpleNamespace(exchange=exchange)) == found
+    assert tiers.probe(SimpleNamespace(exchange=exchange)) == holes
 
 
-def test_platform_without_a_sandbox_is_named(monkeypatch):
+def test_unsupported_platform_is_refused_with_a_remedy(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(SandboxUnavailable, match="needs Linux.*container"):
         Sandbox(LIMITS)

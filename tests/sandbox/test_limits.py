@@ -1,4 +1,4 @@
-"""Programs that take too much of something are ended."""
+"""Programs that exceed a limit are ended."""
 
 import fcntl
 import os
@@ -38,17 +38,17 @@ LIMIT_CASES = {
 
 
 @pytest.mark.parametrize("name", LIMIT_CASES)
-def test_limit_ends(sandbox, name):
+def test_limit_ends_a_program(sandbox, name):
     program, statuses = LIMIT_CASES[name]
     start = time.monotonic()
-    # On a busy machine, filling the memory takes more than the usual second.
+    # On a busy machine, filling the memory takes more than the default second.
     cpu_s = 4.0 if statuses == "memory_limit" else None
     execution = call(sandbox, program, cpu_s=cpu_s)
     assert execution.status in statuses.split("|"), execution
     assert time.monotonic() - start < 8.0
 
 
-def test_kernel_holds_a_program_to_every_limit(tier):
+def test_kernel_enforces_every_limit(tier):
     program = """
         import resource
         def f(names):
@@ -58,16 +58,16 @@ def test_kernel_holds_a_program_to_every_limit(tier):
     limits = Limits(cpu_s=1.5, memory_mb=300, processes=40, open_files=20)
     expected = {"AS": 300 << 20, "CPU": 3, "NOFILE": 20, "FSIZE": 0}
     expected |= {"CORE": 0, "MEMLOCK": 0, "MSGQUEUE": 0}
-    if os.geteuid() == 0:  # A user per worker, whose first task is the test itself.
+    if os.geteuid() == 0:  # One more than the limit: the test's main thread.
         expected["NPROC"] = 41
 
     with Sandbox(limits, tier, workers=1) as box:
-        found = call(box, program, list(expected)).result
+        limits = call(box, program, list(expected)).result
 
-    assert found == [[value, value] for value in expected.values()]
+    assert limits == [[value, value] for value in expected.values()]
 
 
-def test_time_in_the_kernel_is_spent_too(sandbox):
+def test_time_in_the_kernel_counts(sandbox):
     program = """
         import os, time
         def f():
@@ -81,32 +81,33 @@ def test_time_in_the_kernel_is_spent_too(sandbox):
 @pytest.mark.parametrize(
     "body, times", [("time.sleep(60)", 2), ("while True: pass", 1)]
 )
-def test_program_that_sleeps_meets_the_wall_twice_and_is_counted(
+def test_program_that_sleeps_is_run_twice_and_counted(
     sandbox, monkeypatch, body, times
 ):
-    before, exchange, seen = sandbox.wall_retries, sandbox.exchange, []
-    monkeypatch.setattr(sandbox, "exchange", lambda r: seen.append(r) or exchange(r))
+    before, exchange, requests = sandbox.wall_retries, sandbox.exchange, []
+    record_and_run = lambda r: requests.append(r) or exchange(r)
+    monkeypatch.setattr(sandbox, "exchange", record_and_run)
 
     execution = call(sandbox, f"import time\ndef f():\n    {body}", cpu_s=0.1)
 
     assert execution.status == "time_limit"
-    assert (len(seen), sandbox.wall_retries) == (times, before + times - 1)
+    assert (len(requests), sandbox.wall_retries) == (times, before + times - 1)
 
 
-def test_limits_are_told_in_proportion():
-    usual = {"cpu_s": 6.0, "wall_s": 30.0, "memory_mb": 1024, "output_kb": 4096}
-    assert Limits().as_message() == usual | {"processes": 128, "open_files": 32}
-    told = Limits(cpu_s=2.0, wall_s=8.0).as_message(cpu_s=0.5, output_kb=7)
-    assert (told["cpu_s"], told["wall_s"], told["output_kb"]) == (0.5, 2.0, 7)
+def test_clock_limit_scales_with_cpu_limit():
+    default = {"cpu_s": 6.0, "wall_s": 30.0, "memory_mb": 1024, "output_kb": 4096}
+    assert Limits().as_message() == default | {"processes": 128, "open_files": 32}
+    message = Limits(cpu_s=2.0, wall_s=8.0).as_message(cpu_s=0.5, output_kb=7)
+    assert (message["cpu_s"], message["wall_s"], message["output_kb"]) == (0.5, 2.0, 7)
 
 
-def test_tests_after_a_spent_limit_are_skipped_unless_asked_for(sandbox):
+def test_tests_after_a_reached_limit_are_skipped_unless_required(sandbox):
     program = "def f(x):\n    while x: pass\n    return x"
     tests = [Call("f", [0]), Call("f", [1]), Call("f", [0])]
-    short = sandbox.run(program, tests, cpu_s=0.2)
-    whole = sandbox.run(program, tests, cpu_s=0.2, stop_at_limit=False)
-    assert [e.status for e in short] == ["ok", "time_limit", "skipped"]
-    assert [e.status for e in whole] == ["ok", "time_limit", "ok"]
+    stopped = sandbox.run(program, tests, cpu_s=0.2)
+    complete = sandbox.run(program, tests, cpu_s=0.2, stop_at_limit=False)
+    assert [e.status for e in stopped] == ["ok", "time_limit", "skipped"]
+    assert [e.status for e in complete] == ["ok", "time_limit", "ok"]
 
 
 def test_thread_bomb_is_contained(sandbox):
@@ -128,24 +129,24 @@ def test_thread_bomb_is_contained(sandbox):
     )
 
 
-def test_one_run_may_be_given_more_output(sandbox):
+def test_one_run_may_have_a_larger_output_limit(sandbox):
     program = "def f():\n    return 'x' * 10**6"
     ended = [call(sandbox, program, output_kb=kb).status for kb in (None, 1024, None)]
     assert ended == ["output_limit", "ok", "output_limit"]
 
 
-@pytest.mark.parametrize("most, is_too_much", [(300_000, False), (299_999, True)])
-def test_output_of_an_ended_fork_is_read_to_its_end(most, is_too_much):
+@pytest.mark.parametrize("max_bytes, is_too_much", [(300_000, False), (299_999, True)])
+def test_output_of_an_ended_fork_is_read_to_its_end(max_bytes, is_too_much):
     reader, writer = os.pipe()
-    # More than one read takes, and than a pipe holds unasked.
+    # More than one read returns, and more than a pipe can hold by default.
     fcntl.fcntl(writer, fcntl.F_SETPIPE_SZ, 1 << 20)
     os.write(writer, b"x" * 300_000)
     os.close(writer)
     output = pipes.Output()
-    output.listen(reader, most)
+    output.listen(reader, max_bytes)
 
     assert output.drain() == is_too_much
-    assert bytes(output.view()) == b"x" * most
+    assert bytes(output.view()) == b"x" * max_bytes
     os.close(reader)
 
 

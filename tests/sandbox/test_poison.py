@@ -1,4 +1,4 @@
-"""What a program does to its process harms no other test and no other program."""
+"""Changes that a program makes to its process affect no other test or program."""
 
 import textwrap
 
@@ -27,7 +27,7 @@ def test_monkeypatching_poisons_neither_the_next_test_nor_the_next_program(lone)
     assert [execution.result for execution in twice] == [1, 1]
 
 
-# What a program can see of its process, as far as it is the same for every program.
+# The state of its process that a program can see and that all programs should share.
 LOOK = """
 import atexit, builtins, gc, json, os, resource, signal, sys, threading, time, warnings
 
@@ -75,7 +75,7 @@ POISONS = {
             def find_spec(self, *a): raise SystemExit
         sys.meta_path.insert(0, Hook())
         """,
-    "what programs are given": "vars(sys.meta_path[-1]).clear()",
+    "additional modules": "vars(sys.meta_path[-1]).clear()",
     "__import__": "builtins.__import__ = lambda *a: 1 / 0",
     "built-in functions": "builtins.len = builtins.print = builtins.open = None",
     "all built-ins": "vars(builtins).clear()",
@@ -141,13 +141,13 @@ POISONS = {
 
 @pytest.fixture(scope="module")
 def pristine(tier):
-    """A sandbox of one worker, and what its first program saw."""
+    """A sandbox of one worker, and the state that its first program saw."""
     with Sandbox(LIMITS, tier, workers=1) as box:
         yield box, call(box, LOOK).result
 
 
 @pytest.mark.parametrize("name", POISONS)
-def test_next_test_and_next_program_find_all_as_it_was(pristine, name):
+def test_next_test_and_next_program_see_unchanged_state(pristine, name):
     box, before = pristine
     body = textwrap.indent(textwrap.dedent(POISONS[name]), "    ")
     poison = LOOK.replace("def f():", f"def g():\n{body}\n\ndef f():")
@@ -162,7 +162,7 @@ def test_next_test_and_next_program_find_all_as_it_was(pristine, name):
 
 
 @pytest.mark.parametrize("name", POISONS)
-def test_next_program_finds_all_as_it_was_after_calls_that_shared_a_process(
+def test_next_program_sees_unchanged_state_after_calls_that_shared_a_process(
     sharing, name
 ):
     before = call(sharing, LOOK).result
@@ -213,7 +213,7 @@ def test_calls_that_share_a_process_return_what_they_would_alone(sharing, name):
         assert [execution.stdout for execution in executions] == ["1\n", "2\n"]
 
 
-def test_calls_that_share_a_process_fail_apart(sharing):
+def test_calls_that_share_a_process_fail_separately(sharing):
     program = (
         "import os\ndef f(x):\n    if x == 1: raise KeyError(x)\n"
         "    if x == 2: os._exit(0)\n    if x == 3: os.abort()\n    return x"
@@ -246,9 +246,9 @@ def test_program_finds_no_other_program_or_output_in_its_memory(tier, process_pe
             box.run(victim, [Call("f", [x]) for x in arguments])
         markers = ("ted-7391ted", "ned-7391ned", "x % 2 == 0: pri", "Serves requests")
         backwards = [list(marker[::-1].encode()) for marker in markers]
-        found = call(box, SEARCH, *backwards, cpu_s=4.0)
-    # The last stands in the worker itself: the search can find something.
-    assert found.result == [False, False, False, True], found
+        execution = call(box, SEARCH, *backwards, cpu_s=4.0)
+    # The last marker is in the worker itself and proves that the search works.
+    assert execution.result == [False, False, False, True], execution
 
 
 def test_program_finds_no_long_request_in_memory_that_was_freed(lone):
@@ -257,12 +257,12 @@ def test_program_finds_no_long_request_in_memory_that_was_freed(lone):
 
     markers = ["-7391 # text-7391", "-7391 argu-7391", "Serves requests"]
     backwards = [list(marker[::-1].encode()) for marker in markers]
-    found = call(lone, SEARCH, *backwards, cpu_s=4.0)
+    execution = call(lone, SEARCH, *backwards, cpu_s=4.0)
 
-    assert found.result == [False, False, True], found
+    assert execution.result == [False, False, True], execution
 
 
-# Reads what the worker's own objects hold, without touching memory that is not there.
+# Reads the buffers of the worker's own objects without touching unmapped memory.
 READ_WORKER = r"""
 import ctypes, mmap, os, sys
 
@@ -305,6 +305,6 @@ def test_program_that_reaches_the_workers_objects_finds_no_other_output(lone):
     backwards = [tuple(marker[::-1].encode()) for marker in markers]
     program = READ_WORKER + "\ndef g(*m):\n    return f(*map(tuple, m))"
 
-    found = lone.run(program, [Call("g", backwards)])[0].result
+    num_buffers, num_found = lone.run(program, [Call("g", backwards)])[0].result
 
-    assert found[0] >= 4 and found[1] == 0, found
+    assert num_buffers >= 4 and num_found == 0

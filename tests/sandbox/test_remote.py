@@ -33,11 +33,11 @@ ADD = "def f(a, b):\n    return a + b"
 
 
 class Recorder(Server):
-    """A server that keeps what it was sent and has sent."""
+    """A server that records its messages and answers."""
 
     def answer(self, message):
         answer = super().answer(message)
-        self.seen = [*getattr(self, "seen", []), message, answer]
+        self.recorded = [*getattr(self, "recorded", []), message, answer]
         return answer
 
 
@@ -65,24 +65,24 @@ def box(server):
         yield box
 
 
-def test_programs_run_there_as_they_would_here(box):
+def test_programs_run_remotely_as_they_would_locally(box):
     tests = [
         Call("f", [1, 2]),
         Call("f", {"a": 1, "b": [1]}),
         Call("f", ["x", "\ud800"]),
     ]
-    here = ("status", "result", "error_type", "error_line")
+    fields = ("status", "result", "error_type", "error_line")
     with Sandbox(LIMITS, workers=1) as local:
         expected = local.run(ADD, tests)
 
-    found = box.run(ADD, tests)
+    executions = box.run(ADD, tests)
 
-    look = lambda runs: [[getattr(run, name) for name in here] for run in runs]
-    assert look(found) == look(expected)
-    assert [run.status for run in found] == ["ok", "error", "ok"]
+    values = lambda runs: [[getattr(run, name) for name in fields] for run in runs]
+    assert values(executions) == values(expected)
+    assert [run.status for run in executions] == ["ok", "error", "ok"]
 
 
-def test_tier_says_what_holds_there(box):
+def test_tier_names_the_tier_of_the_server(box):
     assert box.tier in ("R/A", "R/B", "R/C")
     assert box.workers == 2
 
@@ -93,19 +93,19 @@ def test_limits_are_those_of_the_trainer(box):
     assert (endless.status, loud.status) == ("time_limit", "output_limit")
 
 
-def test_output_that_grows_six_times_on_its_way_comes_back(box):
+def test_output_that_json_makes_six_times_as_long_is_received(box):
     program = "import os\nos.write(1, bytes(30_000))\nos.write(1, bytes(30_000))"
     (execution,) = box.run(program, [Stdin("")])
     assert execution.stdout == "\0" * 60_000
 
 
-def test_programs_are_confined_there(box):
+def test_programs_are_confined_on_the_server(box):
     program = "import os\ndef f():\n    return os.fork()"
     (execution,) = box.run(program, [Call("f", [])])
     assert execution.error_type == "PermissionError"
 
 
-def test_packages_are_looked_up_there(server):
+def test_packages_are_looked_up_on_the_server(server):
     program = "def f(n):\n    import numpy\n    return int(numpy.arange(n).sum())"
     with Sandbox(LIMITS, url(server), packages=Packages(("numpy",))) as box:
         (execution,) = box.run(program, [Call("f", [5])])
@@ -118,7 +118,7 @@ def test_expected_outputs_never_leave_the_trainer(server, tmp_path):
     tests = {"testtype": "functional", "fn_name": "f", "inputs": [[20000, 24321]]}
     row = {"uid": "1", "prompt": "?", "tests": tests | {"outputs": [44321]}}
     (tmp_path / "rows.jsonl").write_text(json.dumps(row))
-    server.seen = []
+    server.recorded = []
     box = Sandbox(LIMITS, url(server))
     environment = Programming({"train": tmp_path / "rows.jsonl"}, box)
     (question,) = environment.questions("train")
@@ -128,25 +128,26 @@ def test_expected_outputs_never_leave_the_trainer(server, tmp_path):
     environment.close()
 
     assert verdict.score == 0 and "44321" in verdict.feedback
-    assert "24321" in repr(server.seen) and "44321" not in repr(server.seen)
+    recorded = repr(server.recorded)
+    assert "24321" in recorded and "44321" not in recorded
     assert environment.versions["sandbox_tier"].startswith("R/")
 
 
-def test_many_threads_share_the_workers_there(box):
-    found = [None] * 12
+def test_many_threads_share_the_workers_of_the_server(box):
+    sums = [None] * 12
 
     def run(n):
-        found[n] = box.run(ADD, [Call("f", [n, n])])[0].result
+        sums[n] = box.run(ADD, [Call("f", [n, n])])[0].result
 
     threads = [threading.Thread(target=run, args=(n,)) for n in range(12)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert found == [2 * n for n in range(12)]
+    assert sums == [2 * n for n in range(12)]
 
 
-def test_other_limits_get_another_sandbox_and_the_longest_unused_ends(server):
+def test_other_limits_get_another_sandbox_and_the_least_recent_ends(server):
     for memory in (512, 513, 514, 515, 512, 516):
         with Sandbox(Limits(memory_mb=memory), url(server)) as box:
             assert box.run(ADD, [Call("f", [1, 2])])[0].result == 3
@@ -160,16 +161,18 @@ def guarded(monkeypatch):
     yield from serving(Server(("127.0.0.1", 0), "right", workers=1))
 
 
-def test_token_opens_the_server(guarded, monkeypatch):
+def test_server_requires_its_token(guarded, monkeypatch):
     with Sandbox(LIMITS, url(guarded)) as box:
         assert box.run(ADD, [Call("f", [1, 2])])[0].result == 3
     for token in ("wrong", ""):
         monkeypatch.setenv(remote.TOKEN, token)
-        with pytest.raises(SandboxUnavailable, match="401.*SDPO_SANDBOX_TOKEN"):
+        with pytest.raises(
+            SandboxUnavailable, match="401.*SDPO_SANDBOX_TOKEN is missing or wrong"
+        ):
             Sandbox(LIMITS, url(guarded))
 
 
-def test_token_goes_by_no_proxy(server):
+def test_token_is_sent_to_no_proxy(server):
     program = (
         "import sys\n"
         "from sdpo_jax.sandbox import remote, values\n"
@@ -177,18 +180,18 @@ def test_token_goes_by_no_proxy(server):
         "sandbox = values.Limits(), values.Packages()\n"
         "print(remote.RemoteWorker(sys.argv[1], *sandbox).about['workers'])"
     )
-    elsewhere = {"http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
-    found = subprocess.run(
+    proxy = {"http_proxy": "http://127.0.0.1:9", "no_proxy": ""}
+    process = subprocess.run(
         [sys.executable, "-c", program, url(server)],
         cwd=ROOT,
-        env=os.environ | elsewhere,
+        env=os.environ | proxy,
         capture_output=True,
         text=True,
     )
-    assert found.stdout == "2\n", found.stderr
+    assert process.stdout == "2\n", process.stderr
 
 
-def test_server_for_others_needs_a_token(monkeypatch):
+def test_server_for_other_machines_needs_a_token(monkeypatch):
     monkeypatch.delenv(remote.TOKEN, raising=False)
     monkeypatch.setattr(sys, "argv", ["server", "--host=0.0.0.0", "--port=0"])
 
@@ -197,7 +200,7 @@ def test_server_for_others_needs_a_token(monkeypatch):
 
 
 def test_ctrl_c_ends_the_server_without_a_traceback():
-    # A shell may have had the tests ignore Ctrl-C.
+    # A shell may start the tests with Ctrl-C ignored.
     program = (
         "import signal; from sdpo_jax.sandbox import server\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -213,13 +216,13 @@ def test_ctrl_c_ends_the_server_without_a_traceback():
         try:
             assert "grader on 127.0.0.1" in process.stderr.readline()
             process.send_signal(signal.SIGINT)
-            _, said = process.communicate(timeout=30)
+            _, stderr = process.communicate(timeout=30)
         finally:
             process.kill()
-    assert (process.returncode, said) == (0, "")
+    assert (process.returncode, stderr) == (0, "")
 
 
-def test_server_that_goes_is_a_grader_failure_and_one_that_returns_is_not(monkeypatch):
+def test_lost_server_is_a_grader_failure_and_a_restarted_one_works(monkeypatch):
     monkeypatch.setattr(remote, "PATIENCE_S", 1.0)
     life = serving(Server(("127.0.0.1", 0), "", workers=1))
     first = next(life)
@@ -234,7 +237,7 @@ def test_server_that_goes_is_a_grader_failure_and_one_that_returns_is_not(monkey
         next(life, None)
 
 
-# What a machine that is no grader may answer, to what a test run asks.
+# Answers to a test run from a machine that is no grader.
 ODD = {
     "garbage": (200, b"\xff{", "no JSON"),
     "a list": (200, b"[]", "no JSON object"),
@@ -246,7 +249,7 @@ ODD = {
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_odd_answer_is_a_grader_failure(name):
+def test_unexpected_answer_is_a_grader_failure(name):
     code, body, message = ODD[name]
     asked = []
 
@@ -277,7 +280,7 @@ def test_odd_answer_is_a_grader_failure(name):
     [b"", b"[]", b"{}", b"\xff", b"[" * 10**5, b'{"limits": {"cpu_s": 0}}'],
     ids=["empty", "list", "object", "bytes", "deep", "limits"],
 )
-def test_server_refuses_what_it_cannot_read(server, body):
+def test_server_refuses_malformed_messages(server, body):
     request = remote.urllib.request.Request(url(server), body, method="POST")
     with pytest.raises(remote.urllib.error.HTTPError) as raised:
         remote.urllib.request.urlopen(request, timeout=10)
@@ -286,7 +289,7 @@ def test_server_refuses_what_it_cannot_read(server, body):
 
 
 @pytest.mark.parametrize("size", ["", "x", "-1", str(1 << 40)])
-def test_request_of_no_size_or_too_large_is_refused_unread(server, size):
+def test_request_without_a_size_or_too_large_is_refused_unread(server, size):
     connection = http.client.HTTPConnection(*server.server_address, timeout=10)
     connection.putrequest("POST", "/")
     connection.putheader("Content-Length", size)
@@ -295,7 +298,7 @@ def test_request_of_no_size_or_too_large_is_refused_unread(server, size):
     connection.close()
 
 
-def test_client_that_says_nothing_is_left(server, monkeypatch):
+def test_silent_client_is_disconnected(server, monkeypatch):
     handler = grader_server._Handler
     monkeypatch.setattr(handler, "timeout", handler.timeout / 300)
     with socket.create_connection(server.server_address, timeout=10) as client:
@@ -303,13 +306,13 @@ def test_client_that_says_nothing_is_left(server, monkeypatch):
 
 
 @pytest.mark.parametrize("where", ["", "grader:8000", "ftp://grader"])
-def test_url_of_no_server_is_refused(where):
-    told = "tier must be|expected http://host:port"
-    with pytest.raises((ValueError, SandboxUnavailable), match=told):
+def test_malformed_url_is_refused(where):
+    message = "tier must be|expected http://host:port"
+    with pytest.raises((ValueError, SandboxUnavailable), match=message):
         Sandbox(LIMITS, where)
 
 
-def test_image_holds_all_that_the_server_imports(tmp_path):
+def test_image_contains_all_that_the_server_imports(tmp_path):
     recipe = (ROOT / "sdpo_jax/sandbox/Dockerfile").read_text()
     for line in re.findall(r"^COPY (.*)$", recipe, re.MULTILINE):
         *sources, target = line.split()
@@ -323,7 +326,7 @@ def test_image_holds_all_that_the_server_imports(tmp_path):
     command = re.search(r"^CMD (.*)$", recipe, re.MULTILINE)[1]
     _, *arguments = json.loads(command)
 
-    said = subprocess.run(
+    process = subprocess.run(
         [sys.executable, *arguments, "--help"],
         cwd=tmp_path,
         env={"PYTHONPATH": str(tmp_path), "PATH": os.environ["PATH"]},
@@ -331,4 +334,5 @@ def test_image_holds_all_that_the_server_imports(tmp_path):
         text=True,
     )
 
-    assert said.returncode == 0 and "--workers" in said.stdout, said.stderr
+    assert process.returncode == 0, process.stderr
+    assert "--workers" in process.stdout

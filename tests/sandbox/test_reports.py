@@ -1,4 +1,4 @@
-"""What a program says of itself is a claim, whatever way it is said."""
+"""Reports are claims of an untrusted program, however it writes them."""
 
 import json
 import time
@@ -10,18 +10,18 @@ from sdpo_jax.sandbox.values import Call, Stdin
 from tests.sandbox.boxes import call
 
 
-def read(test=Stdin(""), **seen):  # noqa: B008
-    """What is made of a record, of a script that ended well unless it says so."""
+def read(test=Stdin(""), **fields):  # noqa: B008
+    """The execution of a record; without fields, of a script that ended well."""
     record = {"ended": "exit", "signal": 0, "cpu_s": 0.1, "stdout": "", "report": ""}
-    return records.execution(record | seen, test, cpu_limit_s=1.0)
+    return records.execution(record | fields, test, cpu_limit_s=1.0)
 
 
 @pytest.mark.parametrize(
-    "seen, status, kind",
+    "fields, status, kind",
     [
         ({}, "ok", ""),
         ({"cpu_s": 0.999}, "ok", ""),
-        ({"cpu_s": 1.0}, "time_limit", ""),  # It ended before anybody looked.
+        ({"cpu_s": 1.0}, "time_limit", ""),  # It ended before the worker measured.
         ({"ended": "wall"}, "time_limit", ""),
         ({"ended": "output", "cpu_s": 2.0}, "output_limit", ""),
         ({"signal": 9}, "memory_limit", ""),
@@ -30,8 +30,8 @@ def read(test=Stdin(""), **seen):  # noqa: B008
         ({"test": Call("f", [])}, "error", "SystemExit"),
     ],
 )
-def test_record_says_how_a_test_ended(seen, status, kind):
-    execution = read(**seen)
+def test_record_determines_status_and_error(fields, status, kind):
+    execution = read(**fields)
     assert (execution.status, execution.error_type) == (status, kind)
 
 
@@ -39,12 +39,12 @@ def test_record_says_how_a_test_ended(seen, status, kind):
     "line, read_as",
     [(3, 3), (True, None), (0, None), (-1, None), (1 << 31, None), ("3", None)],
 )
-def test_line_of_an_error_is_one_or_unknown(line, read_as):
+def test_line_of_an_error_is_valid_or_unknown(line, read_as):
     report = json.dumps({"error": {"type": "E", "line": line}})
     assert read(report=report).error_line == read_as
 
 
-def test_brackets_in_text_are_no_nesting():
+def test_brackets_in_strings_do_not_count_as_nesting():
     text = "[{" * 500 + '"' + "]" * 7
     execution = read(Call("f", []), report=json.dumps({"result": text}))
     assert execution.result == text
@@ -111,7 +111,7 @@ def test_malformed_report_is_an_error_of_the_program(sandbox, report):
 
 def test_expected_outputs_are_nowhere_in_the_process(sandbox):
     marker = "expected-" + "7391" * 3
-    keep = [marker]  # Lives in this process, as expected outputs do.
+    keep = [marker]  # In the memory of this process, like expected outputs.
     program = """
         import gc, sys
         def f(half):
@@ -164,7 +164,7 @@ def test_millions_of_brackets_in_a_report_are_read_in_a_second(value):
 @pytest.mark.parametrize(
     "opened, closed", [("[", "]"), ('{"a":', "}"), ('["]", ', "]")]
 )
-def test_nesting_counts_up_to_its_limit(opened, closed):
+def test_nesting_is_allowed_up_to_its_limit(opened, closed):
     for depth, is_deep in ((records.MAX_DEPTH, False), (records.MAX_DEPTH + 1, True)):
         assert records._is_deep(opened * depth + "1" + closed * depth) == is_deep
         assert records._is_deep(opened * depth) == is_deep

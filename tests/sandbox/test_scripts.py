@@ -1,4 +1,4 @@
-"""Ways in which honest scripts read and print."""
+"""Honest scripts read and print in many ways."""
 
 import pytest
 

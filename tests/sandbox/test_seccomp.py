@@ -7,8 +7,8 @@ import pytest
 
 from sdpo_jax.sandbox.worker import seccomp
 
-# What no program has a right use for. Written once more, so that no line of the tables
-# is lost unnoticed: the other tests read the tables.
+# Calls that no program may make. Repeated here, so that removing a line of the tables
+# fails a test: the other tests read the tables.
 DENIED = """
 accept accept4 acct add_key adjtimex bind bpf chmod chown chroot clock_adjtime
 clock_settime connect creat delete_module execve execveat fanotify_init fchmod fchmodat
@@ -31,10 +31,10 @@ OF_THE_WORKER = "fork vfork pidfd_open kill setpgid prctl memfd_create"
 HEADERS = ["x86_64-linux-gnu/asm/unistd_64.h", "asm-generic/unistd.h"]
 
 
-def test_tables_hold_every_call_that_programs_must_not_make():
+def test_tables_have_every_forbidden_call():
     assert set(seccomp.call_numbers(seccomp.DENIED_CALLS, 0)) == set(DENIED.split())
-    found = set(seccomp.call_numbers(seccomp.WORKER_CALLS, 0))
-    assert found == set(OF_THE_WORKER.split())
+    worker_calls = set(seccomp.call_numbers(seccomp.WORKER_CALLS, 0))
+    assert worker_calls == set(OF_THE_WORKER.split())
 
 
 @pytest.mark.parametrize("column", [0, 1])
@@ -54,8 +54,8 @@ def test_numbers_are_those_of_the_kernels_headers(column):
     assert numbers == numbers | expected
 
 
-def answer(steps, machine, number, *arguments):
-    """What a filter says to a call: 0 for yes, an error number, or "kill"."""
+def verdict(steps, machine, number, *arguments):
+    """A filter's verdict on a call: 0 if allowed, an error number, or "kill"."""
     words = {0: number, 4: seccomp.MACHINES[machine]}
     words |= {16 + 8 * i: value for i, value in enumerate(arguments)}
     at = accumulator = 0
@@ -65,7 +65,7 @@ def answer(steps, machine, number, *arguments):
         if operation == seccomp.LOAD:
             accumulator = words.get(operand, 0)
             continue
-        if operation == seccomp.GIVE:
+        if operation == seccomp.RETURN:
             code = {seccomp.ALLOW: 0, seccomp.KILL: "kill"}
             return code.get(operand, operand & 0xFFFF)
         truth = {
@@ -77,7 +77,7 @@ def answer(steps, machine, number, *arguments):
 
 
 @pytest.mark.parametrize("column, machine", [(0, "x86_64"), (1, "aarch64")])
-def test_filter_answers_each_call_as_the_tables_say(column, machine):
+def test_filter_follows_the_tables(column, machine):
     common = seccomp.worker_steps(landlock_abi=2, column=column)
     forks = seccomp.fork_steps(column)
 
@@ -85,43 +85,43 @@ def test_filter_answers_each_call_as_the_tables_say(column, machine):
         return seccomp.call_numbers(table, column)
 
     for number in numbers(seccomp.DENIED_CALLS).values():
-        assert answer(common, machine, number) == errno.EPERM
+        assert verdict(common, machine, number) == errno.EPERM
     for number in numbers(seccomp.WORKER_CALLS).values():
-        assert answer(common, machine, number) == 0
-        assert answer(forks, machine, number) == errno.EPERM
+        assert verdict(common, machine, number) == 0
+        assert verdict(forks, machine, number) == errno.EPERM
     special = numbers(seccomp.CONDITIONAL_CALLS)
-    assert answer(common, machine, special["clone3"]) == errno.ENOSYS
-    assert answer(common, machine, special["prlimit64"], 0) == 0
-    assert answer(common, machine, special["prlimit64"], 7) == errno.EPERM
+    assert verdict(common, machine, special["clone3"]) == errno.ENOSYS
+    assert verdict(common, machine, special["prlimit64"], 0) == 0
+    assert verdict(common, machine, special["prlimit64"], 7) == errno.EPERM
     stream, flags = 1, 0x80800  # SOCK_CLOEXEC and SOCK_NONBLOCK.
-    assert answer(common, machine, special["socketpair"], 1, stream | flags) == 0
+    assert verdict(common, machine, special["socketpair"], 1, stream | flags) == 0
     for family, kind in ((2, stream), (1, 2), (1, 3 | flags), (1, 5)):
-        code = answer(common, machine, special["socketpair"], family, kind)
+        code = verdict(common, machine, special["socketpair"], family, kind)
         assert code == errno.EPERM
     for request in seccomp.IOCTLS:
-        assert answer(common, machine, special["ioctl"], 0, request) == 0
+        assert verdict(common, machine, special["ioctl"], 0, request) == 0
     for request in (0, 0x8901, 0x8902, 0x8912, 0x5412, 0x40086602):
-        assert answer(common, machine, special["ioctl"], 0, request) == errno.EPERM
+        assert verdict(common, machine, special["ioctl"], 0, request) == errno.EPERM
     for command, code in ((1, 0), (8, 1), (10, 1), (15, 1), (1030, 0)):
-        assert answer(common, machine, special["fcntl"], 0, command) == code
+        assert verdict(common, machine, special["fcntl"], 0, command) == code
     truncate = (0, 0, os.O_TRUNC)
-    assert answer(common, machine, special["openat"], *truncate) == errno.EPERM
+    assert verdict(common, machine, special["openat"], *truncate) == errno.EPERM
     newer = seccomp.worker_steps(landlock_abi=3, column=column)
-    assert answer(newer, machine, special["openat"], *truncate) == 0
+    assert verdict(newer, machine, special["openat"], *truncate) == 0
     if "open" in special:
-        assert answer(common, machine, special["open"], 0, os.O_TRUNC) == errno.EPERM
+        assert verdict(common, machine, special["open"], 0, os.O_TRUNC) == errno.EPERM
     for number in (453, 460):
-        assert answer(common, machine, number) == errno.ENOSYS
-    assert answer(common, machine, 0x40000000 + 57) == errno.ENOSYS
+        assert verdict(common, machine, number) == errno.ENOSYS
+    assert verdict(common, machine, 0x40000000 + 57) == errno.ENOSYS
     other = {"x86_64": "aarch64", "aarch64": "x86_64"}[machine]
-    assert answer(common, other, 0) == "kill"
+    assert verdict(common, other, 0) == "kill"
 
 
 @pytest.mark.parametrize("column, machine", [(0, "x86_64"), (1, "aarch64")])
 def test_forks_start_threads_and_no_process(column, machine):
     clone = seccomp.call_numbers(seccomp.CONDITIONAL_CALLS, column)["clone"]
     forks = seccomp.fork_steps(column)
-    assert answer(forks, machine, clone, 0x3D0F00) == 0  # A thread.
-    # With memory of its own, and with all flags but a thread's.
+    assert verdict(forks, machine, clone, 0x3D0F00) == 0  # A thread.
+    # A process, and all flags of a thread but CLONE_THREAD.
     for flags in (0x1200011, 0x3C0F00):
-        assert answer(forks, machine, clone, flags) == errno.EPERM
+        assert verdict(forks, machine, clone, flags) == errno.EPERM

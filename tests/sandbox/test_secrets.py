@@ -1,4 +1,4 @@
-"""Nothing of the host or the trainer is in what programs can see or say."""
+"""Programs can find no secret or path of the host or the trainer."""
 
 import os
 import socket
@@ -28,29 +28,29 @@ def box(tier, monkeypatch, tmp_path):
 def test_secrets_and_paths_of_the_trainer_are_not_in_memory(box):
     markers = [SECRET, str(ROOT), os.getcwd(), "Serves requests"]
     backwards = [list(marker[::-1].encode()) for marker in markers]
-    found = call(box, SEARCH, *backwards, cpu_s=4.0)
-    # The last stands in the worker itself: the search can find something.
-    assert found.result == [False] * 3 + [True], found
+    execution = call(box, SEARCH, *backwards, cpu_s=4.0)
+    # The last marker is in the worker itself and proves that the search works.
+    assert execution.result == [False] * 3 + [True], execution
 
 
-def test_secrets_and_paths_of_the_trainer_are_in_nothing_that_python_tells(box):
+def test_secrets_and_paths_of_the_trainer_are_in_no_python_object(box):
     program = """
         import gc, os, sys, sysconfig
         def f(*backwards):
-            told = [repr(vars(sys)), repr(dict(os.environ)), os.getcwd()]
-            told += [sysconfig.get_paths(), os.path.expanduser("~"), sys.argv]
-            told += [repr(thing)[:10_000] for thing in gc.get_objects()[:20_000]
+            texts = [repr(vars(sys)), repr(dict(os.environ)), os.getcwd()]
+            texts += [sysconfig.get_paths(), os.path.expanduser("~"), sys.argv]
+            texts += [repr(thing)[:10_000] for thing in gc.get_objects()[:20_000]
                      if type(thing) in (list, dict, tuple)]
             frame = sys._getframe()
             while frame:
-                told += [repr(frame.f_locals), repr(frame.f_globals)]
+                texts += [repr(frame.f_locals), repr(frame.f_globals)]
                 frame = frame.f_back
-            told = [str(thing)[::-1] for thing in told]
-            return [any(text in thing for thing in told) for text in backwards]
+            texts = [str(thing)[::-1] for thing in texts]
+            return [any(text in thing for thing in texts) for text in backwards]
         """
     markers = [SECRET, str(ROOT), os.getcwd(), "run_fork"]
-    found = call(box, program, *(marker[::-1] for marker in markers), cpu_s=4.0)
-    assert found.result == [False] * 3 + [True], found
+    execution = call(box, program, *(marker[::-1] for marker in markers), cpu_s=4.0)
+    assert execution.result == [False] * 3 + [True], execution
 
 
 ERRORS = {
@@ -60,11 +60,11 @@ ERRORS = {
     "no such module": "def f(): import numpy",
     "no such name": "def f(): from json import nothing",
     "the worker's frame": "import sys\ndef f(): raise ValueError(sys._getframe(9))",
-    "whole traceback": (
+    "complete traceback": (
         "import traceback\ndef f():\n    try: 1 / 0\n    except Exception:\n"
         "        raise ValueError(traceback.format_exc())"
     ),
-    "whole stack": (
+    "complete stack": (
         "import traceback\ndef f(): raise ValueError(traceback.format_stack())"
     ),
     "the user": "import getpass\ndef f(): raise ValueError(getpass.getuser())",
@@ -74,7 +74,7 @@ ERRORS = {
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_error_tells_nothing_of_the_trainer(box, name):
+def test_error_contains_nothing_of_the_trainer(box, name):
     tests = [Call("f", []), Stdin("")]
     program = ERRORS[name] + "\nif __name__ == '__main__': f()\n"
     for execution in box.run(program, tests):

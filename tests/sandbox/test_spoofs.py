@@ -1,4 +1,4 @@
-"""Programs that pretend: nothing passes for a result that f did not return."""
+"""Programs that cheat: only a value that f returned counts as a result."""
 
 import math
 import os
@@ -9,7 +9,7 @@ import pytest
 from sdpo_jax.sandbox.values import Call, Stdin
 from tests.sandbox.boxes import call, script
 
-# Name -> program, and what its f returned (a Python value) or failed with (a type).
+# Name -> program, and the value that its f returned or the type of its error.
 RESULTS = {
     "object that equals everything": (
         "class E:\n    def __eq__(self, other): return True\ndef f(): return E()",
@@ -161,7 +161,7 @@ def test_result_is_what_json_says_of(sandbox, name):
     assert "loaded" not in execution.stdout + execution.error_message
 
 
-# How a program ends before it returns; none of them is a result.
+# Ways to end before f returns; none of them gives a result.
 EXITS = {
     "sys.exit": "import sys; sys.exit()",
     "sys.exit(0)": "import sys; sys.exit(0)",
@@ -214,7 +214,7 @@ def test_program_that_ends_inside_a_call_has_no_result(sandbox, name):
 def test_program_that_ends_before_its_function_exists_has_no_result(sandbox, name):
     program = textwrap.dedent(EXITS[name]) + "\ndef f(): return 1\n"
     execution = call(sandbox, program, cpu_s=4.0)
-    # A thread's exit may lose the race; a closed report is told as an early end.
+    # A thread's exit may lose the race; a closed report counts as an early end.
     assert execution.status != "ok", execution
 
 
@@ -244,7 +244,7 @@ def test_one_report_too_many_is_no_result(sandbox):
     assert call(sandbox, program).error_type == "ValueError"
 
 
-def test_canary_of_a_pickle_is_nowhere_on_the_host(sandbox, tmp_path):
+def test_pickle_runs_no_code_on_the_host(sandbox, tmp_path):
     tmp_path.chmod(0o777)
     program = f"""
         import os, pickle

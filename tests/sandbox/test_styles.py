@@ -1,4 +1,4 @@
-"""Honest programs in the styles that people and models write: none may be blocked."""
+"""Honest programs in the styles of people and models; none may be blocked."""
 
 import textwrap
 
@@ -219,7 +219,7 @@ PROGRAMS = {
 test_program_runs_in_both_forms = running_in_both_forms(PROGRAMS)
 
 
-def test_method_of_solution_goes_before_what_a_star_import_brought(sandbox):
+def test_method_of_solution_precedes_a_star_import(sandbox):
     program = """
         from math import *
         class Solution:
@@ -230,6 +230,6 @@ def test_method_of_solution_goes_before_what_a_star_import_brought(sandbox):
     assert execution.result == [4, 6]
 
 
-def test_function_is_found_beside_a_solution_that_lacks_it(sandbox):
+def test_function_is_found_if_solution_lacks_it(sandbox):
     program = "class Solution:\n    def __init__(self, x): pass\ndef f(): return 1"
     assert call(sandbox, program).result == 1

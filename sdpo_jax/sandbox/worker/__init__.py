@@ -1,1 +1,1 @@
-"""The process that runs untrusted programs; its files are sent to it as text."""
+"""The process that runs untrusted programs; it gets these files as source text."""

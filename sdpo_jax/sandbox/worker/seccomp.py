@@ -1,4 +1,4 @@
-"""Which system calls a worker and its tests may make: filters of seccomp.
+"""Seccomp filters: which system calls a worker and its tests may make.
 
 Limits: x86-64 and aarch64.
 """
@@ -10,8 +10,9 @@ import struct
 
 from sdpo_jax.sandbox.worker.kernel import PR_SET_SECCOMP, checked, libc
 
-# System calls that nothing here may make. Columns: name, number on x86-64, number on
-# aarch64; "-" where it does not exist.
+# System calls that neither the worker nor a test may make. Columns: name, number on
+# x86-64, number on aarch64; "-" if the call does not exist there. The numbers are from
+# the kernel's unistd headers.
 DENIED_CALLS = """
 execve 59 221               execveat 322 281            ptrace 101 117
 process_vm_readv 310 270    process_vm_writev 311 271   process_madvise 440 440
@@ -56,36 +57,42 @@ lookup_dcookie 212 18       uselib 134 -               io_setup 206 0
 sync 162 81                 syncfs 306 267              seccomp 317 277
 landlock_create_ruleset 444 444                         landlock_add_rule 445 445
 """
-# What the worker needs and its tests must not have.
+# Calls that the worker needs and its tests may not make.
 WORKER_CALLS = """
 fork 57 -                   vfork 58 -                  pidfd_open 434 434
 kill 62 129                 setpgid 109 154             prctl 157 167
 memfd_create 319 279
 """
-# Calls that are right with some arguments; the numbers are as above.
+# Calls that are allowed with some arguments. Columns as above.
 CONDITIONAL_CALLS = """
 clone 56 220   clone3 435 435   prlimit64 302 261   fcntl 72 25   socketpair 53 199
 openat 257 56  open 2 -        ioctl 16 29
 """
-# TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX: what Python asks of its own
-# streams. Others send signals, name the host's network or change files.
+# TCGETS, TIOCGWINSZ, FIONREAD, FIONBIO, FIONCLEX, FIOCLEX: Python uses them on its own
+# streams. Other requests send signals, show the host's network or change files.
 IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451)
-FIRST_UNKNOWN_CALL = 453  # Newer calls answer ENOSYS; so does the x32 table.
-MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # In order of the columns.
+# Calls from this number on fail with ENOSYS, because the tables do not know them. This
+# includes x32 calls, whose numbers have bit 30 set.
+FIRST_UNKNOWN_CALL = 453
+# AUDIT_ARCH values from the kernel's audit.h, in the order of the columns.
+MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 CLONE_THREAD = 0x10000
 
 
 def call_numbers(table, column):
-    """Name -> number of the system calls of `table` that this machine has."""
+    """Name -> number, for the system calls of `table` that exist in this column."""
     words = table.split()
     numbers = words[1 + column :: 3]
     pairs = zip(words[::3], numbers, strict=True)
     return {name: int(number) for name, number in pairs if number != "-"}
 
 
-# Steps of a filter: operation, jumps if true and false, operand.
-LOAD, EQUAL, AT_LEAST, ANY_BIT, GIVE = 0x20, 0x15, 0x35, 0x45, 0x06
-ALLOW, KILL = 0x7FFF0000, 0x80000000
+# A filter is a program of the kernel's BPF machine. A step is a tuple of operation,
+# steps to skip if true, steps to skip if false, and operand. LOAD reads 32 bits of
+# struct seccomp_data at an offset: the call's number is at 0, the machine at 4, and
+# argument i at 16 + 8 * i. The others compare the loaded value or return a verdict.
+LOAD, EQUAL, AT_LEAST, ANY_BIT, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+ALLOW, KILL = 0x7FFF0000, 0x80000000  # Kills the process, not only the thread.
 REFUSE, UNKNOWN = 0x00050000 | errno.EPERM, 0x00050000 | errno.ENOSYS
 LOAD_NUMBER = (LOAD, 0, 0, 0)
 
@@ -94,72 +101,85 @@ def refuse_all(table, column):
     """Filter steps that refuse every call of a table."""
     steps = []
     for number in call_numbers(table, column).values():
-        steps += [(EQUAL, 0, 1, number), (GIVE, 0, 0, REFUSE)]
+        steps += [(EQUAL, 0, 1, number), (RETURN, 0, 0, REFUSE)]
     return steps
 
 
 def refuse_if(number, argument, *tests):
-    """Filter steps for one call; each test on the argument passes or refuses."""
+    """Filter steps that refuse a call if one of the tests of an argument is true.
+
+    Each test is a step that skips the refusal if it is false.
+    """
+    # The low half is enough: the kernel reads these arguments as 32 bits.
     steps = [(LOAD, 0, 0, 16 + 8 * argument)]
     for test in tests:
-        steps += [test, (GIVE, 0, 0, REFUSE)]
+        steps += [test, (RETURN, 0, 0, REFUSE)]
     steps.append(LOAD_NUMBER)
     return [(EQUAL, 0, len(steps), number), *steps]
 
 
 def refuse_unless(number, argument, *values):
-    """Filter steps for one call, which passes with these values of an argument."""
+    """Filter steps that refuse a call unless an argument has one of these values."""
     steps = [(LOAD, 0, 0, 16 + 8 * argument)]
-    for past, value in enumerate(values):
-        steps.append((EQUAL, len(values) - past, 0, value))
-    steps += [(GIVE, 0, 0, REFUSE), LOAD_NUMBER]
+    # On a match, skip the remaining comparisons and the refusal.
+    for index, value in enumerate(values):
+        steps.append((EQUAL, len(values) - index, 0, value))
+    steps += [(RETURN, 0, 0, REFUSE), LOAD_NUMBER]
     return [(EQUAL, 0, len(steps), number), *steps]
 
 
 def worker_steps(landlock_abi, column):
-    """Filter steps for the worker, and so for every test."""
+    """The filter of the worker, which its tests inherit."""
     arch = list(MACHINES.values())[column]
     special = call_numbers(CONDITIONAL_CALLS, column)
-    steps = [(LOAD, 0, 0, 4), (EQUAL, 1, 0, arch), (GIVE, 0, 0, KILL)]
+    # A program could switch to 32-bit mode, where the numbers mean other calls.
+    steps = [(LOAD, 0, 0, 4), (EQUAL, 1, 0, arch), (RETURN, 0, 0, KILL)]
     steps += [LOAD_NUMBER, (AT_LEAST, 0, 1, FIRST_UNKNOWN_CALL)]
-    steps += [(GIVE, 0, 0, UNKNOWN), *refuse_all(DENIED_CALLS, column)]
-    # glibc starts threads with clone when clone3 is unknown; only clone has flags
-    # that a filter can read.
-    steps += [(EQUAL, 0, 1, special["clone3"]), (GIVE, 0, 0, UNKNOWN)]
-    steps += refuse_unless(special["prlimit64"], 0, 0)  # Only itself.
+    steps += [(RETURN, 0, 0, UNKNOWN), *refuse_all(DENIED_CALLS, column)]
+    # clone3 has its flags in memory, which a filter cannot read. If it is unknown,
+    # glibc starts threads with clone.
+    steps += [(EQUAL, 0, 1, special["clone3"]), (RETURN, 0, 0, UNKNOWN)]
+    steps += refuse_unless(special["prlimit64"], 0, 0)  # Pid 0 is the caller itself.
     steps += refuse_unless(special["ioctl"], 1, *IOCTLS)
-    # Pairs of AF_UNIX streams lead nowhere, and asyncio needs one; datagrams could be
-    # sent to any socket of the host that has a name.
+    # asyncio needs a pair of AF_UNIX (1) streams, which connects only to itself. With
+    # datagrams, a program could send to any named socket of the host. The mask has the
+    # bits of all types but SOCK_STREAM (1).
     steps += refuse_unless(special["socketpair"], 0, 1)
     steps += refuse_if(special["socketpair"], 1, (ANY_BIT, 0, 1, 0xE))
-    # F_SETOWN, F_SETSIG and F_SETOWN_EX make the kernel send signals for a program.
+    # With F_SETOWN, F_SETSIG and F_SETOWN_EX, the kernel sends signals for a program.
     owners = [(EQUAL, 0, 1, command) for command in (8, 10, 15)]
     steps += refuse_if(special["fcntl"], 1, *owners)
-    if landlock_abi < 3:  # Such a landlock lets a reader truncate.
+    # Before version 3, landlock does not restrict truncation.
+    if landlock_abi < 3:
         steps += refuse_if(special["openat"], 2, (ANY_BIT, 0, 1, os.O_TRUNC))
         if "open" in special:
             steps += refuse_if(special["open"], 1, (ANY_BIT, 0, 1, os.O_TRUNC))
-    return [*steps, (GIVE, 0, 0, ALLOW)]
+    return [*steps, (RETURN, 0, 0, ALLOW)]
 
 
 def fork_steps(column):
-    """Filter steps that a test adds: few, for they are installed in every fork."""
+    """The filter that a test adds; short, because every fork installs it."""
     clone = call_numbers(CONDITIONAL_CALLS, column)["clone"]
     steps = [LOAD_NUMBER, *refuse_all(WORKER_CALLS, column)]
+    # The reverse of other tests: the flag of a thread skips the refusal.
     steps += refuse_if(clone, 0, (ANY_BIT, 1, 0, CLONE_THREAD))
-    return [*steps, (GIVE, 0, 0, ALLOW)]
+    return [*steps, (RETURN, 0, 0, ALLOW)]
 
 
 class Filter:
-    """A seccomp program, laid out once, so that installing it is one call."""
+    """A filter in the kernel's layout, so that each fork installs it with one call."""
 
     def __init__(self, steps):
+        # struct sock_filter: eight bytes per step.
         code = b"".join(struct.pack("=HBBI", *step) for step in steps)
         self._code = ctypes.create_string_buffer(code, len(code))
         address = ctypes.addressof(self._code)
+        # struct sock_fprog: the number of steps and their address. The kernel reads
+        # both buffers at installation, so this object keeps them alive.
         self._program = ctypes.create_string_buffer(
             struct.pack("@HP", len(code) // 8, address)
         )
+        # 2 is SECCOMP_MODE_FILTER.
         words = (2, ctypes.addressof(self._program), 0, 0)
         self._arguments = (PR_SET_SECCOMP, *map(ctypes.c_ulong, words))
 

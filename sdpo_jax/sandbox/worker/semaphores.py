@@ -1,24 +1,24 @@
-"""Semaphores for pools of threads, `multiprocessing.dummy`'s and their kin."""
+"""Semaphores without shared memory, for thread pools of `multiprocessing`."""
 
-RECURSIVE = 0  # The other kind, 1, counts.
+RECURSIVE = 0  # Kind 1 is a counting semaphore.
 
 
 class SemLock:
-    """What `_multiprocessing.SemLock` is, for the threads of one process.
+    """Replaces `_multiprocessing.SemLock`, for the threads of one process only.
 
-    The real ones are files in shared memory, which no test has.
+    The original creates files in shared memory, which tests may not do.
 
     Args:
-      kind: 0 for a lock that its holder may take again, 1 for a semaphore.
-      value: of the semaphore.
-      maxvalue: that it may have.
+      kind: 0 for a recursive lock, 1 for a semaphore.
+      value: initial value of the semaphore.
+      maxvalue: maximal value of the semaphore.
     """
 
     SEM_VALUE_MAX = 2**31 - 1
     name, handle = None, 0
 
     def __init__(self, kind, value, maxvalue, *_):
-        import threading  # Few programs need it: only they pay for it.
+        import threading  # Slow to import, and few programs need it.
 
         self.kind, self.maxvalue = kind, maxvalue
         is_lock = kind == RECURSIVE
@@ -26,7 +26,7 @@ class SemLock:
         self.release = self._lock.release
 
     def acquire(self, block=True, timeout=None):
-        """Take it; false if that did not work in time."""
+        """Acquire the lock; return false if it was not free in time."""
         if not block or timeout is None:
             return self._lock.acquire(block)
         return self._lock.acquire(timeout=max(timeout, 0))
