@@ -165,7 +165,7 @@ def merge(partials: Sequence[PartialAttention]) -> jax.Array:
     peak_BTH = functools.reduce(jnp.maximum, [p.peak_BTH for p in partials])
     factors = [jnp.exp(p.peak_BTH - peak_BTH) for p in partials]
     total_BTH = sum(f * p.total_BTH for f, p in zip(factors, partials, strict=True))
-    # Factors and totals are in the dtype of the softmax; their quotient is rounded once.
+    # Factors and totals are in the softmax's dtype; only their quotient is rounded.
     dtype = partials[0].mixed_BTHE.dtype
     shares = [(f / total_BTH)[..., None].astype(dtype) for f in factors]
     return sum(share * p.mixed_BTHE for share, p in zip(shares, partials, strict=True))

@@ -150,7 +150,7 @@ def attend_branches(
 
 
 def _in_blocks(q_BTHE, k_BSNE, v_BSNE, exists_BS, window):
-    """`attend` by XLA, one block of queries at a time, recomputed in the backward."""
+    """`attend` by XLA for one block of queries at a time, recomputed for gradients."""
     time, keys, size = q_BTHE.shape[1], k_BSNE.shape[1], _QUERIES_AT_ONCE
     blocks = -(-time // size)
     # Position of the first query among the keys; negative where it is a padded one.
@@ -166,8 +166,8 @@ def _in_blocks(q_BTHE, k_BSNE, v_BSNE, exists_BS, window):
     def attend_block(block: tuple[jax.Array, jax.Array]) -> jax.Array:
         index, q_BXHE = block
         position_X = before + index * size + jnp.arange(size)
-        # The last `reach` keys up to the block's last query; the first ones of all
-        # where there are not that many before it.
+        # The slice ends at the block's last query, or starts at the first key where
+        # there are fewer than `reach` up to that query.
         start = jnp.clip(position_X[-1] + 1 - reach, 0, keys - reach)
         take = lambda x: jax.lax.dynamic_slice_in_dim(x, start, reach, axis=1)
         behind_XS = position_X[:, None] - (start + jnp.arange(reach))[None]
@@ -268,7 +268,7 @@ def _splash_kernel(
 
 
 def _cudnn(q_BTHE, k_BSNE, v_BSNE, exists_BS, *, window, implementation="cudnn"):
-    """`attend` by cuDNN, which takes padding at the end only, and as many queries."""
+    """`attend` by cuDNN, which needs padding at the end and as many queries as keys."""
     time, keys = q_BTHE.shape[1], k_BSNE.shape[1]
     q_BSHE = jnp.pad(q_BTHE, ((0, 0), (keys - time, 0), (0, 0), (0, 0)))
     # Every row is rolled until its first token is at position 0, and rolled back after.

@@ -204,8 +204,8 @@ def _start(
 def _uniforms(key: jax.Array, ids_U: jax.Array, group: int, length: int) -> jax.Array:
     """[B, R] numbers in [0, 1), each from its own (prompt, attempt, position).
 
-    A draw depends on nothing else: neither on the batch and its mesh, nor on how many
-    attempts are made or how long they may become.
+    So draws depend neither on the batch and its mesh, nor on how many attempts are made
+    or how long they may become.
     """
     fold = jax.random.fold_in
 
