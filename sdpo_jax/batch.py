@@ -1,4 +1,4 @@
-"""The arrays that text becomes, and the legend of their axes.
+"""The arrays that text is converted to, and the legend of their axes.
 
 Every array's name ends in its axes:
 
@@ -10,8 +10,8 @@ Every array's name ends in its axes:
   H query heads      N key-value heads              E head width
   1 a kept axis of size one
 
-Token ids at rest are padded with PAD, prompts on the left and responses on the right,
-so `ids >= 0` says which positions exist, whatever the tokenizer's own padding token.
+Stored token ids are padded with PAD, prompts on the left and responses on the right, so
+`ids >= 0` is true where a token exists, whatever the tokenizer's own padding token.
 """
 
 import flax.struct
@@ -22,19 +22,19 @@ PAD = -1
 
 @flax.struct.dataclass
 class Attempts:
-    """What the policy wrote; rows that share a prompt are neighbours.
+    """Prompts and sampled responses; rows that share a prompt are neighbours.
 
     Args:
       prompt_BP: token ids, padded left.
       response_BR: token ids, padded right; the end-of-text token is kept.
       response_mask_BR: true on tokens that the policy generated. A multi-step episode
         also holds the environment's words in `response_BR`, masked out here.
-      sampler_logp_BR: nats, under the distribution that was really sampled from; None
+      sampler_logp_BR: nats, under the distribution that was actually sampled from; None
         where the method does not read them.
-      policy_logp_BR: nats, at temperature 1 over the whole vocabulary; None where that
-        is what was sampled from.
-      rows_per_prompt: every so many rows, from the first on, hold one prompt, which is
-        then read once for all of them. Fixed when a program is compiled.
+      policy_logp_BR: nats, at temperature 1 over the full vocabulary; None where that
+        is the distribution that was sampled from.
+      rows_per_prompt: number of neighbouring rows, from the first on, that hold one
+        prompt, which is read once for them. Fixed when a program is compiled.
     """
 
     prompt_BP: jax.Array
@@ -47,14 +47,14 @@ class Attempts:
 
 @flax.struct.dataclass
 class Batch:
-    """What one update reads. What the method does not read is None.
+    """The inputs of one update; fields that the method does not read are None.
 
     Args:
       attempts: prompts and responses.
       has_target_B: false where there is nothing to teach; such a row is masked out.
       loss_weight_B: weight of each row in the loss.
       reprompt_BQ: what the teacher reads before the same response, padded left.
-      advantage_B: score relative to the other attempts at the question.
+      advantage_B: score relative to those of all attempts at the question.
       old_logp_BR: nats, the trainer's log-probabilities before the first of several
         optimiser steps on these attempts; None when there is only one step, whose
         importance ratio is 1.

@@ -1,12 +1,12 @@
-"""Orbax saves that survive kills and notice damage, and their way back.
+"""Checkpoints, saved by orbax, that survive kills and whose damage is detected.
 
 A checkpoint is a folder named after its step. It appears by one rename, once every
 file in it is on disk and listed with its digest in `manifest.txt`. Orbax alone
-restores an array with a flipped bit without a word; here every file is read and
-compared before any of it is trusted.
+restores an array with a flipped bit without an error; here every file is read and
+compared before any of it is used.
 
-The folder must be a mounted file system that all processes share. One run writes
-to it at a time; reading beside a writer is fine, but old steps may vanish.
+The folder must be on a mounted file system that all processes share. One run writes
+to it at a time; others may read meanwhile, but old steps may vanish.
 """
 
 import concurrent.futures
@@ -27,7 +27,7 @@ from jax.experimental import multihost_utils
 from sdpo_jax.manifest import (
     MANIFEST,
     DamagedError,
-    first_sound,
+    first_undamaged,
     read_manifest,
     sync,
     write_manifest,
@@ -50,7 +50,7 @@ class Checkpoints:
 
         Args:
           folder: where the checkpoints are, on a file system all processes share.
-          keep_last: newest checkpoints kept beside the best; 2 or more, so that a
+          keep_last: newest checkpoints kept besides the best; 2 or more, so that a
             damaged one leaves another to fall back to.
 
         Raises:
@@ -79,19 +79,19 @@ class Checkpoints:
     ) -> None:
         """Starts saving `state`; returns once it may be donated or changed.
 
-        Waits for the previous save first. Checkpoints of later steps belong to a
-        future that was abandoned, and go once this one is complete.
+        Waits for the previous save first. Checkpoints of later steps are of a run that
+        was resumed from before them, and are deleted once this one is complete.
 
         Args:
           step: updates done; names the checkpoint.
           state: any pytree of `jax.Array`, sharded or not, random keys included.
-          extra: plain JSON to come back with it (data position, seed, digests).
-          score: what the best checkpoint is chosen by, higher is better; without
-            one this step is never the best.
+          extra: plain JSON to be restored with it (data position, seed, digests).
+          score: the best checkpoint has the highest; a step without one is never the
+            best.
 
         Raises:
-          ValueError: if a leaf is no `jax.Array`, `extra` would not survive JSON,
-            or the score is not finite.
+          ValueError: if a leaf is no `jax.Array`, `extra` is not plain JSON, or the
+            score is not finite.
           OSError: if the previous save failed.
         """
         self.wait()
@@ -101,7 +101,7 @@ class Checkpoints:
         if jax.process_index() == 0:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._clear()
-        # Orbax refuses arrays without elements; the manifest remembers them.
+        # Orbax refuses arrays without elements; the manifest has their shapes.
         stored = {name: leaf for name, leaf in leaves.items() if leaf.size}
         self._orbax.save(path, args=ocp.args.PyTreeSave(stored))
         self._saving = step, self._thread.submit(self._finish, path, content)
@@ -132,27 +132,27 @@ class Checkpoints:
             self._orbax.close()
 
     def steps(self) -> list[int]:
-        """Every saved step in order, sound or not, without the one being saved."""
+        """Every saved step in order, damaged or not, without the one being saved."""
         return sorted(self._paths())
 
     def latest(self) -> int | None:
-        """The newest saved step, sound or not; None when nothing was saved."""
+        """The newest saved step, damaged or not; None when nothing was saved."""
         return max(self._paths(), default=None)
 
     def best(self) -> int | None:
-        """The step with the highest score, the earlier of equals; None without one."""
+        """The step with the highest score, the earliest of equals; None if no score."""
         return _best(self._manifests())
 
     def restore(
         self, abstract_state: PyTree, step: int | None = None
     ) -> tuple[PyTree, dict, int]:
-        """Brings a state back, bit for bit, onto any mesh.
+        """Restores a state, bit for bit, onto any mesh.
 
         Args:
           abstract_state: tree of `jax.ShapeDtypeStruct` (or arrays) with the
             sharding each leaf should get; see `abstract`.
-          step: which one; None for the newest sound one. A newer damaged one is
-            then passed over with one warning that names its fault.
+          step: of the checkpoint; None for the newest undamaged one. The log has one
+            error that names the faults of newer ones.
 
         Returns:
           The state (each leaf its own buffer, free to be donated), the `extra` it
@@ -160,7 +160,7 @@ class Checkpoints:
 
         Raises:
           FileNotFoundError: if there is no such checkpoint.
-          DamagedError: if `step` is damaged, or none is sound.
+          DamagedError: if `step` is damaged, or if all steps are.
           ValueError: if the state differs in a leaf, shape or dtype.
         """
         self.wait()
@@ -171,15 +171,15 @@ class Checkpoints:
     def restore_part(
         self, part: str, abstract_part: PyTree, step: int | None = None
     ) -> PyTree:
-        """Brings back one part of a state; the rest is neither read nor allocated.
+        """Restores one subtree of a state; the rest is neither read nor allocated.
 
         Args:
-          part: path of the part in the saved state, like "student" or "teacher/0".
-          abstract_part: that part, as in `restore`.
-          step: which one, usually `best()`; None for the newest sound one.
+          part: path of the subtree in the saved state, "student" or "teacher/0".
+          abstract_part: that subtree, as in `restore`.
+          step: of the checkpoint, usually `best()`; None for the newest undamaged one.
 
         Returns:
-          The part.
+          The subtree.
 
         Raises:
           As `restore`.
@@ -192,7 +192,7 @@ class Checkpoints:
         paths = {}
         for path in sorted(self._folder.glob("*")):
             match = re.fullmatch(rf"(\d+)({re.escape(_UNFINISHED)})?", path.name)
-            # The manifest comes last: with it, only the final rename is missing.
+            # The manifest is written last: with it, only the final rename is missing.
             if match and (not match[2] or (path / MANIFEST).exists()):
                 paths.setdefault(int(match[1]), path)
         return paths
@@ -231,17 +231,17 @@ class Checkpoints:
         shutil.rmtree(final.with_name(final.name + _DELETED), ignore_errors=True)
 
     def _retire(self, step: int) -> None:
-        """Deletes what is neither recent nor best; `step` itself is known sound."""
+        """Deletes steps that are neither recent nor best, and those after `step`."""
         manifests = {s: m for s, m in self._manifests().items() if s <= step}
         kept = {*sorted(manifests)[-self._keep_last :], _best(manifests)}
         for other, path in self._paths().items():
             if other not in kept:
-                # Half a folder must never look like a checkpoint.
+                # A half-deleted folder must never look like a checkpoint.
                 deleted = path.rename(path.with_name(path.name + _DELETED))
                 shutil.rmtree(deleted)
 
     def _choose(self, step: int | None) -> tuple[int, dict]:
-        """The step all processes restore, checked by the first one."""
+        """The step that all processes restore, verified by the first process."""
         paths = self._paths()
         if not paths or step is not None and step not in paths:
             raise FileNotFoundError(
@@ -251,11 +251,11 @@ class Checkpoints:
         candidates = sorted(paths, reverse=True) if step is None else [step]
         chosen, faults = None, []
         if jax.process_index() == 0:
-            chosen, faults = first_sound(candidates, paths)
+            chosen, faults = first_undamaged(candidates, paths)
         chosen = _agree(chosen)
         if chosen is None:
             raise DamagedError(
-                f"no sound checkpoint in {self._folder}: "
+                f"no undamaged checkpoint in {self._folder}: "
                 f"{'; '.join(faults) or 'see the first process'}. Name another step, "
                 "restore the folder from a backup, or start again in a new one"
             )
@@ -271,9 +271,9 @@ class Checkpoints:
     def _read(
         self, step: int, saved: dict, abstract_tree: PyTree, part: str = ""
     ) -> PyTree:
-        wanted = _named_leaves(abstract_tree, part)
-        _check_leaves(_below(saved, part), wanted, f"step {step} in {self._folder}")
-        stored = {name: leaf for name, leaf in wanted.items() if leaf.size}
+        named = _named_leaves(abstract_tree, part)
+        _check_leaves(_below(saved, part), named, f"step {step} in {self._folder}")
+        stored = {name: leaf for name, leaf in named.items() if leaf.size}
         values = self._orbax.restore(
             self._paths()[step],
             args=ocp.args.PyTreeRestore(
@@ -282,7 +282,8 @@ class Checkpoints:
                 partial_restore=True,
             ),
         )
-        leaves = [_own(values.pop(name, None), leaf) for name, leaf in wanted.items()]
+        # Each restored array is popped, so its copy does not double the memory of all.
+        leaves = [_copy(values.pop(name, None), leaf) for name, leaf in named.items()]
         return jax.tree.unflatten(jax.tree.structure(abstract_tree), leaves)
 
 
@@ -318,16 +319,16 @@ def _below(saved: dict, part: str) -> dict:
     }
 
 
-def _check_leaves(saved: dict, wanted: dict, source: str) -> None:
-    wanted = {
-        name: [leaf.dtype.name, list(leaf.shape)] for name, leaf in wanted.items()
+def _check_leaves(saved: dict, leaves: dict, source: str) -> None:
+    expected = {
+        name: [leaf.dtype.name, list(leaf.shape)] for name, leaf in leaves.items()
     }
-    for name in sorted(saved.keys() | wanted.keys()):
-        if saved.get(name) != wanted.get(name):
+    for name in sorted(saved.keys() | expected.keys()):
+        if saved.get(name) != expected.get(name):
             raise ValueError(
                 f"checkpoint and state differ first at {name or 'the root'}: the "
                 f"checkpoint (of {source}) has {_describe_leaf(saved.get(name))}, this "
-                f"state wants {_describe_leaf(wanted.get(name))}. Restore with the "
+                f"state has {_describe_leaf(expected.get(name))}. Restore with the "
                 "config the run was started with"
             )
 
@@ -342,20 +343,18 @@ def _restore_args(leaf: jax.ShapeDtypeStruct) -> ocp.ArrayRestoreArgs:
     )
 
 
-def _own(value: jax.Array | None, wanted: jax.ShapeDtypeStruct) -> jax.Array:
-    """The restored value in buffers of its own, sharded exactly as wanted."""
+def _copy(value: jax.Array | None, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    """The restored value in new buffers with the sharding of `leaf`; None if empty."""
     if value is None:
-        empty = np.zeros(wanted.shape, wanted.dtype)
-        places = wanted.sharding.addressable_devices_indices_map(wanted.shape)
-        parts = [(empty[index], device) for device, index in places.items()]
+        empty = np.zeros(leaf.shape, leaf.dtype)
+        places = leaf.sharding.addressable_devices_indices_map(leaf.shape)
+        blocks = [(empty[index], device) for device, index in places.items()]
     else:
-        parts = [(shard.data, shard.device) for shard in value.addressable_shards]
-    # On CPU orbax's replicas share one host buffer, which cannot be donated. Shard by
+        blocks = [(shard.data, shard.device) for shard in value.addressable_shards]
+    # On CPU orbax's replicas share one host buffer, which cannot be donated. Copied by
     # shard, because device_put refuses arrays that other processes hold a part of.
-    shards = [jax.device_put(*part, may_alias=False) for part in parts]
-    return jax.make_array_from_single_device_arrays(
-        wanted.shape, wanted.sharding, shards
-    )
+    shards = [jax.device_put(*block, may_alias=False) for block in blocks]
+    return jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, shards)
 
 
 def _content(step: int, leaves: dict, extra: dict, score: float | None) -> dict:
@@ -381,7 +380,7 @@ def _best(manifests: dict[int, dict]) -> int | None:
 
 
 def _anywhere(flag: bool) -> bool:
-    """Whether the flag is true in any process; none goes on before all are here."""
+    """Whether the flag is true in any process; waits for all processes."""
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(np.asarray(flag)).any())

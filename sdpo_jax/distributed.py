@@ -1,4 +1,4 @@
-"""Devices: multi-host start-up, the mesh, which axis lives where, and moves."""
+"""Devices: multi-host start-up, the mesh, sharding rules, and transfers."""
 
 import json
 import math
@@ -12,18 +12,20 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "tensor")
 
-# Logical axis -> mesh axes. Weights are cut along their width over `fsdp` and along
+# Logical axis -> mesh axes. Weights are sharded along their width over `fsdp` and along
 # heads, MLP width or vocabulary over `tensor`; activations along the batch.
 RULES = {
     "batch": ("data", "fsdp"),
+    # Only during the lookup in the embedding, where `fsdp` shards the width.
     "batch_over_data": "data",
     "embed": "fsdp",
     "heads": "tensor",
     "mlp": "tensor",
     "vocab": "tensor",
-    # The embedding is cut along its width only, so that a lookup moves activations
+    # The embedding is sharded along its width only, so that a lookup moves activations
     # and never the table: a lookup in a vocabulary-sharded table rematerialises it.
     "table": ("tensor", "fsdp"),
+    # What is left of that width when `fsdp` shards rows again, or is gathered.
     "width_over_tensor": "tensor",
 }
 
@@ -49,10 +51,10 @@ def start() -> None:
 
 
 def make_mesh(shape: Mapping[str, int], devices: Any = None) -> Mesh:
-    """A mesh of all devices; an axis of -1 takes the devices that the others leave.
+    """A mesh of all devices; one axis may be -1, for the devices that the others leave.
 
     Raises:
-      ValueError: if the axes do not multiply to the number of devices.
+      ValueError: if the product of the axes is not the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [shape[axis] for axis in MESH_AXES]
@@ -65,12 +67,13 @@ def make_mesh(shape: Mapping[str, int], devices: Any = None) -> Mesh:
             f"{named} does not cover the {len(devices)} devices present; "
             "set one axis to -1 to let it take what is left"
         )
+    # Auto: XLA chooses shardings between the constraints that this package sets.
     axis_types = (AxisType.Auto,) * len(MESH_AXES)
     return jax.make_mesh(sizes, MESH_AXES, axis_types, devices=devices)
 
 
 def spec(*logical_axes: str | None) -> PartitionSpec:
-    """Where an array with these logical axes lives; None keeps an axis whole."""
+    """The partition of an array with these logical axes; None is not sharded."""
     return PartitionSpec(*(a if a is None else RULES[a] for a in logical_axes))
 
 
@@ -80,14 +83,18 @@ def sharding(mesh: Mesh, *logical_axes: str | None) -> NamedSharding:
 
 
 def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
-    """Pin where `x` lives on the mesh of `jax.set_mesh`; without a mesh, `x`."""
+    """`x` with its sharding pinned on the mesh of `jax.set_mesh`; `x` without a mesh.
+
+    An axis without a rule is an error, where flax's `with_logical_constraint` silently
+    constrains nothing if it finds no rules.
+    """
     if jax.sharding.get_abstract_mesh().empty:
         return x
     return jax.lax.with_sharding_constraint(x, spec(*logical_axes))
 
 
 def slices(logical_axis: str) -> int:
-    """Number of parts that an axis is cut into; 1 without a mesh."""
+    """Number of slices that an axis is sharded into; 1 without a mesh."""
     axes = RULES[logical_axis]
     axes = (axes,) if isinstance(axes, str) else axes
     shape = jax.sharding.get_abstract_mesh().shape
@@ -95,15 +102,16 @@ def slices(logical_axis: str) -> int:
 
 
 def batch_shards(mesh: Mesh) -> int:
-    """Number of parts that batch rows are cut into."""
+    """Number of slices that batch rows are sharded into."""
     return math.prod(mesh.shape[axis] for axis in RULES["batch"])
 
 
 def to_devices(tree: Any, mesh: Mesh) -> Any:
-    """Host arrays, equal on every host, to devices: rows cut along the batch."""
+    """Device arrays of host arrays that are equal on all hosts, sharded by rows."""
 
     def move(x):
         x = np.asarray(x)
+        # Every host copies the slices of its own devices only. Scalars are replicated.
         rows = sharding(mesh, "batch") if x.ndim else sharding(mesh)
         return jax.make_array_from_callback(x.shape, rows, lambda index: x[index])
 
@@ -111,14 +119,15 @@ def to_devices(tree: Any, mesh: Mesh) -> Any:
 
 
 def is_first() -> bool:
-    """Whether this is the host that reads, grades and writes for all."""
+    """Whether this is the host that reads, grades and writes for all hosts."""
     return jax.process_index() == 0
 
 
 def from_first(value: Any) -> Any:
-    """The first host's `value` on every host; it must survive JSON."""
+    """The first host's `value` on every host; it must be plain JSON."""
     if jax.process_count() == 1:
         return value
+    # A broadcast needs equal shapes on all hosts, so the size is broadcast first.
     data = np.frombuffer(json.dumps(value).encode(), np.uint8)
     size = int(multihost_utils.broadcast_one_to_all(np.int32(data.size)))
     padded = data if is_first() else np.zeros(size, np.uint8)
@@ -126,7 +135,8 @@ def from_first(value: Any) -> Any:
 
 
 def to_host(tree: Any) -> Any:
-    """Device arrays to whole numpy arrays, the same on every host."""
+    """Complete NumPy arrays of device arrays, the same on every host."""
     if jax.process_count() == 1:
         return jax.device_get(tree)
+    # Tiled: shards are joined along their axes, not stacked along a new one.
     return multihost_utils.process_allgather(tree, tiled=True)

@@ -1,4 +1,4 @@
-"""JSON files that a kill leaves whole: lines of a run, and single values.
+"""JSON files that survive a kill: lines of a run, and single values.
 
 JSON has no NaN or infinity: they are written as the strings "NaN", "Infinity" and
 "-Infinity", which `float()` reads back.
@@ -13,7 +13,7 @@ from typing import Any
 
 
 def write_json_atomically(path: str | os.PathLike, value: Any) -> None:
-    """Writes a JSON file that is never seen half-written, not even after a kill."""
+    """Writes a JSON file that is never half-written, not even after a kill."""
     text = json.dumps(plain(value), indent=1, allow_nan=False) + "\n"
     _replace(pathlib.Path(path), text.encode())
 
@@ -40,7 +40,8 @@ def drop_lines_from(path: str | os.PathLike, first_step: int) -> None:
 
 
 def _read(path: pathlib.Path) -> Iterator[tuple[dict, bytes]]:
-    """Each line, parsed and as it stands in the file."""
+    """Each line, parsed and as the bytes in the file."""
+    # One line ahead, because only the last one may be broken.
     with path.open("rb") as file:
         raw, following = file.readline(), file.readline()
         number = 1
@@ -59,6 +60,7 @@ def _read(path: pathlib.Path) -> Iterator[tuple[dict, bytes]]:
 
 
 def _replace(path: pathlib.Path, content: bytes) -> None:
+    # A rename replaces the old file at once, and only when the new one is on disk.
     temporary = path.with_name(path.name + ".tmp")
     with temporary.open("wb") as file:
         file.write(content)
@@ -69,6 +71,7 @@ def _replace(path: pathlib.Path, content: bytes) -> None:
 
 def plain(value: Any) -> Any:
     """The same value in the types of JSON; arrays become numbers and lists."""
+    # NumPy's and JAX's arrays and scalars, without importing either.
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""The manifest of a checkpoint: its files with their digests, safely on disk."""
+"""The manifest of a checkpoint: a list of its files with sizes and digests."""
 
 import concurrent.futures
 import hashlib
@@ -11,13 +11,13 @@ MANIFEST = "manifest.txt"
 
 
 class DamagedError(OSError):
-    """A checkpoint whose files are not the ones that were saved."""
+    """A checkpoint whose files differ from those that were saved."""
 
 
-def first_sound(
+def first_undamaged(
     candidates: list[int], paths: dict[int, pathlib.Path]
 ) -> tuple[int | None, list[str]]:
-    """The first candidate without a fault, and the faults of those before it."""
+    """The first undamaged candidate, and descriptions of the faults before it."""
     faults = []
     for step in candidates:
         try:
@@ -33,21 +33,21 @@ def _verify(path: pathlib.Path) -> None:
     """Reads every file and compares it with the manifest."""
     expected = read_manifest(path)["files"]
     try:
-        found = _digests(path, expected)
+        actual = _digests(path, expected)
     except OSError as error:
         raise DamagedError(f"{error.filename}: {error.strerror}") from error
     for name, (size, digest) in expected.items():
-        if found[name][0] != size:
+        if actual[name][0] != size:
             raise DamagedError(
-                f"{path / name} has {found[name][0]} bytes, expected {size}"
+                f"{path / name} has {actual[name][0]} bytes, expected {size}"
             )
-        if found[name][1] != digest:
+        if actual[name][1] != digest:
             raise DamagedError(f"{path / name} changed since it was saved")
 
 
 def _digests(path: pathlib.Path, names: Iterable[str]) -> dict[str, list]:
-    """Bytes and digest of each file."""
-    # hashlib lets go of the interpreter lock, so threads do help.
+    """Size and digest of each file."""
+    # hashlib releases the interpreter lock, so threads run in parallel.
     with concurrent.futures.ThreadPoolExecutor() as threads:
         digests = threads.map(lambda name: _digest(path / name), names)
         return dict(zip(names, digests, strict=True))
@@ -60,14 +60,17 @@ def _digest(file: pathlib.Path) -> list:
 
 
 def write_manifest(path: pathlib.Path, content: dict) -> None:
-    """Describes all files of a checkpoint, once they are safely on the disk."""
+    """Writes the manifest of all files of a checkpoint, after forcing them onto disk.
+
+    A manifest that exists is therefore proof that every file it lists was written.
+    """
     entries = sorted(path.rglob("*"))
     for entry in [*entries, path]:
         sync(entry)
     names = [e.relative_to(path).as_posix() for e in entries if e.is_file()]
     text = json.dumps(content | {"files": _digests(path, names)}, indent=1).encode()
     temporary = path / f"{MANIFEST}.tmp"
-    # The first line guards the rest, so a flipped bit here is noticed too.
+    # The first line is the digest of the rest, so damage to the manifest is detected.
     digest = hashlib.sha256(text).hexdigest().encode()
     temporary.write_bytes(digest + b"\n" + text)
     sync(temporary)
@@ -76,7 +79,7 @@ def write_manifest(path: pathlib.Path, content: dict) -> None:
 
 
 def read_manifest(path: pathlib.Path) -> dict:
-    """What `write_manifest` wrote; raises `DamagedError` if it is not that any more."""
+    """The content of a manifest; raises `DamagedError` if it changed since written."""
     try:
         digest, _, text = (path / MANIFEST).read_bytes().partition(b"\n")
     except OSError as error:
@@ -87,7 +90,7 @@ def read_manifest(path: pathlib.Path) -> dict:
 
 
 def sync(path: pathlib.Path) -> None:
-    """Forces a file or a folder's list of names onto the disk."""
+    """Forces a file, or the list of names in a folder, onto the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,8 +1,8 @@
-"""What a run writes about itself: numbers, seconds, transcripts, a progress bar.
+"""The log of a run: metrics, timings, transcripts and a progress bar.
 
-`metrics.jsonl` holds only what the seed decides, so a resumed run can be compared
-with an undisturbed one bit for bit; everything the clock decides goes to
-`timings.jsonl`. `json_files` says how NaN and infinity are written, and reads both.
+`metrics.jsonl` holds only what the seed determines, so a resumed run can be compared
+with an uninterrupted one bit for bit; everything that depends on the clock goes to
+`timings.jsonl`. `json_files` reads both and defines how NaN and infinity are written.
 
 Importing this file does not import JAX, so that reports can read runs without it.
 """
@@ -29,10 +29,10 @@ ATTEMPTS = "attempts.jsonl"
 
 
 class RunLog:
-    """Everything one run writes while it trains; only the first process writes.
+    """The files that one run writes while it trains; only the first process writes.
 
-    Evaluate and write before saving a checkpoint of the same step: what is written
-    after the save is lost if the run is killed and resumed from it.
+    Evaluate and write before saving a checkpoint of the same step: lines written after
+    the save are lost if the run is killed and resumed from it.
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class RunLog:
 
         Args:
           folder: the run folder; made if missing.
-          num_steps: updates in the whole run, for the time left.
-          resume_from: the restored step; later lines are dropped. None for a run
-            that starts anew: all lines are dropped.
-          shown: metrics to show beside the progress bar.
-          wandb_project: also send the numbers there; None for no wandb at all.
+          num_steps: updates in the entire run, for the remaining time.
+          resume_from: the restored step; later lines are dropped. None for a run that
+            starts from the beginning: all lines are dropped.
+          shown: names of the metrics to show next to the progress bar.
+          wandb_project: project to which numbers are sent too; None for no wandb.
 
         Raises:
-          ModuleNotFoundError: if wandb is asked for and not installed.
+          ModuleNotFoundError: if a wandb project is given and wandb is not installed.
         """
         self._writes = is_first_process()
         if not self._writes:
@@ -72,11 +72,12 @@ class RunLog:
         self._progress = _Progress(num_steps, resume_from or 0, shown)
 
     def write_metrics(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Writes one line of numbers the seed decides and moves the progress bar.
+        """Writes one line of metrics and moves the progress bar.
 
         Args:
           step: updates done.
-          metrics: name -> number on the host; "group/name" groups the curves.
+          metrics: name -> number on the host, determined by the seed; "group/name"
+            groups the curves.
         """
         if self._writes:
             line = self._write(METRICS, step, metrics)
@@ -84,12 +85,12 @@ class RunLog:
             self._progress.move(step, line)
 
     def write_timings(self, step: int, timings: Mapping[str, Any]) -> None:
-        """Writes one line of numbers the clock decides, like `Timer.take()`."""
+        """Writes one line of numbers that depend on the clock, as of `Timer.take()`."""
         if self._writes:
             self._draw(step, self._write(TIMINGS, step, timings), "timings/")
 
     def write_attempts(self, step: int, attempts: Sequence[Mapping[str, Any]]) -> None:
-        """Writes one line per attempt: its text, score, feedback and whatever else."""
+        """Writes one line per attempt: its text, score, feedback and other fields."""
         if self._writes:
             for attempt in attempts:
                 self._write(ATTEMPTS, step, attempt)
@@ -108,13 +109,13 @@ class RunLog:
     def _write(self, name: str, step: int, values: Mapping[str, Any]) -> dict:
         if "step" in values:
             raise ValueError(
-                f"a line of {name} has its own step ({step}); rename the value called "
+                f"a line of {name} has its own step ({step}); rename the value named "
                 f"'step' (got {values['step']!r})"
             )
         line = json_files.plain({"step": step, **values})
         text = json.dumps(line, allow_nan=False) + "\n"
         self._files[name].write(text.encode())
-        # A kill then loses at most the line that is being written.
+        # So that a kill loses at most the line that is being written.
         self._files[name].flush()
         return line
 
@@ -130,14 +131,14 @@ class RunLog:
 
 
 class Timer:
-    """Adds up wall-clock seconds by name."""
+    """Sums of wall-clock seconds by name."""
 
     def __init__(self):
         self._seconds: dict[str, float] = collections.defaultdict(float)
 
     @contextlib.contextmanager
     def __call__(self, name: str) -> Iterator[None]:
-        """Counts the seconds of the `with` block under `name`."""
+        """Adds the seconds of the `with` block to those of `name`."""
         start_s = time.perf_counter()
         try:
             yield
@@ -145,17 +146,17 @@ class Timer:
             self._seconds[name] += time.perf_counter() - start_s
 
     def take(self) -> dict[str, float]:
-        """The seconds by name since the last call; starts again from zero."""
+        """The seconds by name since the last call; resets them to zero."""
         seconds = dict(self._seconds)
         self._seconds.clear()
         return seconds
 
 
 class _Curves:
-    """TensorBoard's file, written at once.
+    """The TensorBoard file of a run, written without a queue.
 
-    tensorboardX's own SummaryWriter has a queue that a kill loses, and overwrites
-    the file of an attempt that began in the same second.
+    tensorboardX's own SummaryWriter loses its queue when it is killed, and overwrites
+    the file of a process that started in the same second.
     """
 
     def __init__(self, folder: pathlib.Path, first_step: int):
@@ -163,7 +164,7 @@ class _Curves:
         self._events = event_file_writer.EventsWriter(
             str(folder / "events"), filename_suffix=f".{time.time_ns()}"
         )
-        # TensorBoard hides what earlier attempts wrote from this step on.
+        # Makes TensorBoard hide what earlier processes wrote from this step on.
         start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
         self._write(event_pb2.Event(step=first_step, session_log=start))
 
@@ -185,7 +186,7 @@ class _Curves:
 
 
 class _Progress:
-    """A bar on a terminal; elsewhere a plain line now and then."""
+    """A progress bar on a terminal; elsewhere a line of text every _PAUSE_S seconds."""
 
     _PAUSE_S = 30.0
     _LINE = "{n_fmt}/{total_fmt} updates [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
@@ -241,10 +242,10 @@ def _start_wandb(folder: pathlib.Path, project: str) -> Any:
         import wandb
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"wandb project {project!r} was asked for, but wandb is not installed; "
+            f"the wandb project is {project!r}, but wandb is not installed; "
             "pip install wandb, or leave the project empty"
         ) from error
-    # The folder names the run, so that a resumed run goes on in the same one.
+    # The run's id is the folder's name, so that a resumed run continues the same one.
     return wandb.init(project=project, id=folder.name, dir=folder, resume="allow")
 
 

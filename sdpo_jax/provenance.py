@@ -1,6 +1,6 @@
-"""What the numbers of a run depend on, written once: its config, versions and devices.
+"""A record of what a run's numbers depend on: its config, versions and devices.
 
-Importing this file does not import JAX, as `metrics` does not.
+Like `metrics`, this file does not import JAX when it is imported.
 """
 
 import importlib.metadata
@@ -31,16 +31,16 @@ def write_once(
     mesh_shape: Mapping[str, int] | None = None,
     versions: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes config.json and versions.json into a run folder, unless they are there.
+    """Writes config.json and versions.json into a run folder, unless they exist.
 
-    A run that resumes with other versions or devices says so in the log, because
-    its numbers may then differ from those of an undisturbed run.
+    Logs a warning where a run resumes with other versions or devices, because its
+    numbers may then differ from those of an uninterrupted run.
 
     Args:
       folder: the run folder; made if missing.
-      config: the whole config as a plain dictionary.
+      config: the complete config as a plain dictionary.
       mesh_shape: devices per mesh axis, like `mesh.shape`.
-      versions: what else the numbers may depend on, such as the tier of a sandbox.
+      versions: other things that numbers may depend on, such as the sandbox's tier.
     """
     if not metrics.is_first_process():
         return
@@ -55,7 +55,7 @@ def write_once(
     for name in sorted(started.keys() | versions.keys()):
         if started.get(name) != versions.get(name):
             logging.getLogger(__name__).warning(
-                "%s: the run was started with %s %s and goes on with %s",
+                "%s: the run was started with %s %s and continues with %s",
                 folder,
                 name,
                 started.get(name),
@@ -78,7 +78,10 @@ def _versions(mesh_shape: Mapping[str, int] | None) -> dict:
 
 
 def _git_commit(root: pathlib.Path) -> str | None:
-    """The checked-out commit; None outside of a git checkout."""
+    """The checked-out commit; None outside of a git checkout.
+
+    It is read from git's files, without starting a process.
+    """
     git = root / ".git"
     if git.is_file():
         # A worktree's .git is a file that points to its own folder.
@@ -86,6 +89,7 @@ def _git_commit(root: pathlib.Path) -> str | None:
     if not (git / "HEAD").exists():
         return None
     kind, _, name = (git / "HEAD").read_text().strip().partition("ref: ")
+    # A detached HEAD holds the commit itself, otherwise the name of a branch.
     if not name:
         return kind
     common = git / "commondir"
@@ -97,5 +101,5 @@ def _git_commit(root: pathlib.Path) -> str | None:
 
 def _packed_commit(packed: pathlib.Path, name: str) -> str | None:
     lines = packed.read_text().splitlines() if packed.exists() else []
-    found = [line.split()[0] for line in lines if line.endswith(f" {name}")]
-    return found[0] if found else None
+    commits = [line.split()[0] for line in lines if line.endswith(f" {name}")]
+    return commits[0] if commits else None

@@ -249,7 +249,7 @@ def changed(state, **changes):
         ({"bias": jnp.zeros(8)}, r"first at student/bias: .*has nothing, .*float32"),
         (
             {"layers": []},
-            r"first at student/layers/0/kernel: .*\(8, 4\).*wants nothing",
+            r"first at student/layers/0/kernel: .*\(8, 4\).*has nothing",
         ),
     ],
 )

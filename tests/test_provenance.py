@@ -37,7 +37,7 @@ def test_resuming_on_other_devices_is_said_aloud(folder, caplog):
         provenance.write_once(folder, {}, {"data": 4})
 
     (record,) = caplog.records
-    assert "started with mesh {'data': 8} and goes on with {'data': 4}" in (
+    assert "started with mesh {'data': 8} and continues with {'data': 4}" in (
         record.getMessage()
     )
 
@@ -49,7 +49,7 @@ def test_resuming_in_another_sandbox_is_said_aloud(folder, caplog):
         provenance.write_once(folder, {}, versions={"sandbox_tier": "C"})
 
     (record,) = caplog.records
-    assert "sandbox_tier A and goes on with C" in record.getMessage()
+    assert "sandbox_tier A and continues with C" in record.getMessage()
 
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

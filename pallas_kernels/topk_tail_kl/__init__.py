@@ -1,5 +1,5 @@
 """Divergences between a student's and a teacher's next-token distributions.
 
-`reference.py` defines them; `chunked.py` evaluates any loss on logits, with its
-gradient, from hidden states and without ever holding all logits.
+`reference.py` defines them; `chunked.py` evaluates any loss on logits and its gradient
+from hidden states, without ever holding all logits.
 """

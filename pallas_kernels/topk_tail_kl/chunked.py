@@ -1,12 +1,12 @@
-"""Any loss on logits, with its gradient, from hidden states and chunk by chunk.
+"""Any loss on logits, and its gradient, from hidden states and chunk by chunk.
 
-Logits are made for one chunk of response positions at a time and both the value and
-the gradient are taken inside the chunk, so no [tokens, vocabulary] array outlives it.
+Logits are made for one chunk of response positions at a time, and value and gradient
+are both computed inside the chunk, so no [tokens, vocabulary] array outlives it.
 
-The cut is along the response axis, never along flattened tokens: on a mesh a flat cut
-makes every device gather the batch and do all the work. The unembedding comes with a
-leading axis of one copy per batch shard, so its gradient is summed locally over chunks
-(and over micro-batches by the caller) and reduced once, outside every loop.
+Chunks are slices of the response axis, never of flattened tokens: on a mesh, slices of
+the latter make every device gather the batch and do all the work. The unembedding has
+a leading axis with one copy per batch shard, so its gradient is summed locally over
+chunks (over micro-batches by the caller) and reduced once, outside every loop.
 
 Axis letters as in `sdpo_jax/batch.py`; Z is the axis of batch shards.
 """
@@ -40,26 +40,29 @@ def sum_over_chunks(
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Sum of `loss` over all chunks of the response axis.
 
-    Differentiable in the student only. What stands where `mask_BR` is false is replaced
-    by zeros before anything is computed, so it may be NaN.
+    Differentiable in the student only. Values where `mask_BR` is false are replaced by
+    zeros before anything is computed, so they may be NaN.
 
     Args:
-      loss: a function of one chunk; it must give masked tokens the weight 0.
+      loss: a function of one chunk, in which tokens whose per-token arrays are zero
+        must count for nothing.
       student: hidden states [B, R, D] and the unembedding [Z, D, V], one copy per
         batch shard (Z = 1 without a mesh).
       teachers: hidden states [B, R, D] and an unembedding [D, V] for each teacher.
       mask_BR: true on tokens that count.
       per_token: a pytree of [B, R] arrays, handed to `loss` chunk by chunk.
       chunk: positions per chunk; peak memory holds a few [B, chunk, V] arrays.
-      batch_axes: names of the mesh axes that cut B and Z; empty without a mesh.
+      batch_axes: names of the mesh axes that shard B and Z; empty without a mesh.
 
     Returns:
-      The sum, and the sums that `loss` names.
+      The sum of losses, and the sums that `loss` names.
     """
     walk = functools.partial(_walk, loss, chunk, batch_axes)
     return walk(*student, teachers, mask_BR, per_token)
 
 
+# A rule of its own, because autodiff of the scan would either keep the logits of every
+# chunk or make them twice; here the gradient comes out of the forward pass.
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1, 2))
 def _walk(
     loss, chunk, batch_axes, hidden_BRD, unembed_ZDV, teachers, mask_BR, per_token
@@ -73,16 +76,19 @@ def _walk_forward(loss, chunk, batch_axes, *arrays):
     local = functools.partial(_forward_and_gradient, loss, chunk, batch_axes)
     run = _per_shard(local, batch_axes, arrays[2], out=(False, False, True, True))
     total, sums, d_hidden, d_unembed = run(*arrays)
-    # Empty arrays carry the dtypes in which the cotangents are expected.
+    # Cotangents must have the dtypes of the inputs, which empty arrays carry along.
     like = (arrays[0][:0], arrays[1][:0])
     return (total, sums), (d_hidden, d_unembed, like)
 
 
 def _walk_backward(loss, chunk, batch_axes, kept, cotangents):
     d_hidden, d_unembed, (like_hidden, like_unembed) = kept
+    # The gradient of the sum was taken for a cotangent of 1. The named sums, whose
+    # cotangents come second, are for the log and have no gradient.
     scale = cotangents[0]
     d_hidden = (d_hidden * scale.astype(d_hidden.dtype)).astype(like_hidden.dtype)
     d_unembed = (d_unembed * scale.astype(d_unembed.dtype)).astype(like_unembed.dtype)
+    # None is a zero cotangent: teachers, mask and per-token arrays are constants.
     return d_hidden, d_unembed, None, None, None
 
 
@@ -90,22 +96,28 @@ _walk.defvjp(_walk_forward, _walk_backward)
 
 
 def _per_shard(local, batch_axes, teachers, out):
-    """`local` on every batch shard; `out` says which results are cut along it."""
+    """`local` on every batch shard; `out` is true for results that are sharded too."""
     if not batch_axes:
         return local
-    rows, whole = PartitionSpec(batch_axes), PartitionSpec()
-    teacher_specs = tuple((rows, whole) for _ in teachers)
+    # A leading axis: rows of [B, ...] arrays, and each shard's own copy of [Z, D, V].
+    sharded, replicated = PartitionSpec(batch_axes), PartitionSpec()
+    teacher_specs = tuple((sharded, replicated) for _ in teachers)
     return jax.shard_map(
         local,
-        in_specs=(rows, rows, teacher_specs, rows, rows),
-        out_specs=tuple(rows if is_cut else whole for is_cut in out),
+        in_specs=(sharded, sharded, teacher_specs, sharded, sharded),
+        out_specs=tuple(sharded if is_cut else replicated for is_cut in out),
+        # Other mesh axes stay automatic: XLA shards logits over the vocabulary.
         axis_names=set(batch_axes),
+        # The check refuses a scan whose carry starts as the same zeros on all shards.
         check_vma=False,
     )
 
 
 def _forward(loss, chunk, batch_axes, hidden, unembed_1DV, teachers, mask, per_token):
-    """Value only, for callers that do not differentiate."""
+    """Value only, for callers that do not differentiate.
+
+    As in `_forward_and_gradient`, a scan makes the logits of one chunk after the other.
+    """
     inputs = _zero_masked(mask, (hidden, tuple(h for h, _ in teachers), per_token))
     inputs = _pad_to_chunks(inputs, chunk)
     unembeds = [unembed for _, unembed in teachers]
@@ -134,11 +146,13 @@ def _forward_and_gradient(
         results, d_hidden, d_unembed = carry
         student_h, teacher_hs, tokens = _slice_chunk(inputs, index, chunk)
         teacher_logits = tuple(map(_logits, teacher_hs, unembeds))
-        of_student = lambda logits: loss(logits, teacher_logits, tokens)
+        student_loss = lambda logits: loss(logits, teacher_logits, tokens)
+        # Autodiff only through the loss; the two products behind it are written out.
         value, pull_back, sums = jax.vjp(
-            of_student, _logits(student_h, unembed_DV), has_aux=True
+            student_loss, _logits(student_h, unembed_DV), has_aux=True
         )
-        # Matrix products run in the model's dtype and add up in the wider one.
+        # Matrix products take the model's dtype; the unembedding's gradient, a sum over
+        # all chunks, accumulates in the wider one.
         (d_logits,) = pull_back(jnp.ones_like(value))
         d_logits = d_logits.astype(student_h.dtype)
         d_chunk = jnp.einsum("bcv,dv->bcd", d_logits, unembed_DV)
@@ -156,6 +170,8 @@ def _forward_and_gradient(
     start = results, jnp.zeros_like(inputs[0]), jnp.zeros(unembed_DV.shape, wide)
     count = _num_chunks(inputs, chunk)
     (results, d_hidden, d_unembed), _ = jax.lax.scan(body, start, jnp.arange(count))
+    # Only scalars are reduced over shards here. Gradients stay with their shard: the
+    # caller sums the copies of the unembedding's when all micro-batches are done.
     total, sums = _sum_shards(results, batch_axes)
     return total, sums, d_hidden[:, : hidden.shape[1]], d_unembed[None]
 
@@ -186,25 +202,28 @@ def token_log_probs(
 def log_probs_of(
     logits_BCV: jax.Array, token_BC: jax.Array, temperature: float
 ) -> jax.Array:
-    """Log-probabilities [B, C] of tokens at a temperature; ids below 0 read token 0."""
+    """Log-probabilities [B, C] of tokens at a temperature; ids below 0 count as 0."""
     logits_BCV = logits_BCV / temperature
+    # Padding must be a valid index; its result is masked by the caller.
     index_BC1 = jnp.maximum(token_BC, 0)[..., None]
     chosen_BC = jnp.take_along_axis(logits_BCV, index_BC1, axis=-1)[..., 0]
     return chosen_BC - jax.nn.logsumexp(logits_BCV, axis=-1)
 
 
 def _wide(dtype: jnp.dtype) -> jnp.dtype:
+    # Float32 for bfloat16, and float64 for itself: tests compare in it.
     return np.promote_types(dtype, np.float32)
 
 
 def _logits(hidden_BCD: jax.Array, unembed_DV: jax.Array) -> jax.Array:
+    # The product accumulates in `wide` and is not rounded to the dtype of its inputs.
     wide = _wide(hidden_BCD.dtype)
     product = "bcd,dv->bcv"
     return jnp.einsum(product, hidden_BCD, unembed_DV, preferred_element_type=wide)
 
 
 def _zero_masked(mask_BR: jax.Array, tree: Tree) -> Tree:
-    """Zeros, not NaN times zero, where nothing counts."""
+    """Zeros where the mask is false; multiplying by 0 would keep NaN."""
 
     def zero(x: jax.Array) -> jax.Array:
         mask = mask_BR.reshape(mask_BR.shape + (1,) * (x.ndim - 2))
@@ -214,6 +233,7 @@ def _zero_masked(mask_BR: jax.Array, tree: Tree) -> Tree:
 
 
 def _pad_to_chunks(tree: Tree, chunk: int) -> Tree:
+    # Padded by zeros, like masked tokens, so padded positions count for nothing either.
     def pad(x: jax.Array) -> jax.Array:
         widths = [(0, 0)] * x.ndim
         widths[1] = (0, -x.shape[1] % chunk)
@@ -232,14 +252,14 @@ def _slice_chunk(tree: Tree, index: jax.Array, chunk: int) -> Tree:
 
 
 def _zeros_of_results(loss, inputs, unembed_1DV, unembeds, chunk):
-    """Zeros shaped like what `loss` returns."""
+    """Zeros with the shapes and dtypes of what `loss` returns."""
 
-    def one(inputs, unembed_1DV, unembeds):
+    def first_chunk(inputs, unembed_1DV, unembeds):
         student_h, teacher_hs, tokens = _slice_chunk(inputs, jnp.int32(0), chunk)
         teacher_logits = tuple(map(_logits, teacher_hs, unembeds))
         return loss(_logits(student_h, unembed_1DV[0]), teacher_logits, tokens)
 
-    shapes = jax.eval_shape(one, inputs, unembed_1DV, unembeds)
+    shapes = jax.eval_shape(first_chunk, inputs, unembed_1DV, unembeds)
     return jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
 
 

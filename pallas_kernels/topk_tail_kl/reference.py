@@ -1,4 +1,4 @@
-"""The definition of every divergence, on whole logits.
+"""The definition of every divergence, on log-probabilities of full distributions.
 
 Axis letters as in `sdpo_jax/batch.py`: V vocabulary, K kept tokens (with their tail,
 K + 1 buckets); leading axes are free.
@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 DIVERGENCES = ("forward_kl", "reverse_kl", "jensen_shannon")
 
-# The paper's code clamps the log of the kept mass here, so a tail of less than 1e-7 is
-# reported as 1e-7 and has no gradient.
+# The SDPO paper's code clamps the log of the kept mass to this, so a tail of less than
+# 1e-7 is reported as 1e-7 and has no gradient.
 _LARGEST_LOG_MASS = -1e-7
 
 
@@ -45,6 +45,7 @@ def divergence(
     elif kind == "reverse_kl":
         terms = p * (student_logp_V - teacher_logp_V)
     elif kind == "jensen_shannon":
+        # log((1 - c) p + c q), which never leaves the scale of logarithms.
         middle = jnp.logaddexp(
             student_logp_V + math.log1p(-mixture), teacher_logp_V + math.log(mixture)
         )
@@ -72,12 +73,13 @@ def top_k_buckets(
       student_logp_V: log-probabilities over the vocabulary; its top K are kept.
       teacher_logp_V: the same shape; read at the student's tokens.
       k: number of kept tokens.
-      keep_tail: whether the mass left over is a bucket of its own.
+      keep_tail: whether the remaining mass is a bucket of its own.
       blocks: see `top_k_ids`.
 
     Returns:
       Log-probabilities of student and teacher, [..., K + 1] or [..., K].
     """
+    # Which tokens are kept has no gradient; their log-probabilities do.
     ids_K = top_k_ids(jax.lax.stop_gradient(student_logp_V), k, blocks)
     student_K = jnp.take_along_axis(student_logp_V, ids_K, axis=-1)
     teacher_K = jnp.take_along_axis(teacher_logp_V, ids_K, axis=-1)
@@ -88,15 +90,16 @@ def top_k_buckets(
 def top_k_ids(value_V: jax.Array, k: int, blocks: int = 1) -> jax.Array:
     """Indices of the k largest entries, in the order of `jax.lax.top_k`.
 
-    Each block of the last axis gives its own k, and the largest are taken of those. So
-    devices that hold slices of the vocabulary exchange candidates; of the whole axis
-    they would exchange, and sort, every entry. Where the axis is whole, one block is
-    faster.
+    Each block of the last axis contributes its k largest, and the k largest of those
+    are taken. So devices that each hold a block of the vocabulary exchange candidates;
+    searching the axis at once, they would exchange and sort every entry. Where the axis
+    is not sharded, one block is faster.
 
     Args:
       value_V: numbers; the last axis is searched.
-      k: how many, at most the length of the last axis.
-      blocks: slices of the last axis; ignored where they would not be equal.
+      k: number of entries, at most the length of the last axis.
+      blocks: equal slices of the last axis; one is used where it does not divide, or
+        where a slice has no more than k entries.
 
     Returns:
       Indices [..., k]; of equal entries the lower index comes first.
@@ -105,14 +108,18 @@ def top_k_ids(value_V: jax.Array, k: int, blocks: int = 1) -> jax.Array:
     width = vocab // blocks
     if blocks == 1 or vocab % blocks or width <= k:
         return jax.lax.top_k(value_V, k)[1]
+    # Sharded over as many devices as there are blocks, this reshape moves nothing.
     value, place = jax.lax.top_k(value_V.reshape(*lead, blocks, width), k)
     block = jax.lax.broadcasted_iota(place.dtype, place.shape, len(lead))
     ids = (block * width + place).reshape(*lead, blocks * k)
+    # Candidates are in the order of their blocks, so among equal values the lower index
+    # still comes first.
     _, best_K = jax.lax.top_k(value.reshape(*lead, blocks * k), k)
     return jnp.take_along_axis(ids, best_K, axis=-1)
 
 
 def _with_tail(logp_K: jax.Array) -> jax.Array:
+    # log(1 - exp(mass)) by expm1, since 1 - exp(mass) cancels where the mass is near 1.
     mass = jax.nn.logsumexp(logp_K, axis=-1, keepdims=True)
     tail = jnp.log(-jnp.expm1(jnp.minimum(mass, _LARGEST_LOG_MASS)))
     return jnp.concatenate([logp_K, tail], axis=-1)

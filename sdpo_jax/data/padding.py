@@ -1,4 +1,4 @@
-"""Ragged token lists to rectangular arrays, in few different widths."""
+"""Conversion of token lists of different lengths to arrays of few widths."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,9 @@ from sdpo_jax.batch import PAD
 
 
 def bucket(length: int, limit: int) -> int:
-    """The width for rows of up to `length`: `limit` halved while that still fits.
+    """The width for rows of up to `length`: `limit`, halved up to three times.
 
-    At most four widths exist for one limit, so few shapes are ever compiled.
+    There are at most four widths for one limit, so few shapes are ever compiled.
 
     Raises:
       ValueError: if `length` exceeds `limit`.
@@ -30,6 +30,7 @@ def pad_left(rows: Sequence[Sequence[int]], width: int) -> np.ndarray:
     """[len(rows), width] token ids, with PAD before each row."""
     out = np.full((len(rows), width), PAD, np.int32)
     for index, row in enumerate(rows):
+        # An empty row stays padding: its slice, [-0:], would address the entire row.
         if row:
             out[index, -len(row) :] = row
     return out

@@ -1,4 +1,4 @@
-"""Text to token ids and back, by the tokenizer of a Hugging Face checkpoint."""
+"""Conversion of text to token ids and back, by a Hugging Face tokenizer."""
 
 import json
 import os
@@ -18,8 +18,8 @@ class Tokenizer:
 
     Attributes:
       stop_ids: tokens that end a response: those of generation_config.json, then the
-        tokenizer's own.
-      vocab_size: token ids are below it. The model's table may be larger.
+        tokenizer's end-of-text token.
+      vocab_size: token ids are below it. The model's embedding may have more rows.
 
     Raises:
       ValueError: if there is no tokenizer at `path`, or it has no chat template or no
@@ -43,9 +43,10 @@ class Tokenizer:
             )
 
     def encode_chat(self, system: str, user: str) -> list[int]:
-        """A chat up to the assistant's turn; an empty system message is left out.
+        """Token ids of a chat up to the assistant's turn.
 
-        Special tokens written in the messages count as such: see `inert`.
+        An empty system message is left out. Special tokens that are written in the
+        messages are encoded as such: see `inert`.
         """
         messages = [{"role": "system", "content": system}] if system else []
         messages.append({"role": "user", "content": user})
@@ -57,13 +58,13 @@ class Tokenizer:
         )
 
     def encode(self, text: str) -> list[int]:
-        """The text alone: special tokens are neither added nor recognised in it."""
+        """Token ids of plain text: special tokens are neither added nor recognised."""
         return self._tokenizer.encode(
             text, add_special_tokens=False, split_special_tokens=True
         )
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text without special tokens; negative ids are padding and are skipped."""
+        """Text of token ids, without special tokens; negative ids are padding."""
         return self._tokenizer.decode(
             [int(i) for i in ids if i >= 0],
             skip_special_tokens=True,
@@ -71,7 +72,7 @@ class Tokenizer:
         )
 
     def inert(self, text: str) -> str:
-        """Untrusted text that can no longer speak in the chat's own tokens.
+        """Untrusted text, changed so that it encodes to no special token of the chat.
 
         Every special or added token written in it gets a space after its first
         character, so that `<|im_end|>` reads `< |im_end|>`; other text is unchanged.
@@ -87,7 +88,7 @@ class Tokenizer:
         return text
 
     def _added_tokens(self, text: str) -> list[int]:
-        """Where special or added tokens begin that the tokenizer sees in the text."""
+        """Offsets of the special or added tokens that the tokenizer finds in text."""
         added = self._tokenizer.added_tokens_decoder
         encoded = self._tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True
@@ -95,7 +96,7 @@ class Tokenizer:
         starts = []
         spans = zip(encoded["input_ids"], encoded["offset_mapping"], strict=True)
         for token, (start, end) in spans:
-            # A token may swallow spaces before it; one of spaces only is mere text.
+            # A token may include spaces before it; one of spaces only is plain text.
             word = text[start:end].lstrip()
             if token in added and word:
                 starts.append(end - len(word))
@@ -103,14 +104,14 @@ class Tokenizer:
 
 
 def _load(path: str | os.PathLike):
-    """The tokenizer of transformers, and its checkpoint's generation settings."""
-    # Without torch, transformers advises to install it; this project does without.
+    """The tokenizer, and the content of its checkpoint's generation_config.json."""
+    # Without torch, transformers advises to install it; this project does not need it.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    import transformers  # More than a second, spent only where text is encoded.
+    import transformers  # Takes more than a second, so only where text is encoded.
 
     try:
         directory = path if os.path.isdir(path) else _download(str(path))
-        # The trainer checks lengths; by default transformers warns of long texts.
+        # The trainer checks lengths itself; transformers would warn of long texts.
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             directory, model_max_length=sys.maxsize
         )
@@ -122,7 +123,7 @@ def _load(path: str | os.PathLike):
 
 
 def _download(name: str) -> str:
-    """A hub model's directory without its weights; offline it fails at once."""
+    """The directory of a hub model, without its weights; fails at once when offline."""
     import huggingface_hub
 
     patterns = ["*.json", "*.jinja", "*.txt", "tokenizer.model"]

@@ -27,37 +27,42 @@ def loss(
       c: the run's config.
       student_BCV: logits.
       teachers: none.
-      tokens: what else is known of each token.
+      tokens: the other per-token arrays.
 
     Returns:
-      The weighted sum, and sums for the log.
+      The weighted sum of losses, and sums for the log.
     """
     assert not teachers
     logp_BC = log_probs_of(student_BCV, tokens.id_BC, c.rollout.temperature)
     advantage_BC = tokens.advantage_BC
+    # r of eq. 12. On the first step it is 1, but its gradient is that of log pi.
     ratio_BC = jnp.exp(log_ratio(tokens, logp_BC))
     clipped_BC = jnp.clip(ratio_BC, 1 - c.grpo.clip_low, 1 + c.grpo.clip_high)
     gain_BC = jnp.minimum(ratio_BC * advantage_BC, clipped_BC * advantage_BC)
+    # The dual clip: for A < 0 the minimum above falls without bound as r grows.
     floor_BC = c.grpo.dual_clip * advantage_BC
     gain_BC = jnp.where(advantage_BC < 0, jnp.maximum(gain_BC, floor_BC), gain_BC)
 
+    # Where either clip took effect, a token has no gradient.
     is_clipped_BC = (ratio_BC * advantage_BC != gain_BC).astype(logp_BC.dtype)
     weighted = lambda value_BC: jnp.sum(tokens.weight_BC * value_BC)
     sums = {
         **shared_sums(tokens, student_BCV / c.rollout.temperature, logp_BC),
         "clipped": weighted(is_clipped_BC),
     }
+    # min(w_TIS, rho), which has no gradient; after both clips, as in eq. 12.
     gain_BC *= sampler_weight(tokens, logp_BC, c.step.sampler_ratio_cap)
     return -weighted(gain_BC), jax.lax.stop_gradient(sums)
 
 
 def advantages(c: ConfigDict, score_UG: np.ndarray, known_UG: np.ndarray) -> np.ndarray:
-    """Scores less the mean of their question's attempts (arXiv:2601.20802, Sec. 2).
+    """Scores minus the mean of their question's attempts (arXiv:2601.20802, Sec. 2).
 
     An attempt whose grading failed is left out of the mean and gets 0.
 
     Args:
-      c: the run's config; `grpo.normalize_std` divides by the unbiased deviation.
+      c: the run's config; `grpo.normalize_std` divides by the standard deviation, with
+        the unbiased estimate of the variance.
       score_UG: float64.
       known_UG: false where the grading failed.
 

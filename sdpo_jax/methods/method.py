@@ -1,4 +1,4 @@
-"""What a method is: how graded attempts become a loss. Its file says all of it."""
+"""What a method is: how graded attempts become a loss; each has one file for it."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,22 +16,22 @@ Loss = Callable[
     tuple[jax.Array, dict[str, jax.Array]],
 ]
 
-# What a row may hold beside prompt and response.
+# What a row may hold besides prompt and response.
 REPROMPT, ADVANTAGE, SAMPLER_LOGP = "reprompt", "advantage", "sampler_logp"
 
 
 @dataclasses.dataclass(frozen=True)
 class Divergence:
-    """Which distance of two next-token distributions a method takes, as data.
+    """The divergence of two next-token distributions that a method uses, as data.
 
-    A kernel that never forms logits reads it instead of calling a loss.
+    A kernel that never forms logits can read it instead of calling a loss.
 
     Args:
       kind: "forward_kl", "reverse_kl" or "jensen_shannon".
       mixture: the teacher's share of the Jensen-Shannon mixture, in (0, 1).
       support: "full" vocabulary, the student's "top_k" tokens, or "sampled_token".
-      top_k: tokens of that support.
-      keep_tail: whether the rest of the vocabulary is one more bucket; else the top
+      top_k: number of tokens of that support.
+      keep_tail: whether the rest of the vocabulary is one more bucket; if not, the top
         K are renormalised.
     """
 
@@ -44,17 +44,17 @@ class Divergence:
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """One method; `config.method` names it and the subtree of that name is its own.
+    """One method, named by `config.method`; its options are the subtree of its name.
 
     Args:
       loss: a pure function of one chunk of response positions.
-      rows: what each row holds beside prompt and response: any of "reprompt",
-        "advantage" and "sampler_logp". `Batch` lacks what is not named here.
-      reads_teacher: whether the self-teacher's logits are made for the loss.
+      rows: what each row holds besides prompt and response: any of "reprompt",
+        "advantage" and "sampler_logp". What is not named here is None in `Batch`.
+      reads_teacher: whether the loss needs the self-teacher's logits.
       advantages: (config, scores [U, G], known [U, G]) -> float64 [U, G]; where the
         grading failed, `known` is false and the advantage 0. None without "advantage".
       check: raises ValueError where the config makes no sense for this method.
-      divergence: the divergence that the config asks for; None where the loss is none.
+      divergence: the divergence of a config; None where the loss is no divergence.
     """
 
     loss: Loss
@@ -66,6 +66,12 @@ class Method:
 
     def __post_init__(self):
         if self.reads_teacher != (REPROMPT in self.rows):
-            raise ValueError("a method reads a teacher where its rows hold reprompts")
+            raise ValueError(
+                "a method reads a teacher if and only if its rows hold a reprompt: got "
+                f"reads_teacher={self.reads_teacher}, rows={sorted(self.rows)}"
+            )
         if (self.advantages is None) == (ADVANTAGE in self.rows):
-            raise ValueError("a method makes advantages where its rows hold them")
+            raise ValueError(
+                "a method has `advantages` if and only if its rows hold an advantage: "
+                f"got advantages={self.advantages}, rows={sorted(self.rows)}"
+            )

@@ -20,38 +20,42 @@ def loss(
 
       L = sum_t w_t D(pi_student(. | x, y_<t), stopgrad pi_teacher(. | x, f, y_<t))
 
-    with the `divergence` D of the config (eq. 1 and App. A.3), and importance weights
-    as in the paper's code: the ratio to the policy before the batch's first step and
-    the truncated ratio to the sampler.
+    with the `divergence` D of the config (eq. 1 and App. A.3). As in the paper's code,
+    w_t is multiplied by two importance weights: the capped ratio to the policy before
+    the batch's first step, and the truncated ratio to the sampler.
 
     Args:
       c: the run's config.
       student_BCV: logits.
       teachers: one teacher's logits, or two for a trust region; see
         `teacher.mixed_logits`.
-      tokens: what else is known of each token.
+      tokens: the other per-token arrays.
 
     Returns:
-      The weighted sum, and sums for the log.
+      The weighted sum of losses, and sums for the log.
     """
     d = divergence(c)
+    # Student and teacher are compared at the temperature that was sampled with.
     student_logp = jax.nn.log_softmax(student_BCV / c.rollout.temperature, axis=-1)
     teacher_BCV = jax.lax.stop_gradient(
         teacher.mixed_logits(teachers, c.teacher.mixture)
     )
     teacher_BCV /= c.rollout.temperature
     teacher_logp = jax.nn.log_softmax(teacher_BCV, axis=-1)
+    # Padding must be a valid index; its weight is 0.
     chosen_BC1 = jnp.maximum(tokens.id_BC, 0)[..., None]
     logp_BC = jnp.take_along_axis(student_logp, chosen_BC1, axis=-1)[..., 0]
     teacher_logp_BC = jnp.take_along_axis(teacher_logp, chosen_BC1, axis=-1)[..., 0]
 
     if d.support == "sampled_token":
-        # Only the gradient of this surrogate is that of the reverse KL.
+        # Only the gradient of this surrogate is that of the reverse KL, in expectation
+        # over the sampled token (Prop. 2.1). The value for the log is log p - log q.
         advantage_BC = jax.lax.stop_gradient(teacher_logp_BC - logp_BC)
         loss_BC = -advantage_BC * logp_BC
         divergence_BC = -advantage_BC
     else:
         if d.support == "top_k":
+            # Blocks where devices hold slices of the vocabulary, see `top_k_ids`.
             student_logp, teacher_logp = reference.top_k_buckets(
                 student_logp,
                 teacher_logp,
@@ -63,6 +67,7 @@ def loss(
             student_logp, teacher_logp, d.kind, d.mixture
         )
 
+    # Neither weight has a gradient: the divergence is differentiated, not its weight.
     ratio_BC = jnp.exp(jax.lax.stop_gradient(log_ratio(tokens, logp_BC)))
     ratio_BC = jnp.minimum(ratio_BC, c.sdpo.importance_ratio_cap)
     ratio_BC *= sampler_weight(tokens, logp_BC, c.step.sampler_ratio_cap)
@@ -76,7 +81,7 @@ def loss(
 
 
 def divergence(c: ConfigDict) -> method.Divergence:
-    """What `config.sdpo` asks for."""
+    """The divergence that `config.sdpo` specifies."""
     s = c.sdpo
     return method.Divergence(s.divergence, s.mixture, s.support, s.top_k, s.keep_tail)
 

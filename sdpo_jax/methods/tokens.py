@@ -1,10 +1,10 @@
-"""What a loss knows of each token beside the logits, and importance weights."""
+"""Per-token inputs of a loss besides the logits, and importance weights from them."""
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 
-# The paper's code bounds the log of every importance ratio by this before `exp`.
+# The SDPO paper's code clamps the log of every importance ratio to this before `exp`.
 _LARGEST_LOG_RATIO = 20.0
 
 
@@ -30,7 +30,8 @@ class Tokens:
 
 
 def log_ratio(tokens: Tokens, logp_BC: jax.Array) -> jax.Array:
-    """Log pi / pi_old, bounded; exactly 0 in value when there is one step."""
+    """Log pi / pi_old, clamped; exactly 0 in value when a batch has one step."""
+    # With one step, pi_old is pi: the value is 0 and the gradient that of log pi.
     old = tokens.old_logp_BC
     old = jax.lax.stop_gradient(logp_BC) if old is None else old
     return jnp.clip(logp_BC - old, -_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO)
@@ -41,6 +42,7 @@ def sampler_weight(tokens: Tokens, logp_BC: jax.Array, cap: float) -> jax.Array:
 
     Corrects for the sampler's arithmetic (arXiv:2601.20802, eq. 12, w_TIS).
     """
+    # Both are the trainer's arithmetic; only pi_sampler is the sampler's.
     old = logp_BC if tokens.old_logp_BC is None else tokens.old_logp_BC
     gap = jax.lax.stop_gradient(old) - tokens.sampler_logp_BC
     gap = jnp.clip(gap, -_LARGEST_LOG_RATIO, _LARGEST_LOG_RATIO)
@@ -50,7 +52,11 @@ def sampler_weight(tokens: Tokens, logp_BC: jax.Array, cap: float) -> jax.Array:
 def shared_sums(
     tokens: Tokens, logits_BCV: jax.Array, logp_BC: jax.Array
 ) -> dict[str, jax.Array]:
-    """What every method logs, in nats: entropy, and the sampler's distance if known."""
+    """Sums that every method logs, in nats.
+
+    They are the policy's entropy and, where the sampler's log-probabilities are in the
+    batch, their mean absolute difference from the trainer's.
+    """
     logp_BCV = jax.nn.log_softmax(logits_BCV, axis=-1)
     entropy_BC = -jnp.sum(jnp.exp(logp_BCV) * logp_BCV, axis=-1)
     weighted = lambda value_BC: jnp.sum(tokens.weight_BC * value_BC)

@@ -11,8 +11,8 @@ def token_weights(
 ) -> jax.Array:
     """Each token's weight in a loss that is a plain sum of weight times value.
 
-    The denominators span the whole batch of an optimiser step, so that the loss does
-    not depend on how the batch is cut into micro-batches or spread over devices.
+    The denominators count the entire batch of an optimiser step, so that the loss does
+    not depend on how the batch is split into micro-batches or over devices.
 
     Args:
       mask_BR: true on tokens that count.
@@ -26,8 +26,11 @@ def token_weights(
     Returns:
       Weights [B, R], zero where `mask_BR` is false.
     """
+    # `where` and not a product, so that a masked row's weight may be anything.
     row_weight_B1 = row_weight_B[:, None]
     weight_BR = jnp.where(mask_BR, row_weight_B1, jnp.zeros_like(row_weight_B1))
+    # Every maximum with 1 is for a batch or a row without a counted token: its weights
+    # are 0, not 0 / 0.
     if aggregation == "token_mean":
         return weight_BR / jnp.maximum(jnp.sum(mask_BR, dtype=weight_BR.dtype), 1)
     length_B1 = jnp.sum(mask_BR, axis=1, keepdims=True, dtype=weight_BR.dtype)

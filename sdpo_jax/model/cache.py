@@ -1,8 +1,8 @@
-"""Keys and values of a prompt shared by its attempts, and of each attempt.
+"""Keys and values of prompts, and of the responses that share them.
 
-The prompt is read once per question; its G attempts attend to that one copy. A layer
-with a sliding window keeps what the window can reach: the prompt's end, and a ring of
-the response's last tokens.
+A prompt is read once per question and its G attempts attend to that one copy. A layer
+with a sliding window keeps only what the window can reach: the end of the prompt, and a
+ring buffer of the response's last tokens.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ from sdpo_jax.model import attention
 
 @flax.struct.dataclass
 class LayerCache:
-    """One layer's keys and values: `[U, N, P, E]` of prompts, `[B, N, S, E]` after.
+    """One layer's keys and values: prompts' [U, N, P, E], responses' [B, N, S, E].
 
-    Token t of a response stands in slot t % S; only with a window is S ever exceeded.
-    Heads come before slots, as attention multiplies them: kept otherwise, the whole
-    cache would be transposed at every token.
+    Token t of a response is in slot t % S; t exceeds S only in layers with a window.
+    Heads come before slots, the order in which attention multiplies them: with slots
+    first, the entire cache would be transposed at every token.
     """
 
     prompt_k: jax.Array
@@ -39,8 +39,8 @@ class Cache:
         copy them at every token.
       prompt_exists_UP: false on the prompts' padding.
       prompt_length_B: tokens of each row's prompt.
-      slots: response tokens that it has room for.
-      windows: of each layer; None reads all tokens before.
+      slots: response tokens that there is room for; fixed when a program is compiled.
+      windows: of each layer; None where it attends to all earlier tokens.
     """
 
     layers: tuple[Any, ...]
@@ -57,7 +57,7 @@ def start(
     group: int,
     slots: int,
 ) -> Cache:
-    """The cache after a prompt, with empty slots for `group` responses to each.
+    """The cache after reading prompts, with empty slots for `group` responses to each.
 
     Args:
       keys_values: of every layer, [U, P, N, E] each.
@@ -71,11 +71,13 @@ def start(
         rows, _, heads, width = k_UPNE.shape
         room = (rows * group, heads, _ring(slots, window), width)
         empty = jnp.zeros(room, k_UPNE.dtype)
-        # The first token after the prompt reaches the furthest back.
+        # The first response token reaches furthest back, to window - 1 positions of the
+        # prompt. A window of 1 reaches none; one is kept, as `[-0:]` would keep all.
         reached = slice(None) if window is None else slice(-max(window - 1, 1), None)
         k, v = _swap(k_UPNE[:, reached]), _swap(v_UPNE[:, reached])
         return LayerCache(k, v, empty, empty)
 
+    # Rows of a prompt are neighbours, so its length is repeated in place.
     length_U = jnp.sum(exists_UP, axis=1, dtype=jnp.int32)
     layers = tuple(
         layer(k, v, window) for (k, v), window in zip(keys_values, windows, strict=True)
@@ -84,7 +86,11 @@ def start(
 
 
 def grow(cache: Cache, slots: int) -> Cache:
-    """The same cache with room for `slots` response tokens."""
+    """The same cache with room for `slots` response tokens.
+
+    A ring buffer grows only while it is shorter than its window, when it has not
+    wrapped around yet: every token keeps its slot.
+    """
 
     def pad(x: jax.Array, window: int | None) -> jax.Array:
         more = _ring(slots, window) - x.shape[2]
@@ -101,12 +107,14 @@ def grow(cache: Cache, slots: int) -> Cache:
 
 
 def _ring(slots: int, window: int | None) -> int:
-    """Slots of a layer. A ring as long as its window holds just what is read."""
+    """Slots of a layer: a ring as long as its window holds exactly what is read."""
     return slots if window is None else min(slots, window)
 
 
 def write(layer: LayerCache, k_B1NE, v_B1NE, token: jax.Array) -> LayerCache:
     """Store the key and value of response token number `token` of every row."""
+    # All rows are at the same token, so one slice of the slots is written; with the
+    # cache donated, that happens in place.
     slot = token % layer.response_k.shape[2]
     update = jax.lax.dynamic_update_slice_in_dim
     return layer.replace(
@@ -124,15 +132,20 @@ def read(
 ) -> jax.Array:
     """Attention of response token number `token` to its prompt and its response."""
     prompts = exists_UP.shape[0]
+    # In the order of LayerCache's fields, each as [rows, slots, heads, width].
     k, v, own_k, own_v = map(_swap, jax.tree.leaves(layer))
-    # To the prompt, the attempts of a question are so many positions.
+    # [B, 1, H, E] to [U, G, H, E]: attempts at a question take the axis of positions,
+    # as queries of one product with the keys of their prompt.
     q_UGHE = q_B1HE.reshape(prompts, -1, *q_B1HE.shape[2:])
+    # With a window the cache holds only the end of the prompt.
     reached_UP = exists_UP[:, -k.shape[1] :]
     mask_U1P = attention.prompt_mask_after(reached_UP, token[None], window)
-    to_prompt = attention.part(q_UGHE, k, v, mask_U1P)
+    to_prompt = attention.attend_partially(q_UGHE, k, v, mask_U1P)
     by_row = lambda x: x.reshape(q_B1HE.shape[0], 1, *x.shape[2:])
+    # A ring that has wrapped is full: every slot holds a token within the window. Their
+    # order does not matter, since keys were rotated by their positions when written.
     written_11S = (jnp.arange(own_k.shape[1]) <= token)[None, None]
-    to_own = attention.part(q_B1HE, own_k, own_v, written_11S)
+    to_own = attention.attend_partially(q_B1HE, own_k, own_v, written_11S)
     return attention.merge([jax.tree.map(by_row, to_prompt), to_own])
 
 

@@ -1,7 +1,8 @@
 """Causal attention in the implementation that the config chooses.
 
-Plain XLA runs everywhere; it takes long sequences by blocks of queries. Splash
-attention on TPUs and cuDNN on NVIDIA GPUs skip what no query reads, and hold no scores.
+Plain XLA runs everywhere and handles long sequences in blocks of queries. Splash
+attention on TPUs and cuDNN on NVIDIA GPUs skip keys that no query attends to, and never
+hold the scores of a sequence in memory.
 """
 
 import functools
@@ -16,27 +17,28 @@ from sdpo_jax import distributed
 from sdpo_jax.model import attention
 from sdpo_jax.model.families import Architecture
 
-# What `auto` takes on a backend, where it can.
+# What `auto` chooses on each backend, where it can run.
 FUSED = {"tpu": "splash", "gpu": "cudnn"}
-# XLA holds the scores of all queries up to this many keys, of a block at a time beyond.
-_WHOLE = 2048
+# With more keys than this, XLA computes scores for one block of queries at a time.
+_MAX_UNBLOCKED_KEYS = 2048
 _QUERIES_AT_ONCE = 256
-# Splash attention's tiles: whole lanes, and at most so many positions.
+# Splash attention's tiles: multiples of a TPU's lanes, up to _TILE positions.
 _LANES, _TILE = 128, 512
+# The widest head that JAX lets cuDNN attend with, on Hopper GPUs and later.
 _HOPPER_WIDTH = 256
 
 
-def resolve(wanted: str, arch: Architecture, dtype: jnp.dtype, tensor: int) -> str:
+def resolve(requested: str, arch: Architecture, dtype: jnp.dtype, tensor: int) -> str:
     """The implementation that a config's `model.attention` means on this backend.
 
     Args:
-      wanted: auto | xla | splash | cudnn.
+      requested: auto | xla | splash | cudnn.
       arch: the model.
       dtype: of activations.
-      tensor: parts that heads are cut into.
+      tensor: devices that heads are sharded over.
     """
-    if wanted != "auto":
-        return wanted
+    if requested != "auto":
+        return requested
     fused = FUSED.get(jax.default_backend(), "xla")
     return "xla" if obstacle(fused, arch, dtype, tensor) else fused
 
@@ -45,6 +47,7 @@ def obstacle(
     implementation: str, arch: Architecture, dtype: jnp.dtype, tensor: int
 ) -> str | None:
     """Why an implementation cannot run here, or None if it can; see `resolve`."""
+    # The version's text, because JAX calls AMD's GPUs "gpu" too.
     platform = backend.get_backend().platform_version
     if implementation == "xla":
         return None
@@ -60,6 +63,7 @@ def obstacle(
                 f"cuDNN attends with heads of a multiple of 8 up to {_HOPPER_WIDTH} "
                 f"numbers, not of {arch.head_width}"
             )
+    # Every device attends with its own heads, in a shard_map that splits evenly.
     if arch.kv_heads % tensor:
         return f"mesh.tensor={tensor} does not divide {arch.kv_heads} key heads"
     return None
@@ -73,14 +77,14 @@ def attend(
     window: int | None,
     implementation: str,
 ) -> jax.Array:
-    """Attention of the last T of S positions to themselves and what stands before.
+    """Attention of the last T of S positions to themselves and earlier positions.
 
     Args:
       q_BTHE: queries.
       k_BSNE: keys.
       v_BSNE: values.
-      exists_BS: false on padding, which never stands between two tokens.
-      window: positions that each one reads, itself included; None for all.
+      exists_BS: false on padding, which is never between two tokens.
+      window: positions that each one attends to, itself included; None for all.
       implementation: xla | splash | cudnn.
 
     Returns:
@@ -91,8 +95,9 @@ def attend(
         return _on_each_device(_splash, window)(*args)
     if implementation == "cudnn":
         return _on_each_device(_cudnn, window)(*args)
-    if k_BSNE.shape[1] > _WHOLE:
+    if k_BSNE.shape[1] > _MAX_UNBLOCKED_KEYS:
         return _in_blocks(*args, window)
+    # The queries are the last positions, so their rows are the last of a square mask.
     mask_BTS = attention.causal_mask(exists_BS, window)[:, -q_BTHE.shape[1] :]
     return attention.attend(q_BTHE, k_BSNE, v_BSNE, mask_BTS)
 
@@ -114,9 +119,9 @@ def attend_branches(
       k_UTNE: keys.
       v_UTNE: values.
       exists_UT: false on padding.
-      prompt: positions that all branches read.
-      branches: continuations of equal length; none reads another.
-      window: positions that each one reads, itself included; None for all.
+      prompt: positions of the prompt, which all branches attend to.
+      branches: continuations of equal length; none attends to another.
+      window: positions that each one attends to, itself included; None for all.
       implementation: xla | splash | cudnn.
 
     Returns:
@@ -124,17 +129,20 @@ def attend_branches(
     """
     rows, time = exists_UT.shape
     length = (time - prompt) // branches
-    head = [x[:, :prompt] for x in (q_UTHE, k_UTNE, v_UTNE, exists_UT)]
-    in_prompt = attend(*head, window, implementation)
+    shared = [x[:, :prompt] for x in (q_UTHE, k_UTNE, v_UTNE, exists_UT)]
+    in_prompt = attend(*shared, window, implementation)
+    # [U, branches * length, ...] to [U * branches, length, ...]: one row per branch.
     split = lambda x: x[:, prompt:].reshape(rows * branches, length, *x.shape[2:])
     q, *own = map(split, (q_UTHE, k_UTNE, v_UTNE, exists_UT))
-    if implementation == "xla" and prompt + length <= _WHOLE:
-        in_branches = attention.attend_after(q, *head[1:], *own, window)
+    if implementation == "xla" and prompt + length <= _MAX_UNBLOCKED_KEYS:
+        in_branches = attention.attend_after(q, *shared[1:], *own, window)
     else:
+        # Kernels and blocks attend to one array of keys per row, so here each branch
+        # gets its own copy of the prompt's keys and values.
         repeat = functools.partial(jnp.repeat, repeats=branches, axis=0)
         joined = [
             jnp.concatenate([repeat(before), after], axis=1)
-            for before, after in zip(head[1:], own, strict=True)
+            for before, after in zip(shared[1:], own, strict=True)
         ]
         in_branches = attend(q, *joined, window, implementation)
     in_branches = in_branches.reshape(rows, time - prompt, *in_branches.shape[2:])
@@ -142,19 +150,24 @@ def attend_branches(
 
 
 def _in_blocks(q_BTHE, k_BSNE, v_BSNE, exists_BS, window):
-    """`attend` by XLA, some queries at a time, computed again when going back."""
+    """`attend` by XLA for one block of queries at a time, recomputed for gradients."""
     time, keys, size = q_BTHE.shape[1], k_BSNE.shape[1], _QUERIES_AT_ONCE
     blocks = -(-time // size)
+    # Position of the first query among the keys; negative where it is a padded one.
     before = keys - blocks * size
+    # Keys that one block can attend to; a static number, as shapes must be.
     reach = keys if window is None else min(keys, size + window - 1)
-    # Filled up in front, the last query still stands at the last key.
+    # Padded in front, the last query is still at the last key.
     fill = ((0, 0), (blocks * size - time, 0), (0, 0), (0, 0))
     q_BZXHE = jnp.pad(q_BTHE, fill).reshape(-1, blocks, size, *q_BTHE.shape[2:])
 
+    # Without the checkpoint, the backward pass would hold the scores of all blocks.
     @jax.checkpoint
-    def one(block: tuple[jax.Array, jax.Array]) -> jax.Array:
+    def attend_block(block: tuple[jax.Array, jax.Array]) -> jax.Array:
         index, q_BXHE = block
         position_X = before + index * size + jnp.arange(size)
+        # The slice ends at the block's last query, or starts at the first key where
+        # there are fewer than `reach` up to that query.
         start = jnp.clip(position_X[-1] + 1 - reach, 0, keys - reach)
         take = lambda x: jax.lax.dynamic_slice_in_dim(x, start, reach, axis=1)
         behind_XS = position_X[:, None] - (start + jnp.arange(reach))[None]
@@ -164,13 +177,19 @@ def _in_blocks(q_BTHE, k_BSNE, v_BSNE, exists_BS, window):
         mask_BXS = reads_XS[None] & take(exists_BS)[:, None]
         return attention.attend(q_BXHE, take(k_BSNE), take(v_BSNE), mask_BXS)
 
+    # `map` runs block after block along the leading axis, where `vmap` would hold the
+    # scores of all of them.
     by_block = jnp.arange(blocks), jnp.moveaxis(q_BZXHE, 1, 0)
-    out_BZXHE = jnp.moveaxis(jax.lax.map(one, by_block), 0, 1)
+    out_BZXHE = jnp.moveaxis(jax.lax.map(attend_block, by_block), 0, 1)
     return out_BZXHE.reshape(-1, blocks * size, *q_BTHE.shape[2:])[:, -time:]
 
 
 def _on_each_device(attend_rows, window: int | None):
-    """`attend_rows` of each device's own rows and heads."""
+    """`attend_rows` on every device, for its own rows and heads.
+
+    Attention crosses neither rows nor heads, so nothing is communicated. XLA cannot
+    partition a Pallas kernel by itself.
+    """
     attend_rows = functools.partial(attend_rows, window=window)
     if jax.sharding.get_abstract_mesh().empty:
         return attend_rows
@@ -180,19 +199,26 @@ def _on_each_device(attend_rows, window: int | None):
         attend_rows,
         in_specs=(heads, heads, heads, exists),
         out_specs=heads,
+        # The kernel's outputs do not declare over which mesh axes they vary.
         check_vma=False,
     )
 
 
-# Making the kernel takes seconds for long sequences: traced once for all layers alike.
+# Building the kernel takes seconds for long sequences. Under its own jit it is traced
+# once for all layers with the same shapes and window.
 @functools.partial(jax.jit, static_argnames="window")
 def _splash(q_BTHE, k_BSNE, v_BSNE, exists_BS, *, window):
-    """`attend` by splash attention, which masks padding as a sequence of its own."""
+    """`attend` by splash attention, with padding as a sequence of its own.
+
+    Positions attend within their sequence only, so no token attends to padding.
+    """
     (_, time, heads, width), keys = q_BTHE.shape, k_BSNE.shape[1]
     q_to, k_to = _tiled(time), _tiled(keys)
     pad = lambda x, to: jnp.pad(
         x, [(0, 0), (0, to - x.shape[1]), *[(0, 0)] * (x.ndim - 2)]
     )
+    # The kernel takes [heads, positions, width] and scales nothing, so queries are
+    # scaled before: in float32, then rounded once.
     by_head = lambda x, to: jnp.swapaxes(pad(x, to), 1, 2)
     scaled = (q_BTHE.astype(jnp.float32) * width**-0.5).astype(q_BTHE.dtype)
     sequence_BS = exists_BS.astype(jnp.int32)
@@ -207,7 +233,7 @@ def _splash(q_BTHE, k_BSNE, v_BSNE, exists_BS, *, window):
 
 
 def _tiled(positions: int) -> int:
-    """Positions filled up to whole tiles."""
+    """Positions, rounded up to a multiple of the tile."""
     tile = _tile(positions)
     return -(-positions // tile) * tile
 
@@ -219,7 +245,7 @@ def _tile(positions: int) -> int:
 def _splash_kernel(
     heads: int, queries: int, keys: int, offset: int, window: int | None
 ) -> Any:
-    """The kernel for query i at position i + offset among the keys."""
+    """The kernel for queries whose i-th is at position i + offset of the keys."""
     q, k = _tile(queries), _tile(keys)
     tiles = splash_attention.BlockSizes(
         block_q=q,
@@ -229,6 +255,8 @@ def _splash_kernel(
         block_q_dq=q,
         block_kv_dq=k,
     )
+    # `LocalMask` counts the positions before a query, without the query itself; none
+    # after it makes the mask causal.
     behind = None if window is None else window - 1
     mask = splash_attention.LocalMask((queries, keys), (behind, 0), offset)
     return splash_attention.make_splash_mha(
@@ -240,19 +268,22 @@ def _splash_kernel(
 
 
 def _cudnn(q_BTHE, k_BSNE, v_BSNE, exists_BS, *, window, implementation="cudnn"):
-    """`attend` by cuDNN, which knows padding at the end only, and as many queries."""
+    """`attend` by cuDNN, which needs padding at the end and as many queries as keys."""
     time, keys = q_BTHE.shape[1], k_BSNE.shape[1]
     q_BSHE = jnp.pad(q_BTHE, ((0, 0), (keys - time, 0), (0, 0), (0, 0)))
+    # Every row is rolled until its first token is at position 0, and rolled back after.
     start_B = jnp.argmax(exists_BS, axis=1)
-    turn = jax.vmap(functools.partial(jnp.roll, axis=0))
+    roll = jax.vmap(functools.partial(jnp.roll, axis=0))
+    # A row without tokens attends to one position of padding instead of to nothing.
     length_B = jnp.maximum(jnp.sum(exists_BS, axis=1, dtype=jnp.int32), 1)
     out_BSHE = jax.nn.dot_product_attention(
-        *(turn(x, -start_B) for x in (q_BSHE, k_BSNE, v_BSNE)),
+        *(roll(x, -start_B) for x in (q_BSHE, k_BSNE, v_BSNE)),
         is_causal=True,
         query_seq_lengths=length_B,
         key_value_seq_lengths=length_B,
         local_window_size=None if window is None else (window - 1, 0),
         implementation=implementation,
     )
-    out_BSHE = jnp.where(exists_BS[..., None, None], turn(out_BSHE, start_B), 0)
+    # What cuDNN leaves on padding is not specified.
+    out_BSHE = jnp.where(exists_BS[..., None, None], roll(out_BSHE, start_B), 0)
     return out_BSHE[:, -time:]

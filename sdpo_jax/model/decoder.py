@@ -1,11 +1,11 @@
-"""The decoder: pure functions of the parameters, over the modules in `layer`.
+"""The decoder: pure functions of its parameters, built from the modules in `layer`.
 
 Parameters are a plain pytree:
 
   {"embed": {"table_VD"}, "layers": [one tree per layer kind of the period, every leaf
    stacked over the periods], "norm": {"scale_D"}, "head": {"kernel_DV"} unless tied}
 
-With LoRA, {"adapters"} as in `lora` comes beside them.
+With LoRA there is also {"adapters"}, see `lora`.
 """
 
 import functools
@@ -23,15 +23,15 @@ from sdpo_jax.model.families import Architecture, LayerKind
 from sdpo_jax.model.layer import Attend, Layer, RMSNorm, weight
 
 Params = Any
-# What each kind of layer attends to.
+# How each kind of layer attends.
 AttendBy = Callable[[LayerKind], Attend]
 
-# Parts of the parameters with a leading axis of periods.
+# Subtrees of the parameters with a leading axis of periods.
 _STACKED = {"layers", "adapters"}
 
 
 def boxed(arch: Architecture, key: jax.Array) -> Params:
-    """Random float32 parameters, each boxed with its logical axes."""
+    """Random float32 parameters, each in a flax box that holds its logical axes."""
     embed_key, head_key, norm_key, *layer_keys = jax.random.split(
         key, 3 + len(arch.period)
     )
@@ -57,10 +57,13 @@ def _stacked(layer: Layer, key: jax.Array, arch: Architecture) -> Params:
     def init(one_key: jax.Array) -> Params:
         stream_11D = jnp.zeros((1, 1, arch.width))
         position_11 = jnp.zeros((1, 1), jnp.int32)
+        # Flax makes parameters by running the module; values do not matter here.
         attend = lambda q, k, v: (q, ())
         return layer.init(one_key, stream_11D, position_11, attend)["params"]
 
     stacked = jax.vmap(init)(jax.random.split(key, arch.num_periods))
+    # `vmap` added an axis of periods to every array but not to its box. Periods are
+    # never sharded, so the name of that axis is None.
     is_box = lambda leaf: isinstance(leaf, nn.meta.AxisMetadata)
     add_depth = lambda leaf: leaf.add_axis(0, {nn.PARTITION_NAME: None})
     return jax.tree.map(add_depth, stacked, is_leaf=is_box)
@@ -73,6 +76,7 @@ def init(arch: Architecture, key: jax.Array) -> Params:
 
 def logical_axes(arch: Architecture) -> Params:
     """For every parameter, the logical axis of each of its dimensions."""
+    # Abstract evaluation: only the boxes are of interest, and no weight is allocated.
     tree = jax.eval_shape(lambda: boxed(arch, jax.random.key(0)))
     is_box = lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)
     return jax.tree.map(lambda box: tuple(box.names), tree, is_leaf=is_box)
@@ -82,6 +86,7 @@ def unstacked_axes(arch: Architecture) -> Params:
     """`logical_axes` of what `unstack` returns, without adapters."""
     axes = logical_axes(arch)
     is_axes = lambda leaf: isinstance(leaf, tuple)
+    # Without the axis of periods; layers go through one period after the other.
     layers = [
         jax.tree.map(lambda names: names[1:], axes["layers"][index], is_leaf=is_axes)
         for _ in range(arch.num_periods)
@@ -91,33 +96,36 @@ def unstacked_axes(arch: Architecture) -> Params:
 
 
 def embed(params: Params, ids_BT: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """Rows of the embedding; padding reads row 0, and nothing reads padding."""
-    # Each device looks its slice of the width up, for the rows of all its `fsdp`
-    # neighbours; the activations then move to where their rows live.
+    """Rows of the embedding; padding gets row 0, and nothing attends to padding."""
+    # The table is sharded along its width, over `fsdp` and `tensor`. Each device looks
+    # up its slice of the width for the rows of all its `fsdp` neighbours, so ids are
+    # replicated over `fsdp`; activations move then, never the table.
     ids_BT = constrain(jnp.maximum(ids_BT, 0), "batch_over_data", None)
     x_BTD = jnp.take(params["embed"]["table_VD"].astype(dtype), ids_BT, axis=0)
     x_BTD = constrain(x_BTD, "batch_over_data", None, "table")
+    # First `fsdp` moves from widths to rows, then `tensor` is gathered: each constraint
+    # changes one mesh axis.
     x_BTD = constrain(x_BTD, "batch", None, "width_over_tensor")
     return constrain(x_BTD, "batch", None, None)
 
 
 def unembedding(arch: Architecture, params: Params) -> jax.Array:
-    """The matrix [D, V] that turns hidden states into logits."""
+    """The matrix [D, V] that maps hidden states to logits."""
     if arch.tied:
-        # Gathered over `fsdp` first: cut differently in one go, it would be
-        # rematerialised on every device.
+        # Gathered over `fsdp` first: resharded from widths to vocabulary in one step,
+        # the table would be rematerialised on every device.
         table_VD = constrain(params["embed"]["table_VD"], None, "width_over_tensor")
         return table_VD.T
     return params["head"]["kernel_DV"]
 
 
 def positions(exists_BT: jax.Array) -> jax.Array:
-    """How many existing tokens stand before each one."""
+    """Position of each token in its text, whatever the padding; 0 on left padding."""
     return jnp.maximum(jnp.cumsum(exists_BT, axis=1, dtype=jnp.int32) - 1, 0)
 
 
 def _branch_positions(exists_UT: jax.Array, prompt: int, branches: int) -> jax.Array:
-    """`positions` where every branch goes on from the end of the prompt."""
+    """`positions` in rows of a prompt and branches that each continue it."""
     rows, time = exists_UT.shape
     prompt_UP = positions(exists_UT[:, :prompt])
     exists_UGR = exists_UT[:, prompt:].reshape(rows, branches, -1)
@@ -136,14 +144,14 @@ def hidden(
     remat: bool = False,
     implementation: str = "xla",
 ) -> jax.Array:
-    """Normed last hidden states, [B, T, D] in `dtype`; ids of -1 are padding.
+    """Last hidden states after the final norm, [B, T, D]; ids of -1 are padding.
 
     Args:
       arch: the model.
       params: its parameters.
       ids_BT: token ids.
-      dtype: of the computation.
-      remat: whether the backward pass computes layers again.
+      dtype: of the computation and of the result.
+      remat: whether the backward pass recomputes layers.
       implementation: of attention, see `causal_attention`.
     """
     exists_BT = ids_BT >= 0
@@ -153,7 +161,7 @@ def hidden(
 
 
 def _attend_causally(exists_BT: jax.Array, implementation: str, keep) -> AttendBy:
-    """Attention to what stands before, whose keys and values are kept by `keep`."""
+    """Attention to earlier positions; what `keep` makes of keys and values is kept."""
 
     def attend(kind: LayerKind, q, k, v):
         mixed = causal_attention.attend(q, k, v, exists_BT, kind.window, implementation)
@@ -174,8 +182,7 @@ def hidden_before(
 ) -> jax.Array:
     """Normed last hidden states that predict each response token, [B, R, D].
 
-    The B / U responses that follow each other continue one prompt, which is read once
-    for all of them.
+    Each prompt is continued by B / U neighbouring responses and read once for them all.
 
     Args:
       arch: the model.
@@ -183,11 +190,13 @@ def hidden_before(
       prompt_UP: token ids, padded left.
       response_BR: token ids, padded right.
       dtype: of the computation.
-      remat: whether the backward pass computes layers again.
+      remat: whether the backward pass recomputes layers.
       implementation: of attention, see `causal_attention`.
     """
     (prompts, prompt), (rows, length) = prompt_UP.shape, response_BR.shape
     branches = rows // prompts
+    # One row per prompt: the prompt and then its responses, one after the other. They
+    # share all matrix products; only attention keeps the responses apart.
     ids_UT = jnp.concatenate([prompt_UP, response_BR.reshape(prompts, -1)], axis=1)
     exists_UT = ids_UT >= 0
     position_UT = _branch_positions(exists_UT, prompt, branches)
@@ -201,6 +210,9 @@ def hidden_before(
     attend_by = lambda kind: functools.partial(attend, kind)
     through = functools.partial(_through_layers, arch, params, dtype, remat)
     hidden_UTD = through(ids_UT, position_UT, attend_by)
+    # The state at a token predicts the next one: the first token of every response is
+    # predicted at the prompt's last position, which is no padding, and the state at a
+    # response's last position predicts nothing.
     last_UG1D = jnp.repeat(hidden_UTD[:, None, prompt - 1 : prompt], branches, axis=1)
     read_UGRD = hidden_UTD[:, prompt:].reshape(prompts, branches, length, -1)
     before_UGRD = jnp.concatenate([last_UG1D, read_UGRD[:, :, :-1]], axis=2)
@@ -221,14 +233,16 @@ def _through_layers(
     Layers are scanned period by period, so compile time does not grow with depth.
     """
 
-    def one(kind: LayerKind, layer: Params, x_BTD: jax.Array) -> jax.Array:
+    def apply_layer(kind: LayerKind, layer: Params, x_BTD: jax.Array) -> jax.Array:
         return Layer(arch, kind).apply(layer, x_BTD, position_BT, attend_by(kind))[0]
 
     def period(x_BTD: jax.Array, layers: list[Params]) -> tuple[jax.Array, None]:
         for kind, layer in zip(arch.period, layers, strict=True):
-            through = functools.partial(one, kind)
+            through = functools.partial(apply_layer, kind)
             if remat:
-                # A scan's only layer needs no barrier; several would be merged.
+                # Each layer by itself, so that the backward pass holds the activations
+                # of one layer and not of a period. The loop keeps the recomputation of
+                # its only layer apart; with several in one body, XLA would merge them.
                 several = len(arch.period) > 1
                 through = jax.checkpoint(through, prevent_cse=several)
             x_BTD = through(layer, x_BTD)
@@ -239,7 +253,7 @@ def _through_layers(
 
 
 def _variables(params: Params) -> list[Params]:
-    """What the layers are applied with: their weights, and adapters if there are."""
+    """Variables of each layer: its weights, and its adapters if there are any."""
     layers = params["layers"]
     adapters = params.get("adapters", [{}] * len(layers))
     pairs = zip(layers, adapters, strict=True)
@@ -252,8 +266,13 @@ def final_norm(arch: Architecture, params: Params, x_BTD: jax.Array) -> jax.Arra
 
 
 def unstack(arch: Architecture, params: Params, dtype: jnp.dtype) -> Params:
-    """Parameters for sampling: in `dtype`, one tree per layer instead of a stack."""
+    """Parameters for sampling: in `dtype`, one tree per layer instead of a stack.
+
+    Decoding loops over layers in Python, because a scan would copy the stacked cache at
+    every token.
+    """
     params = jax.tree.map(lambda x: x.astype(dtype), params)
+    # In the order of depth: all kinds of the first period, then of the second.
     by_layer = lambda stacks: [
         jax.tree.map(lambda x, index=index: x[index], stack)
         for index in range(arch.num_periods)
@@ -270,7 +289,7 @@ def prefill(
 
     Args:
       arch: the model.
-      params: of `unstack`.
+      params: as `unstack` returns them.
       ids_UP: token ids.
       implementation: of attention, see `causal_attention`.
 
@@ -280,11 +299,13 @@ def prefill(
     exists_UP = ids_UP >= 0
     position_UP = positions(exists_UP)
     attend_by = _attend_causally(exists_UP, implementation, keep=lambda k, v: (k, v))
+    # `unstack` has cast all weights, so any of them has the dtype of the computation.
     x = embed(params, ids_UP, params["norm"]["scale_D"].dtype)
     keys_values = []
     for kind, layer in zip(arch.kinds, _variables(params), strict=True):
         x, kept = Layer(arch, kind).apply(layer, x, position_UP, attend_by(kind))
         keys_values.append(kept)
+    # Prompts are padded left, so each ends at the last position.
     return final_norm(arch, params, x[:, -1]), keys_values
 
 
@@ -298,14 +319,18 @@ def decode(
     """Read response token number `token` of every row.
 
     Returns:
-      Hidden states [B, D] after it, and the cache that holds it.
+      Hidden states [B, D] at that token, and the cache with its keys and values.
     """
     x = embed(params, ids_B[:, None], params["norm"]["scale_D"].dtype)
+    # Responses have no padding before their end: every row is at the same token, at a
+    # position that depends on the length of its prompt.
     position_B1 = (cache.prompt_length_B + token)[:, None]
     layers = []
     for index, layer in enumerate(_variables(params)):
         block = Layer(arch, arch.kinds[index])
 
+        # The default binds this layer's index now. A token attends to itself, so its
+        # key is written first.
         def attend(q, k, v, index=index):
             layer = kv_cache.write(cache.layers[index], k, v, token)
             exists_UP, window = cache.prompt_exists_UP, cache.windows[index]

@@ -1,4 +1,4 @@
-"""The shapes and switches of a decoder, read from a Hugging Face config.json."""
+"""The sizes and switches of a decoder, read from a Hugging Face config.json."""
 
 import dataclasses
 import math
@@ -11,15 +11,15 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 
 @dataclasses.dataclass(frozen=True)
 class Yarn:
-    """How rotary angles are stretched beyond the trained length (arXiv 2309.00071).
+    """How rotary angles are stretched beyond the trained length (arXiv:2309.00071).
 
     Args:
       factor: how much longer sequences may be.
-      original_positions: the length before.
-      attention_factor: what cosines and sines are multiplied by.
-      beta_fast: turns within the original length from which a frequency stays.
+      original_positions: the trained length, in tokens.
+      attention_factor: factor on cosines and sines.
+      beta_fast: turns within the original length above which a frequency is kept.
       beta_slow: turns below which a frequency is divided by `factor`.
-      truncate: whether the ramp between the two starts and ends at whole dimensions.
+      truncate: whether the ramp between the two is widened to integer dimensions.
     """
 
     factor: float
@@ -36,8 +36,8 @@ class LayerKind:
 
     Args:
       rope_theta: base of the rotary angles.
-      yarn: how they are stretched, if they are.
-      window: tokens that a token reads, itself included; None reads all before.
+      yarn: how they are stretched; None if they are not.
+      window: tokens that a token attends to, itself included; None for all before it.
     """
 
     rope_theta: float
@@ -52,11 +52,12 @@ class Architecture:
     Args:
       qkv_bias: queries, keys and values have biases.
       qk_norm: "head" normalises each head's queries and keys, "width" those of all
-        heads together, "none" neither.
+        heads together, "none" leaves them as they are.
       post_norm: a branch's output is normalised, not its input.
-      scale_before_cast: norms multiply by their scale before the result is rounded.
+      scale_before_cast: norms multiply by their scale before rounding to the dtype of
+        activations.
       tied: the output head is the embedding.
-      max_positions: longest sequence that the positions were trained for.
+      max_positions: the longest sequence that the positions are meant for.
       period: the layer kinds of one period; the decoder repeats it to its depth.
     """
 
@@ -79,7 +80,7 @@ class Architecture:
 
     @property
     def num_periods(self) -> int:
-        """How often the period repeats."""
+        """Number of repetitions of the period."""
         return self.layers // len(self.period)
 
     @property
@@ -88,7 +89,7 @@ class Architecture:
         return self.period * self.num_periods
 
 
-# What the families share no field of config.json for.
+# How the families differ where config.json has no field that says so.
 SWITCHES: dict[str, dict[str, Any]] = {
     "qwen2": dict(
         qkv_bias=True, qk_norm="none", post_norm=False, scale_before_cast=False
@@ -116,18 +117,22 @@ def from_huggingface(raw: Mapping[str, Any]) -> Architecture:
             f"supported: {', '.join(SWITCHES)}"
         )
     _require(raw, "hidden_act", "silu")
-    # Where Qwen2.5 always has its biases, it has no such field.
+    # A field of Qwen3 and Olmo3; Qwen2.5 has biases always, and no field for them.
     _require(raw, "attention_bias", False)
     width, heads = _positive(raw, "hidden_size"), _positive(raw, "num_attention_heads")
+    # A missing field means `heads` in transformers' Olmo3, but 32 in its Qwen models;
+    # those must state it.
     kv_heads = heads
     if raw.get("num_key_value_heads") is not None or family != "olmo3":
         kv_heads = _positive(raw, "num_key_value_heads")
     _divides("num_key_value_heads", kv_heads, "num_attention_heads", heads)
+    # For Qwen3 it need not be hidden_size / heads: transformers defaults to 128.
     if family == "qwen3" or raw.get("head_dim") is not None:
         head_width = _positive(raw, "head_dim")
     else:
         _divides("num_attention_heads", heads, "hidden_size", width)
         head_width = width // heads
+    # Rotary positions pair the two halves of a head.
     if head_width % 2:
         raise ValueError(f"config.json: a head width of {head_width} is odd")
     return Architecture(
@@ -148,12 +153,15 @@ def from_huggingface(raw: Mapping[str, Any]) -> Architecture:
 
 
 def layer_type(kind: LayerKind) -> str:
-    """What config.json calls a kind of layer."""
+    """The name of a kind of layer in config.json."""
     return FULL if kind.window is None else SLIDING
 
 
 def _period(raw: Mapping[str, Any], family: str) -> tuple[LayerKind, ...]:
-    """The shortest run of layer kinds that repeats to the whole depth."""
+    """The shortest run of layer kinds that repeats to the full depth.
+
+    The decoder scans over periods, so the shorter it is, the less is compiled.
+    """
     windows = _windows(raw, family)
     kinds = {
         window: _layer_kind(raw, FULL if window is None else SLIDING, window)
@@ -169,11 +177,12 @@ def _period(raw: Mapping[str, Any], family: str) -> tuple[LayerKind, ...]:
 def _windows(raw: Mapping[str, Any], family: str) -> list[int | None]:
     """The window of every layer."""
     layers = _positive(raw, "num_hidden_layers")
+    # Defaults of transformers, which an explicit layer_types replaces below.
     if family == "olmo3":
         slides = [(layer + 1) % 4 != 0 for layer in range(layers)]
         has_window = True
     else:
-        first = raw.get("max_window_layers", 28)  # As transformers has it.
+        first = raw.get("max_window_layers", 28)
         has_window = bool(raw.get("use_sliding_window", False))
         slides = [has_window and layer >= first for layer in range(layers)]
     if raw.get("layer_types") is not None:
@@ -199,10 +208,10 @@ def _slides(layer_types: Sequence[str], layers: int) -> list[bool]:
 
 
 def _layer_kind(raw: Mapping[str, Any], name: str, window: int | None) -> LayerKind:
-    """One kind of layer, by the rotary fields in the spelling of transformers 5 or 4.
+    """One kind of layer, from the rotary fields of transformers 5 or of version 4.
 
-    The older spelling of Olmo3 has one theta for all layers and its scaling for those
-    of full attention only.
+    In version 4, Olmo3 has one theta for all layers, and its scaling is for layers of
+    full attention only.
     """
     given = raw.get("rope_parameters") or {}
     nested = FULL in given or SLIDING in given
@@ -218,7 +227,7 @@ def _layer_kind(raw: Mapping[str, Any], name: str, window: int | None) -> LayerK
         raise ValueError("config.json: neither rope_parameters nor rope_theta is set")
     for place in (rope, raw):
         _require(place, "partial_rotary_factor", 1.0)
-    # transformers looks for it beside the layer types, not within one.
+    # transformers reads it at the level of the layer types, not within one of them.
     truncate = (given if nested else rope).get("truncate", True)
     return LayerKind(float(theta), _yarn(raw, rope, truncate), window)
 
@@ -234,6 +243,7 @@ def _yarn(
     for field in ("mscale", "mscale_all_dim"):
         _require(rope, field, None)
     positions = _positive(raw, "max_position_embeddings")
+    # These defaults are those of transformers' YaRN.
     original = rope.get("original_max_position_embeddings", positions)
     factor = rope.get("factor") or positions / original
     attention_factor = rope.get("attention_factor")
@@ -258,7 +268,7 @@ def _field(raw: Mapping[str, Any], name: str) -> Any:
 def _positive(raw: Mapping[str, Any], name: str) -> int:
     value = _field(raw, name)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"config.json: {name}={value!r} is no positive whole number")
+        raise ValueError(f"config.json: {name}={value!r} is no positive integer")
     return value
 
 

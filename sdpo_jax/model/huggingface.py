@@ -1,7 +1,7 @@
 """Hugging Face checkpoints: one table of names and layouts, read in both directions.
 
-A row of the table is our parameter's path, the checkpoint's tensor name, and that
-tensor's axes in the letters of our name: `query_DHE` is stored as "HE D", a matrix
+A row of the table holds our parameter's path, the name of the checkpoint's tensor, and
+that tensor's axes in the letters of our name: `query_DHE` is stored as "HE D", a matrix
 whose rows run over heads and head width. Our layers are stacked over periods; `{}`
 in a tensor name is the layer's number. This file reads; `huggingface_export` writes.
 """
@@ -40,7 +40,7 @@ _HEAD = "lm_head.weight"
 _LAYER = "model.layers.{}."
 _ATTENTION = _LAYER + "self_attn."
 
-_ALL = (
+_SHARED = (
     Row("embed/table_VD", _EMBED, "V D"),
     Row("layers/attention/query_DHE", _ATTENTION + "q_proj.weight", "HE D"),
     Row("layers/attention/key_DNE", _ATTENTION + "k_proj.weight", "NE D"),
@@ -56,6 +56,8 @@ _PRE_NORM = (
     Row("layers/attention_norm/scale_D", _LAYER + "input_layernorm.weight", "D"),
     Row("layers/mlp_norm/scale_D", _LAYER + "post_attention_layernorm.weight", "D"),
 )
+# Two names are the same in both families and mean other norms: Olmo3's
+# post_attention_layernorm is on attention's output, Qwen's on the MLP's input.
 _POST_NORM = (
     Row(
         "layers/attention_norm/scale_D", _LAYER + "post_attention_layernorm.weight", "D"
@@ -79,12 +81,13 @@ _WIDTH_NORM = (
 TABLES = {
     family: {row.path: row for row in rows}
     for family, rows in {
-        "qwen2": _ALL + _PRE_NORM + _QKV_BIAS,
-        "qwen3": _ALL + _PRE_NORM + _HEAD_NORM,
-        "olmo3": _ALL + _POST_NORM + _WIDTH_NORM,
+        "qwen2": _SHARED + _PRE_NORM + _QKV_BIAS,
+        "qwen3": _SHARED + _PRE_NORM + _HEAD_NORM,
+        "olmo3": _SHARED + _POST_NORM + _WIDTH_NORM,
     }.items()
 }
 
+# As safetensors names dtypes.
 _READABLE = ("F32", "BF16", "F16")
 
 
@@ -108,14 +111,14 @@ def load(
     Args:
       path: a directory, or the name of a model on the Hugging Face hub.
       arch: what `architecture(path)` returned.
-      mesh: where the parameters shall live, by `distributed.RULES`.
+      mesh: devices; parameters are placed on them by `distributed.RULES`.
       dtype: of the parameters, whatever the file's.
 
     Returns:
       The decoder's parameters, placed on the mesh.
 
     Raises:
-      ValueError: if a parameter cannot be cut over the mesh (before anything is
+      ValueError: if a parameter cannot be sharded over the mesh (before anything is
         read), if a tensor is missing, unknown, of another shape or not finite, or if
         a file is missing or damaged; the message names the parameter or tensor.
     """
@@ -137,28 +140,30 @@ def directory_of(path: str | os.PathLike, *patterns: str) -> pathlib.Path:
     import huggingface_hub  # Slow to import, and local checkpoints do without.
 
     try:
-        found = huggingface_hub.snapshot_download(str(path), allow_patterns=patterns)
+        folder = huggingface_hub.snapshot_download(str(path), allow_patterns=patterns)
     except (OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(
             f"{str(path)!r} is neither a directory nor a model that the Hugging Face "
             f"hub let us download ({type(error).__name__}: {reason})"
         ) from error
-    return pathlib.Path(found)
+    return pathlib.Path(folder)
 
 
 def _json(file: pathlib.Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text())
+        content = json.loads(file.read_text())
     except ValueError as error:
         raise ValueError(f"{file} is not valid JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{file} holds no JSON object, but {type(found).__name__}")
-    return found
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{file} must hold a JSON object, got {type(content).__name__}"
+        )
+    return content
 
 
 def config_of(directory: pathlib.Path) -> dict[str, Any]:
-    """What the checkpoint's config.json holds."""
+    """The content of the checkpoint's config.json."""
     if not (directory / "config.json").exists():
         raise ValueError(f"{directory} has no config.json, so it is no checkpoint")
     return _json(directory / "config.json")
@@ -170,13 +175,15 @@ def _name(key: Any) -> str:
 
 def row_of(arch: Architecture, key: Any) -> tuple[Row, list[str]]:
     """A parameter's row, and the names of the tensors that it holds, in order."""
-    parts = _name(key).split("/")
+    steps = _name(key).split("/")
     table = TABLES[arch.family]
-    if parts[0] != "layers":
-        row = table["/".join(parts)]
+    if steps[0] != "layers":
+        row = table["/".join(steps)]
         return row, [row.tensor]
-    row = table["/".join(["layers", *parts[2:]])]
-    numbers = range(int(parts[1]), arch.layers, len(arch.period))
+    # "layers/2/mlp/up_DF" is the third kind of layer in the period: its leading axis
+    # holds layers 2, 2 + period, and so on.
+    row = table["/".join(["layers", *steps[2:]])]
+    numbers = range(int(steps[1]), arch.layers, len(arch.period))
     return row, [row.tensor.format(number) for number in numbers]
 
 
@@ -186,7 +193,7 @@ def axes_of(row: Row) -> tuple[str, str]:
 
 
 def stored_shape(row: Row, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of each tensor that holds a part of our parameter of `shape`."""
+    """The shape of each tensor that a parameter of `shape` is stored in."""
     ours, _ = axes_of(row)
     # A parameter of the layers has a leading axis, the periods.
     size = dict(zip(ours, shape[-len(ours) :], strict=True))
@@ -194,7 +201,7 @@ def stored_shape(row: Row, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def stored_shapes(arch: Architecture, tree: Any) -> dict[str, tuple[int, ...]]:
-    """Every tensor of the checkpoint, in the order in which we write them."""
+    """The shape of every tensor of the checkpoint, in the order they are written."""
     shapes = {}
     for key, leaf in jax.tree_util.tree_leaves_with_path(tree):
         row, names = row_of(arch, key)
@@ -203,18 +210,19 @@ def stored_shapes(arch: Architecture, tree: Any) -> dict[str, tuple[int, ...]]:
 
 
 def _shardings(arch: Architecture, shapes: Any, mesh: Mesh) -> Any:
-    """Where every parameter lives; an error if one cannot be cut evenly."""
+    """The sharding of every parameter; an error if one does not divide evenly."""
 
-    def where(key: Any, leaf: jax.ShapeDtypeStruct, axes: tuple) -> NamedSharding:
-        sharding = distributed.sharding(mesh, *axes)
-        for size, cut in zip(leaf.shape, sharding.spec, strict=True):
-            cut = (cut,) if isinstance(cut, str) else cut or ()
-            cut = [axis for axis in cut if mesh.shape[axis] > 1]
-            if size % math.prod(mesh.shape[axis] for axis in cut):
-                fields = " x ".join(f"mesh.{axis}={mesh.shape[axis]}" for axis in cut)
+    def where(key: Any, leaf: jax.ShapeDtypeStruct, logical: tuple) -> NamedSharding:
+        sharding = distributed.sharding(mesh, *logical)
+        for size, axes in zip(leaf.shape, sharding.spec, strict=True):
+            # A PartitionSpec gives one mesh axis, several, or None for each dimension.
+            axes = (axes,) if isinstance(axes, str) else axes or ()
+            axes = [axis for axis in axes if mesh.shape[axis] > 1]
+            if size % math.prod(mesh.shape[axis] for axis in axes):
+                fields = " x ".join(f"mesh.{axis}={mesh.shape[axis]}" for axis in axes)
                 raise ValueError(
                     f"{_name(key)} {leaf.shape}: {fields} does not divide its axis of "
-                    f"{size}; lower {' or '.join(f'mesh.{axis}' for axis in cut)}"
+                    f"{size}; lower {' or '.join(f'mesh.{axis}' for axis in axes)}"
                 )
         return sharding
 
@@ -223,7 +231,7 @@ def _shardings(arch: Architecture, shapes: Any, mesh: Mesh) -> Any:
 
 
 def _open_all(directory: pathlib.Path) -> dict[str, Any]:
-    """Every tensor of a checkpoint, as something that reads the slices asked for."""
+    """Every tensor of a checkpoint, as an object that reads slices from the file."""
     stored = {}
     for file, tensor in _files(directory).items():
         try:
@@ -235,16 +243,17 @@ def _open_all(directory: pathlib.Path) -> dict[str, Any]:
                 f"{file} is damaged or cut short ({error}); it holds {tensor}. "
                 "Download or copy it again"
             ) from error
-        found = {name: opened.get_slice(name) for name in opened.keys()}
-        if twice := stored.keys() & found.keys():
+        slices = {name: opened.get_slice(name) for name in opened.keys()}
+        if twice := stored.keys() & slices.keys():
             raise ValueError(f"{file} holds {min(twice)}, as another file does")
-        stored |= found
+        stored |= slices
     return stored
 
 
 def _files(directory: pathlib.Path) -> dict[pathlib.Path, str]:
     """The weight files, each with the name of one of its tensors."""
     single, index = directory / WEIGHTS, directory / INDEX
+    # A single file wins, as in transformers; it is also the one to name as missing.
     if single.exists() or not index.exists():
         return {single: _EMBED}
     by_tensor = _json(index).get("weight_map")
@@ -256,24 +265,25 @@ def _files(directory: pathlib.Path) -> dict[pathlib.Path, str]:
 def _check(stored: dict[str, Any], arch: Architecture, shapes: Any) -> None:
     """Raise unless `stored` holds exactly the tensors that `arch` needs."""
     expected = stored_shapes(arch, shapes)
+    # Some checkpoints with a tied head store it too; it is no parameter of ours.
     if arch.tied and {_HEAD, _EMBED} <= stored.keys():
         if not np.array_equal(stored.pop(_HEAD)[:], stored[_EMBED][:]):
             raise ValueError(
                 f"{_HEAD} differs from {_EMBED}, though config.json says "
                 "tie_word_embeddings=true"
             )
-    for what, names in [
+    for fault, names in [
         ("is missing from the checkpoint", expected.keys() - stored.keys()),
         (f"has no place in {arch.family}", stored.keys() - expected.keys()),
     ]:
         if names:
             more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            raise ValueError(f"{min(names)}{more} {what}")
+            raise ValueError(f"{min(names)}{more} {fault}")
     for name, shape in expected.items():
-        found = tuple(stored[name].get_shape())
-        if found != shape:
+        file_shape = tuple(stored[name].get_shape())
+        if file_shape != shape:
             raise ValueError(
-                f"{name}: config.json implies {shape}, the file has {found}"
+                f"{name}: config.json implies {shape}, the file has {file_shape}"
             )
         dtype = stored[name].get_dtype()
         if dtype not in _READABLE:
@@ -291,6 +301,7 @@ def _place(
     where: NamedSharding,
 ) -> jax.Array:
     """One parameter on its devices; the host holds one device's block at a time."""
+    # Devices that hold the same block are replicas: the block is read once for them.
     devices_of = collections.defaultdict(list)
     for device, index in where.addressable_devices_indices_map(shape).items():
         bounds = tuple(range(*s.indices(n)) for s, n in zip(index, shape, strict=True))
@@ -299,9 +310,11 @@ def _place(
     for bounds, devices in devices_of.items():
         block = _read_block(stored, arch, key, shape, bounds, dtype)
         placed = [jax.device_put(block, device) for device in devices]
-        # Copies go on in the background, and keep what they copy.
+        # Copies are asynchronous and keep their source alive: without this wait, blocks
+        # of several devices would be in the host's memory at once.
         jax.block_until_ready(placed)
         arrays |= zip(devices, placed, strict=True)
+    # JAX expects the arrays in the order of the sharding's devices.
     ordered = [arrays[d] for d in where.addressable_devices_indices_map(shape)]
     return jax.make_array_from_single_device_arrays(shape, where, ordered)
 
@@ -317,6 +330,7 @@ def _read_block(
     """The entries of one parameter within `bounds`, read tensor by tensor."""
     row, names = row_of(arch, key)
     block = np.empty([len(b) for b in bounds], dtype)
+    # One tensor where there is no axis of periods, else one per period.
     if len(bounds) == len(axes_of(row)[0]):
         block[...] = _read(stored, names[0], row, shape, bounds)
         return block
@@ -338,13 +352,15 @@ def _read(
     size = dict(zip(ours, shape, strict=True))
     bound = dict(zip(ours, bounds, strict=True))
 
-    def cut(group: str) -> slice:
-        # Only the first letter of a group is ever cut, so its entries are contiguous.
+    def stored_slice(group: str) -> slice:
+        # Axes are stored in groups, like "HE"; only the first of a group is ever
+        # sharded, so a block's entries in it are contiguous.
         inner = math.prod(size[a] for a in group[1:])
         return slice(bound[group[0]].start * inner, bound[group[0]].stop * inner)
 
-    part = stored[name][tuple(cut(group) for group in row.axes.split())]
-    if not np.isfinite(part).all():
+    block = stored[name][tuple(map(stored_slice, row.axes.split()))]
+    if not np.isfinite(block).all():
         raise ValueError(f"{name} holds NaN or infinite weights")
-    part = part.reshape([len(bound[a]) for a in letters])
-    return part.transpose([letters.index(a) for a in ours])
+    # From the stored matrix to one axis per letter, and those into our order.
+    block = block.reshape([len(bound[a]) for a in letters])
+    return block.transpose([letters.index(a) for a in ours])

@@ -1,4 +1,4 @@
-"""Hugging Face checkpoints that we write, by the table in `huggingface`."""
+"""Writing of Hugging Face checkpoints, by the table in `huggingface`."""
 
 import collections
 import contextlib
@@ -50,7 +50,7 @@ def save(
     """Write a checkpoint that transformers and inference engines can load.
 
     Weights go to disk tensor by tensor, so the host holds one at a time. On several
-    hosts every process must call this; the first one writes.
+    hosts every process must call this; the first writes.
 
     Args:
       path: the directory to make; it appears only when it is complete.
@@ -59,10 +59,10 @@ def save(
       source: checkpoint whose config.json, generation_config.json and tokenizer are
         copied; with None, only a config.json made from `arch` is written.
       dtype: of the files, "float32" or "bfloat16".
-      max_shard_bytes: weights in one file; a tensor is never cut.
+      max_shard_bytes: of weights in one file; a tensor is never split.
 
     Raises:
-      ValueError: if `path` exists, `dtype` is neither, or `source` holds another
+      ValueError: if `path` exists, `dtype` is not supported, or `source` has another
         architecture.
     """
     path = pathlib.Path(path)
@@ -73,14 +73,15 @@ def save(
         else huggingface.directory_of(source, "config.json", *_COPIED)
     )
     config = _exported_config(arch, folder, dtype)
-    whole = tensors(arch, params, np.dtype(dtype))
+    gathered = tensors(arch, params, np.dtype(dtype))
     if jax.process_index() != 0:
-        collections.deque(whole, maxlen=0)  # Gathering needs every process.
+        # Gathering a tensor is a collective: every process must iterate over them all.
+        collections.deque(gathered, maxlen=0)
         return
 
     shapes = huggingface.stored_shapes(arch, params)
     with _appearing(path) as partial:
-        _write_shards(partial, shapes, whole, dtype, max_shard_bytes)
+        _write_shards(partial, shapes, gathered, dtype, max_shard_bytes)
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         for name in _COPIED:
             if folder is not None and (folder / name).exists():
@@ -97,17 +98,17 @@ def save_adapters(
 ) -> None:
     """Write LoRA adapters alone, in the format that PEFT loads.
 
-    On several hosts every process must call this; the first one writes.
+    On several hosts every process must call this; the first writes.
 
     Args:
       path: the directory to make; it appears only when it is complete.
       arch: of the model that the adapters belong to.
-      adapters: as `lora.init` gives them.
-      source: the checkpoint they change, as PEFT shall look for it.
+      adapters: as `lora.init` returns them.
+      source: the checkpoint that they change, as PEFT should look it up.
       dtype: of the file, "float32" or "bfloat16".
 
     Raises:
-      ValueError: if `path` exists or `dtype` is neither.
+      ValueError: if `path` exists or `dtype` is not supported.
     """
     path = pathlib.Path(path)
     check_target(path, dtype)
@@ -117,20 +118,24 @@ def save_adapters(
     ):
         row, names = huggingface.row_of(arch, key)
         periods, *_, rank = adapter.a.shape
+        # PEFT stores matrices with outputs before inputs: A as [rank, inputs] and B as
+        # [outputs, rank]. Here P is the axis of periods, R the rank.
         a_PRX = adapter.a.reshape(periods, -1, rank).swapaxes(1, 2)
         b_PXR = adapter.b.reshape(periods, rank, -1).swapaxes(1, 2)
-        for part, stacked in (("lora_A", a_PRX), ("lora_B", b_PXR)):
+        for factor, stacked in (("lora_A", a_PRX), ("lora_B", b_PXR)):
             for period, name in enumerate(names):
-                name = f"base_model.model.{name.replace('.weight', f'.{part}.weight')}"
+                name = name.replace(".weight", f".{factor}.weight")
+                name = f"base_model.model.{name}"
                 shapes[name] = stacked.shape[1:]
                 arrays.append(stacked[period].astype(dtype))
-    whole = (
+    gathered = (
         (name, distributed.to_host(x)) for name, x in zip(shapes, arrays, strict=True)
     )
     if jax.process_index() != 0:
-        collections.deque(whole, maxlen=0)
+        collections.deque(gathered, maxlen=0)
         return
 
+    # "...self_attn.q_proj.lora_A.weight" adapts "q_proj".
     targets = {name.split(".")[-3] for name in shapes}
     config = {
         "peft_type": "LORA",
@@ -145,13 +150,13 @@ def save_adapters(
     }
     with _appearing(path) as partial:
         with (partial / "adapter_model.safetensors").open("wb") as file:
-            _write_file(file, shapes, whole, dtype)
+            _write_file(file, shapes, gathered, dtype)
         text = json.dumps(config, indent=2) + "\n"
         (partial / "adapter_config.json").write_text(text)
 
 
 def check_target(path: pathlib.Path, dtype: str) -> None:
-    """Refuse what `save` could not write, before anything takes long."""
+    """Refuse what `save` could not write, before any slow work."""
     if dtype not in _FILE_DTYPES:
         raise ValueError(f"dtype={dtype!r}: expected one of {', '.join(_FILE_DTYPES)}")
     if path.exists():
@@ -160,7 +165,7 @@ def check_target(path: pathlib.Path, dtype: str) -> None:
 
 @contextlib.contextmanager
 def _appearing(path: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A directory to fill, which takes its name once that is done."""
+    """A directory to fill, which is renamed to `path` when it is complete."""
     partial = path.with_name(path.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -174,18 +179,20 @@ def _exported_config(
     if source is None:
         return {**_made_config(arch), "dtype": dtype}
     raw = huggingface.config_of(source)
-    found = families.from_huggingface(raw)
-    if found != arch:
-        raise ValueError(f"{source}: expected the config.json of {arch}, got {found}")
+    described = families.from_huggingface(raw)
+    if described != arch:
+        raise ValueError(
+            f"{source}: expected the config.json of {arch}, got {described}"
+        )
     # transformers 4 calls the field torch_dtype.
     return {**raw, ("torch_dtype" if "torch_dtype" in raw else "dtype"): dtype}
 
 
 def _made_config(arch: Architecture) -> dict[str, Any]:
-    """A config.json that describes `arch`, in the spelling of transformers 5.
+    """A config.json that describes `arch`, in the fields of transformers 5.
 
     Raises:
-      ValueError: if the family has no way to spell it.
+      ValueError: if the family's fields cannot express it.
     """
     raw = {
         "architectures": [_CLASSES[arch.family]],
@@ -205,24 +212,26 @@ def _made_config(arch: Architecture) -> dict[str, Any]:
     }
     if arch.family == "qwen3":
         raw["head_dim"] = arch.head_width
+    # Read back, because not every combination of kinds and switches has its fields.
     if families.from_huggingface(raw) != arch:
         raise ValueError(f"config.json of {arch.family} cannot describe {arch}")
     return raw
 
 
 def _spelled_layers(arch: Architecture) -> dict[str, Any]:
-    """The fields on kinds of layers."""
+    """The fields about kinds of layers."""
     names = {kind: families.layer_type(kind) for kind in arch.period}
     rope = {name: _spelled_rope(kind) for kind, name in names.items()}
     windows = {kind.window for kind in arch.period} - {None}
     fields: dict[str, Any] = {"layer_types": [names[kind] for kind in arch.kinds]}
+    # Olmo3 has rotary fields per kind of layer, the Qwen families one set for all.
     if arch.family == "olmo3":
         return fields | {
             "rope_parameters": rope,
             "sliding_window": max(windows, default=None),
         }
     flat = next(iter(rope.values()))
-    # The older spelling of what transformers 4 would otherwise not find.
+    # transformers 4 looks for these names instead of rope_parameters.
     older = {"rope_theta": flat["rope_theta"]}
     if flat["rope_type"] != "default":
         older["rope_scaling"] = flat
@@ -243,6 +252,7 @@ def _spelled_rope(kind: families.LayerKind) -> dict[str, Any]:
         return rope
     yarn = dataclasses.asdict(kind.yarn)
     yarn["original_max_position_embeddings"] = yarn.pop("original_positions")
+    # True is the default of transformers.
     if yarn["truncate"]:
         del yarn["truncate"]
     return rope | yarn | {"rope_type": "yarn"}
@@ -251,37 +261,39 @@ def _spelled_rope(kind: families.LayerKind) -> dict[str, Any]:
 def tensors(
     arch: Architecture, params: decoder.Params, dtype: np.dtype
 ) -> Iterator[tuple[str, np.ndarray]]:
-    """Every tensor of a checkpoint by its name, one after the other on the host.
+    """Every tensor of a checkpoint by its name, gathered to the host one at a time.
 
     Args:
       arch: the architecture of `params`.
       params: the decoder's parameters, or their gradient; on several hosts every
-        process must take all tensors.
+        process must iterate over all tensors.
       dtype: of the tensors.
 
     Yields:
-      Name, and the whole tensor in its stored layout, in the order of the header.
+      Name, and the complete tensor in its stored layout, in the order of the header.
     """
     for key, leaf in jax.tree_util.tree_leaves_with_path(params):
         row, names = huggingface.row_of(arch, key)
         ours, letters = huggingface.axes_of(row)
         order = [ours.index(a) for a in letters]
         shape = huggingface.stored_shape(row, leaf.shape)
+        # Lazily, so that devices too hold the slice of one period at a time.
         periods = (leaf[index] for index in range(len(names)))
         stacked = leaf.ndim > len(ours)
         for name, tensor in zip(names, periods if stacked else [leaf], strict=True):
-            whole = distributed.to_host(tensor.astype(dtype))
-            yield name, whole.transpose(order).reshape(shape)
+            # Cast on the devices, so that fewer bytes are moved for a narrower dtype.
+            gathered = distributed.to_host(tensor.astype(dtype))
+            yield name, gathered.transpose(order).reshape(shape)
 
 
 def _write_shards(
     folder: pathlib.Path,
     shapes: Mapping[str, tuple[int, ...]],
-    whole: Iterator[tuple[str, np.ndarray]],
+    gathered: Iterator[tuple[str, np.ndarray]],
     dtype: str,
     max_shard_bytes: int,
 ) -> None:
-    """Write every tensor of `whole`, which come in the order of `shapes`."""
+    """Write every tensor of `gathered`, which yields them in the order of `shapes`."""
     shards = _shards(shapes, np.dtype(dtype).itemsize, max_shard_bytes)
     files = [huggingface.WEIGHTS]
     if len(shards) > 1:
@@ -301,17 +313,21 @@ def _write_shards(
     for name, shard in zip(files, shards, strict=True):
         with (folder / name).open("wb") as file:
             _write_file(
-                file, {tensor: shapes[tensor] for tensor in shard}, whole, dtype
+                file, {tensor: shapes[tensor] for tensor in shard}, gathered, dtype
             )
 
 
 def _write_file(
     file: BinaryIO,
     shapes: Mapping[str, tuple[int, ...]],
-    whole: Iterator[tuple[str, np.ndarray]],
+    gathered: Iterator[tuple[str, np.ndarray]],
     dtype: str,
 ) -> None:
-    """One safetensors file of the next tensors of `whole`."""
+    """Write one safetensors file of the next tensors of `gathered`.
+
+    safetensors' own writer takes a dictionary of all tensors; here the header follows
+    from shapes alone, so that tensors can be written one by one.
+    """
     header, end = {"__metadata__": {"format": "pt"}}, 0
     for name, shape in shapes.items():
         start, end = end, end + math.prod(shape) * np.dtype(dtype).itemsize
@@ -321,16 +337,19 @@ def _write_file(
             "data_offsets": [start, end],
         }
     text = json.dumps(header).encode()
+    # The format: the header's length in 8 bytes, the header, then tensors end to end;
+    # spaces align them to 8 bytes.
     text += b" " * (-len(text) % 8)
     file.write(len(text).to_bytes(8, "little") + text)
-    for _, tensor in itertools.islice(whole, len(shapes)):
+    for _, tensor in itertools.islice(gathered, len(shapes)):
+        # As bytes, because NumPy's buffers have no bfloat16.
         file.write(np.ascontiguousarray(tensor).view(np.uint8).data)
 
 
 def _shards(
     shapes: Mapping[str, tuple[int, ...]], itemsize: int, most: int
 ) -> list[dict[str, int]]:
-    """The bytes of every tensor, file by file."""
+    """The tensors of each file, with their sizes in bytes."""
     shards = [{}]
     for name, shape in shapes.items():
         size = math.prod(shape) * itemsize

@@ -1,8 +1,8 @@
-"""Low-rank adapters (LoRA, arXiv:2106.09685): what is trained beside frozen weights.
+"""Low-rank adapters (LoRA, arXiv:2106.09685), trained while the weights are frozen.
 
 An adapted projection computes x W + (alpha / rank) x A B. The adapters of all layers
-are one pytree, as `decoder` takes it: a tree per layer kind of the period, in which
-every Adapter stands where the projection's weight stands, stacked over the periods.
+are one pytree, as `decoder` takes it: a tree per layer kind of the period, with an
+Adapter under the path of each adapted weight, stacked over the periods.
 """
 
 import functools
@@ -19,7 +19,7 @@ from sdpo_jax.model.families import Architecture
 
 Params = Any
 
-# Name in checkpoints -> our module, our weight, and how many of its axes are inputs.
+# Name in checkpoints -> our module, our weight, and the number of its input axes.
 TARGETS = {
     "q_proj": ("attention", "query_DHE", 1),
     "k_proj": ("attention", "key_DNE", 1),
@@ -59,14 +59,17 @@ def init(
       key: of the first factors, which are uniform within 1 / sqrt(inputs), as PEFT
         draws them.
     """
+    # Abstract evaluation: shapes of the weights, without allocating them.
     shapes = jax.eval_shape(lambda: decoder.init(arch, jax.random.key(0)))["layers"]
 
     def adapter(number: int, weight: jax.ShapeDtypeStruct, inputs: int) -> Adapter:
         periods, *axes = weight.shape
+        # PEFT calls kaiming_uniform_(a=sqrt(5)), which is this bound.
         bound = math.prod(axes[:inputs]) ** -0.5
         a_shape = (periods, *axes[:inputs], rank)
-        own = jax.random.fold_in(key, number)
-        a = jax.random.uniform(own, a_shape, minval=-bound, maxval=bound)
+        adapter_key = jax.random.fold_in(key, number)
+        a = jax.random.uniform(adapter_key, a_shape, minval=-bound, maxval=bound)
+        # B is zero, so a new adapter changes nothing.
         return Adapter(a, jnp.zeros((periods, rank, *axes[inputs:])), alpha / rank)
 
     return _for_targets(shapes, targets, adapter)
@@ -79,6 +82,7 @@ def logical_axes(
 
     def adapter(number: int, weight: tuple, inputs: int) -> Adapter:
         periods, *axes = weight
+        # Both factors are sharded as the weight is, except along the rank.
         a, b = (periods, *axes[:inputs], None), (periods, None, *axes[inputs:])
         return Adapter(a, b, alpha / rank)
 
@@ -88,7 +92,10 @@ def logical_axes(
 def _for_targets(
     layers: Sequence[Params], targets: Sequence[str], make: Callable
 ) -> list[Params]:
-    """`make(number, weight, inputs)` in the place of every targeted weight."""
+    """Trees of `make(number, weight, inputs)` under the path of each targeted weight.
+
+    `number` counts over kinds of layers and targets, for a random key of its own.
+    """
     trees, number = [], 0
     for layer in layers:
         tree: dict[str, dict] = {}
@@ -102,17 +109,20 @@ def _for_targets(
 
 
 def merge(params: Params, adapters: list[Params]) -> Params:
-    """The weights with every change added to them, in float32."""
+    """The weights plus the change of every adapter, in float32."""
 
     def merged(weight: jax.Array, adapter: Adapter) -> jax.Array:
+        # Contracts the rank, period by period. In float32 whatever the weight's dtype,
+        # which could round a small change away.
         delta = jax.vmap(functools.partial(jnp.tensordot, axes=1))(adapter.a, adapter.b)
         return weight.astype(jnp.float32) + adapter.scale * delta
 
     layers = []
     for layer, tree in zip(params["layers"], adapters, strict=True):
         layer = {**layer}
-        for module, of_module in tree.items():
-            changed = {n: merged(layer[module][n], a) for n, a in of_module.items()}
+        for module, module_adapters in tree.items():
+            weights = layer[module]
+            changed = {n: merged(weights[n], a) for n, a in module_adapters.items()}
             layer[module] = {**layer[module], **changed}
         layers.append(layer)
     return {**params, "layers": layers}

@@ -15,9 +15,10 @@ class Sampling:
 
     Args:
       attempts: per prompt.
-      temperature: 0 takes the most likely token.
-      top_p: smallest set of tokens with at least this probability; 1 keeps all.
-      top_k: most likely tokens kept, ties included; 0 keeps all.
+      temperature: divides the logits; 0 takes the most likely token.
+      top_p: keeps the smallest set of tokens with at least this probability; 1 keeps
+        all.
+      top_k: number of most likely tokens kept, ties included; 0 keeps all.
       max_response: tokens, the stop token included.
     """
 
@@ -45,10 +46,10 @@ class Engine(Protocol):
         Args:
           params: the student's parameters.
           prompts: token ids.
-          ids: one number per prompt; with `key` it fixes what is drawn for the prompt,
-            whatever else is sampled beside it.
+          ids: one number per prompt; with `key` it determines what is drawn for the
+            prompt, whatever else is sampled in the same call.
           sampling: how to draw.
           key: a JAX random key.
-          each: called with rows of the result as soon as they are whole, in order; what
-            it starts can go on while the next ones are sampled.
+          each: called in order with every group of rows of the result once they are
+            complete; what it starts can run while the next group is sampled.
         """

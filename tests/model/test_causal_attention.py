@@ -55,7 +55,7 @@ def implementation(request, monkeypatch):
     Splash attention is interpreted, and XLA stands in for cuDNN.
     """
     if request.param == "xla in blocks":
-        monkeypatch.setattr(causal_attention, "_WHOLE", 0)
+        monkeypatch.setattr(causal_attention, "_MAX_UNBLOCKED_KEYS", 0)
         monkeypatch.setattr(causal_attention, "_QUERIES_AT_ONCE", 32)
     if request.param == "cudnn's layout":
         by_xla = functools.partial(causal_attention._cudnn, implementation="xla")
@@ -95,7 +95,7 @@ def test_gradients_equal_those_of_plain_xla(implementation, window, monkeypatch)
         return jax.grad(loss)(qkv)
 
     gradient = gradients(implementation)
-    monkeypatch.setattr(causal_attention, "_WHOLE", KEYS)
+    monkeypatch.setattr(causal_attention, "_MAX_UNBLOCKED_KEYS", KEYS)
     expected = gradients("xla")
 
     for got, want in zip(gradient, expected, strict=True):

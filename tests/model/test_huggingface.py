@@ -172,7 +172,7 @@ def test_tensor_in_two_files_is_rejected_by_name(checkpoint):
     [
         ("{}", "has no weight_map"),
         ('{"weight_map": []}', "has no weight_map"),
-        ("[]", "holds no JSON object, but list"),
+        ("[]", "must hold a JSON object, got list"),
         ("{", "is not valid JSON"),
     ],
 )
