@@ -161,5 +161,5 @@ def test_the_names_of_the_rules_are_those_that_the_config_accepts():
             c.reprompt[name] = value
             config.validate(c)
         c.reprompt[name] = "?"
-        with pytest.raises(ValueError, match=" . ".join(map(repr, names))):
+        with pytest.raises(ValueError, match=r" \| ".join(names)):
             config.validate(c)
