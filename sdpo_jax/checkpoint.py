@@ -22,8 +22,8 @@ from typing import Any
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
 
+from sdpo_jax import distributed
 from sdpo_jax.manifest import (
     MANIFEST,
     DamagedError,
@@ -116,7 +116,7 @@ class Checkpoints:
             return
         (step, future), self._saving = self._saving, None
         error = future.exception()
-        if _anywhere(error is not None):
+        if distributed.on_any(error is not None):
             raise OSError(
                 f"saving step {step} in {self._folder} failed: "
                 f"{error or 'see the other processes'}; earlier checkpoints are "
@@ -252,7 +252,7 @@ class Checkpoints:
         chosen, faults = None, []
         if jax.process_index() == 0:
             chosen, faults = first_undamaged(candidates, paths)
-        chosen = _agree(chosen)
+        chosen = distributed.from_first(chosen)
         if chosen is None:
             raise DamagedError(
                 f"no undamaged checkpoint in {self._folder}: "
@@ -377,20 +377,3 @@ def _content(step: int, leaves: dict, extra: dict, score: float | None) -> dict:
 def _best(manifests: dict[int, dict]) -> int | None:
     scored = [s for s, m in sorted(manifests.items()) if m["score"] is not None]
     return max(scored, key=lambda step: manifests[step]["score"], default=None)
-
-
-def _anywhere(flag: bool) -> bool:
-    """Whether the flag is true in any process; waits for all processes."""
-    if jax.process_count() == 1:
-        return flag
-    return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
-
-
-def _agree(step: int | None) -> int | None:
-    """The first process's step, on every process."""
-    if jax.process_count() == 1:
-        return step
-    agreed = multihost_utils.broadcast_one_to_all(
-        np.int32(-1 if step is None else step)
-    )
-    return None if agreed < 0 else int(agreed)

@@ -70,6 +70,13 @@ def collect(
             return attempts, grading.finish()
 
 
+def sampling_of(c: ConfigDict, how: ConfigDict) -> Sampling:
+    """How attempts are drawn by `config.rollout` or `config.eval`, which is `how`."""
+    return Sampling(
+        how.attempts, how.temperature, how.top_p, how.top_k, c.rollout.max_response
+    )
+
+
 def training_questions(
     components: Components,
 ) -> tuple[list[Question], dict[str, float]]:

@@ -32,6 +32,11 @@ class Components:
     environment: Environment
     engine: Engine
 
+    @property
+    def model(self) -> tuple[ConfigDict, Architecture, Mesh]:
+        """Config, model and mesh, as `learner` takes them."""
+        return self.config, self.arch, self.mesh
+
     def load_params(self) -> Any:
         """The checkpoint's parameters on the mesh; float32 where they are trained."""
         dtype = train_state.loaded_dtype(self.config)

@@ -200,7 +200,7 @@ _FIELDS = {
         "aggregation": choice(
             "token_mean",
             "token_mean | sequence_mean | sequence_mean_all_rows",
-            "of token losses; see weights.token_weights",
+            "of token losses; see aggregation.token_weights",
         ),
         "sampler_ratio_cap": number(2.0, "[1, 10^9]", "on pi_old / pi_sampler"),
     },

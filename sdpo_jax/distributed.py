@@ -123,6 +123,13 @@ def is_first() -> bool:
     return jax.process_index() == 0
 
 
+def on_any(flag: bool) -> bool:
+    """Whether the flag is true on any host; every host must call it."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.asarray(flag)).any())
+
+
 def from_first(value: Any) -> Any:
     """The first host's `value` on every host; it must be plain JSON."""
     if jax.process_count() == 1:

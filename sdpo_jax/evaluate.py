@@ -9,11 +9,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from sdpo_jax.collect import collect, drop_long_prompts
+from sdpo_jax.collect import collect, drop_long_prompts, sampling_of
 from sdpo_jax.components import Components, build
 from sdpo_jax.config import SPLITS
 from sdpo_jax.envs.base import Environment, GradedAttempt
-from sdpo_jax.rollout import Sampling
 
 _log = logging.getLogger(__name__)
 
@@ -95,12 +94,8 @@ def on_split(
     questions = drop_long_prompts(c, components.tokenizer, every, split)
     dropped = len(every) - len(questions)
     questions = questions[: c.eval.max_questions or None]
-    e = c.eval
-    sampling = Sampling(
-        e.attempts, e.temperature, e.top_p, e.top_k, c.rollout.max_response
-    )
     key = jax.random.fold_in(jax.random.key(c.seed), zlib.crc32(split.encode()))
-    _, graded = collect(components, policy, questions, sampling, key)
+    _, graded = collect(components, policy, questions, sampling_of(c, c.eval), key)
     counted = {"dropped_questions": float(dropped)} if dropped else {}
     return summarise(c, graded) | counted, graded
 

@@ -17,7 +17,7 @@ from sdpo_jax.data import padding
 from sdpo_jax.data.tokenizer import Tokenizer
 from sdpo_jax.envs.base import GradedAttempt
 from sdpo_jax.methods import grpo
-from sdpo_jax.methods.method import ADVANTAGE, REPROMPT, SAMPLER_LOGP
+from sdpo_jax.methods.method import REPROMPT, SAMPLER_LOGP
 
 _CUT = "\n[...]\n"
 
@@ -45,23 +45,23 @@ def make_batch(
       ValueError: if neighbouring rows that should share a prompt do not.
     """
     _check_neighbours(attempts)
-    rows, group = methods.of(c).rows, attempts.rows_per_prompt
+    method, group = methods.of(c), attempts.rows_per_prompt
     # An attempt without a verdict teaches nothing, whatever the method.
     has_target_B = np.array([g.verdict is not None for g in graded])
     advantage_B = _advantages(c, graded, group)
     metrics = _metrics(c, graded, group)
     reprompts, reprompt_BQ = [None] * len(graded), None
-    if REPROMPT in rows:
+    if REPROMPT in method.rows:
         shown = _shown(c, tokenizer, graded, group, update)
         reprompts, reprompt_BQ = _encode_reprompts(c, tokenizer, graded, shown)
         has_target_B &= np.array([s.teaches for s in shown])
         metrics |= _teacher_metrics(shown, has_target_B)
     batch = Batch(
-        attempts=_narrowed(attempts, keep_logp=SAMPLER_LOGP in rows),
+        attempts=_narrowed(attempts, keep_logp=SAMPLER_LOGP in method.rows),
         has_target_B=has_target_B,
         loss_weight_B=np.ones(len(graded), np.float32),
         reprompt_BQ=reprompt_BQ,
-        advantage_B=advantage_B if ADVANTAGE in rows else None,
+        advantage_B=advantage_B if method.advantages else None,
     )
     records = [
         _record(*row)

@@ -3,12 +3,11 @@
 import contextlib
 import logging
 import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
+from sdpo_jax import distributed
 
 _log = logging.getLogger(__name__)
 
@@ -35,24 +34,18 @@ class Flag:
         Raises:
           Interrupted: if a signal arrived.
         """
-        is_set = self._is_set
-        if jax.process_count() > 1:
-            is_set = multihost_utils.process_allgather(np.array(is_set)).any()
-        if is_set:
+        if distributed.on_any(self._is_set):
             raise Interrupted("a signal asked the run to stop")
 
 
 @contextlib.contextmanager
 def on_signals() -> Iterator[Flag]:
     """A flag that SIGTERM and Ctrl-C set; the earlier handlers are restored at exit."""
-    flag = Flag()
-    try:
-        before = {
-            n: signal.signal(n, flag.handle) for n in (signal.SIGTERM, signal.SIGINT)
-        }
-    except ValueError:
-        # Only the main thread may handle signals; elsewhere they are the caller's.
-        pass
+    flag, before = Flag(), {}
+    # Only the main thread may handle signals; elsewhere they are the caller's.
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            before[number] = signal.signal(number, flag.handle)
     try:
         yield flag
     finally:

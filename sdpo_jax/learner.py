@@ -2,19 +2,21 @@
 
 Training, training at test time and a notebook each hold one:
 
-  learner = Learner(components)
+  learner = Learner(c, arch, mesh, load_params)
   values = learner.update(batch)
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from sdpo_jax import distributed, methods, optimizer, step, train_state
 from sdpo_jax.batch import Attempts, Batch
-from sdpo_jax.components import Components
+from sdpo_jax.model.families import Architecture
 from sdpo_jax.train_state import Params, TrainState
 
 
@@ -34,7 +36,11 @@ class Learner:
     """The state of training and the jitted functions that read and change it.
 
     Args:
-      components: config, model and mesh.
+      c: the run's config.
+      arch: the model.
+      mesh: devices.
+      load_params: returns the model's checkpoint on the mesh; called to start, and with
+        LoRA for the frozen base.
       trained: a restored state, as `trained_shapes` describes it; None starts from
         the model's checkpoint.
 
@@ -42,17 +48,22 @@ class Learner:
       state: a `TrainState`; `update` donates it.
     """
 
-    def __init__(self, components: Components, trained: TrainState | None = None):
-        c, arch, mesh = components.config, components.arch, components.mesh
+    def __init__(
+        self,
+        c: ConfigDict,
+        arch: Architecture,
+        mesh: Mesh,
+        load_params: Callable[[], Params],
+        trained: TrainState | None = None,
+    ):
         self._config, self._mesh = c, mesh
         self._train_step = step.make_train_step(c, arch, mesh)
         self._score = step.make_scorer(c, arch, mesh)
         if trained is None:
-            params = components.load_params()
-            self.state = train_state.new_state(c, arch, mesh, params)
+            self.state = train_state.new_state(c, arch, mesh, load_params())
         elif c.lora.rank:
             # Checkpoints of a run hold the adapters only, never their frozen base.
-            self.state = trained.replace(base=components.load_params())
+            self.state = trained.replace(base=load_params())
         else:
             self.state = trained
 
@@ -136,9 +147,8 @@ class Learner:
         raise NotFiniteError(culprit, index)
 
 
-def trained_shapes(components: Components) -> TrainState:
+def trained_shapes(c: ConfigDict, arch: Architecture, mesh: Mesh) -> TrainState:
     """Shapes and placement of what a checkpoint holds: the state without its base."""
-    c, arch, mesh = components.config, components.arch, components.mesh
     return train_state.abstract_state(c, arch, mesh).replace(base=None)
 
 

@@ -55,7 +55,7 @@ class RunLog:
           wandb_project: project to which numbers are sent too; None for no wandb.
 
         Raises:
-          ModuleNotFoundError: if a wandb project is given and wandb is not installed.
+          ImportError: if a wandb project is given and wandb is not installed.
         """
         self._writes = is_first_process()
         if not self._writes:
@@ -237,14 +237,26 @@ def _show(name: str, value: Any) -> str:
     return f"{name.rpartition('/')[2]} {number}"
 
 
-def _start_wandb(folder: pathlib.Path, project: str) -> Any:
+def check_tracker(wandb_project: str | None) -> None:
+    """Refuse a wandb project where wandb is not installed, before a run is built.
+
+    Raises:
+      ValueError: says how to install it.
+    """
+    if not wandb_project:
+        return
     try:
-        import wandb
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"the wandb project is {project!r}, but wandb is not installed; "
-            "pip install wandb, or leave the project empty"
+        import wandb  # noqa: F401
+    except ImportError as error:
+        raise ValueError(
+            f"--wandb_project={wandb_project}: wandb is not installed; pip install "
+            "wandb, or leave the flag out"
         ) from error
+
+
+def _start_wandb(folder: pathlib.Path, project: str) -> Any:
+    import wandb  # Optional.
+
     # The run's id is the folder's name, so that a resumed run continues the same one.
     return wandb.init(project=project, id=folder.name, dir=folder, resume="allow")
 

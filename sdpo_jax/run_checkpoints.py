@@ -11,7 +11,7 @@ from sdpo_jax import distributed
 from sdpo_jax.checkpoint import Checkpoints, PyTree
 from sdpo_jax.interrupt import Interrupted
 from sdpo_jax.learner import Learner, NotFiniteError
-from sdpo_jax.questions import curriculum as curricula
+from sdpo_jax.questions import curriculum
 from sdpo_jax.train_state import TrainState
 
 
@@ -21,11 +21,11 @@ class Progress:
 
     Args:
       update: updates done.
-      curriculum: what is known of the questions.
+      known: what the curriculum knows of the questions.
     """
 
     update: int = 0
-    curriculum: curricula.State = curricula.State()
+    known: curriculum.State = curriculum.State()
 
 
 class RunCheckpoints:
@@ -65,7 +65,7 @@ class RunCheckpoints:
                 f"train.updates={self._config.train.updates}, but {self._folder} is "
                 f"already after update {self.saved}; raise it or give another --workdir"
             )
-        known = curricula.restored(self._config, extra, self.saved)
+        known = curriculum.restored(self._config, extra, self.saved)
         return state, Progress(self.saved, known)
 
     def save(
@@ -81,17 +81,16 @@ class RunCheckpoints:
         # Saved a second time, without its score, it could no longer be the best.
         if self.saved == progress.update:
             return
-        extra = curricula.saved(self._config, progress.curriculum)
+        extra = curriculum.saved(self._config, progress.known)
         trained = state.replace(base=None)
         self._checkpoints.save(progress.update, trained, extra, score=score)
         self.saved = progress.update
 
     @contextlib.contextmanager
     def keep(self, learner: Learner, progress: Progress) -> Iterator[None]:
-        """Save the last complete update before an error or a signal ends the run.
+        """Save the last update before a signal or bad input between updates ends it.
 
-        Raises:
-          FloatingPointError: for a NotFiniteError, with what to look at.
+        Every host must raise the same: saving is a step that all hosts take together.
         """
         try:
             yield
@@ -101,10 +100,23 @@ class RunCheckpoints:
                 f"stopped after update {progress.update}, saved"
             ) from stopped
         except ValueError:
-            self.save(learner.state, progress)
+            # Before the first update there is nothing to lose but an evaluation, which
+            # may be what was wrong.
+            if progress.update:
+                self.save(learner.state, progress)
             raise
+
+    @contextlib.contextmanager
+    def refuse_not_finite(self, learner: Learner, progress: Progress) -> Iterator[None]:
+        """Turn a NotFiniteError of an update into advice, with a sound state saved.
+
+        Raises:
+          FloatingPointError: for a NotFiniteError.
+        """
+        try:
+            yield
         except NotFiniteError as error:
-            # Later the state is in the middle of a rollout batch: going on from it
+            # Later the state is in the middle of a rollout batch: continuing from it
             # would take the batch's first steps twice.
             if error.optimizer_step == 0:
                 self.save(learner.state, progress)

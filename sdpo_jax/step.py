@@ -21,7 +21,7 @@ from pallas_kernels.topk_tail_kl import chunked
 from sdpo_jax import distributed, methods, teacher
 from sdpo_jax.batch import Attempts, Batch
 from sdpo_jax.distributed import constrain
-from sdpo_jax.methods import weights
+from sdpo_jax.methods import aggregation
 from sdpo_jax.methods.tokens import Tokens
 from sdpo_jax.model import causal_attention, decoder
 from sdpo_jax.model.families import Architecture
@@ -196,7 +196,9 @@ def _rows(c: ConfigDict, batch: Batch) -> _Rows:
     # A row without a target has weight 0 from here on, so no loss needs to know of it;
     # and it is not in the denominators.
     mask_BR = attempts.response_mask_BR & batch.has_target_B[:, None]
-    weight_BR = weights.token_weights(mask_BR, batch.loss_weight_B, c.step.aggregation)
+    weight_BR = aggregation.token_weights(
+        mask_BR, batch.loss_weight_B, c.step.aggregation
+    )
     advantage_BR = batch.advantage_B
     if advantage_BR is not None:
         # A loss sees chunks of positions, so what is known per row is spread over them.
@@ -295,13 +297,13 @@ def _loss(
         remat=c.model.remat == "layer",
         implementation=attention(c, arch),
     )
+    # Prompts are read once for all rows that share them; a reprompt is one row's own.
+    prompt_UP = rows.prompt_BP[::share]
+    context = prompt_UP if rows.reprompt_BQ is None else rows.reprompt_BQ
     readings = tuple(
-        (jax.lax.stop_gradient(read(params, rows.reprompt_BQ)), unembed_DV)
+        (jax.lax.stop_gradient(read(params, context)), unembed_DV)
         for params, unembed_DV in teachers
     )
-    # The student's prompts are read once for all rows that share them; each row of the
-    # teacher has a reprompt of its own.
-    prompt_UP = rows.prompt_BP[::share]
     mesh = jax.sharding.get_abstract_mesh()
     return chunked.sum_over_chunks(
         functools.partial(methods.of(c).loss, c),

@@ -24,7 +24,7 @@ def write(
     """Evaluate the best checkpoint, write `summary.json` and return its content."""
     best, heldout = checkpoints.best(), None
     if best != checkpoints.saved:
-        student = checkpoints.student(trained_shapes(components).student, best)
+        student = checkpoints.student(trained_shapes(*components.model).student, best)
         policy = decoder_params(learner.state.base, student)
         label = f"best, after update {best}"
         values = evaluate.on_splits(components, policy, ("heldout",), label)

@@ -5,7 +5,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-MODES = ("ema", "trust_region", "frozen", "live")
 Params = Any
 
 

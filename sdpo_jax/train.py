@@ -28,12 +28,11 @@ from sdpo_jax import (
     run_folder,
     summary,
 )
-from sdpo_jax.collect import collect, pass_rates, training_questions
+from sdpo_jax.collect import collect, pass_rates, sampling_of, training_questions
 from sdpo_jax.components import Components, build, validate
 from sdpo_jax.envs.base import Environment
 from sdpo_jax.learner import Learner, trained_shapes
 from sdpo_jax.questions import curriculum
-from sdpo_jax.rollout import Sampling
 from sdpo_jax.run_checkpoints import RunCheckpoints
 
 _SHOWN = ("loss", "rollout/score", "validation/pass@1")
@@ -50,7 +49,8 @@ def run(
     """Train, or continue training, and return the summary of the run.
 
     The same call on an unfinished run resumes it, to the bit; on a finished one it
-    returns the summary that is there.
+    returns the summary that is there. On a pod every host makes it, after
+    `distributed.start` or `jax.distributed.initialize`.
 
     Args:
       c: the run's config.
@@ -69,6 +69,7 @@ def run(
       Interrupted: if SIGTERM or Ctrl-C asked to stop; the state is saved.
     """
     validate(c)
+    metrics.check_tracker(wandb_project)
     folder = pathlib.Path(workdir)
     with run_folder.claim(workdir, c, may_change) as finished:
         if finished is not None:
@@ -91,8 +92,8 @@ def _train(
     timer = metrics.Timer()
     with contextlib.ExitStack() as exits:
         checkpoints = exits.enter_context(RunCheckpoints(c, folder))
-        trained, progress = checkpoints.restore(trained_shapes(components))
-        learner = Learner(components, trained)
+        trained, progress = checkpoints.restore(trained_shapes(*components.model))
+        learner = Learner(*components.model, components.load_params, trained)
         _log.info(
             "%s: %s, update %d of %d",
             *(folder, learner.description(), progress.update, c.train.updates),
@@ -111,17 +112,16 @@ def _train(
             log.write_timings(0, timer.take())
 
         while progress.update < c.train.updates:
-            # If anything ends the run in here, the last complete update is saved first.
             with checkpoints.keep(learner, progress):
                 key = jax.random.fold_in(jax.random.key(c.seed), progress.update)
                 choice = curriculum.choose(
-                    c, questions, progress.update, progress.curriculum
+                    c, questions, progress.update, progress.known
                 )
                 attempts, graded = collect(
                     components,
                     learner.policy,
                     choice.questions,
-                    _sampling(c),
+                    sampling_of(c, c.rollout),
                     key,
                     timer=timer,
                     after_sampling=stop.raise_if_set,
@@ -131,12 +131,12 @@ def _train(
                         c, components.tokenizer, attempts, graded, progress.update
                     )
                 stop.raise_if_set()
-                # Before the update: a loss that is not finite leaves its transcripts.
-                log.write_attempts(progress.update + 1, records)
-                with timer("train"):
-                    values |= learner.update(batch)
+            # Before the update: a loss that is not finite leaves its transcripts.
+            log.write_attempts(progress.update + 1, records)
+            with timer("train"), checkpoints.refuse_not_finite(learner, progress):
+                values |= learner.update(batch)
             progress.update += 1
-            progress.curriculum = choice.state.measured(pass_rates(c, graded))
+            progress.known = choice.state.measured(pass_rates(c, graded))
 
             splits = _splits_due(c, progress.update)
             scores = _evaluate(components, learner, progress.update, splits, timer)
@@ -148,11 +148,6 @@ def _train(
             with checkpoints.keep(learner, progress):
                 stop.raise_if_set()
         return summary.write(components, folder, learner, checkpoints)
-
-
-def _sampling(c: ConfigDict) -> Sampling:
-    r = c.rollout
-    return Sampling(r.attempts, r.temperature, r.top_p, r.top_k, r.max_response)
 
 
 def _splits_due(c: ConfigDict, update: int) -> Sequence[str]:

@@ -2,8 +2,8 @@ import math
 
 import pytest
 
-from sdpo_jax import config, envs, reprompt, teacher
-from sdpo_jax.methods import METHODS, weights
+from sdpo_jax import config, envs, reprompt
+from sdpo_jax.methods import METHODS
 
 
 def valid():
@@ -99,8 +99,6 @@ def test_choices_are_those_that_the_code_knows():
 
     assert set(config.METHODS) == set(METHODS)
     assert allowed("method") == " | ".join(config.METHODS)
-    assert allowed("teacher.mode") == " | ".join(teacher.MODES)
-    assert allowed("step.aggregation") == " | ".join(weights.AGGREGATIONS)
     assert allowed("reprompt.show_feedback") == " | ".join(reprompt.SHOW_FEEDBACK)
 
 

@@ -17,7 +17,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 TABLES = {
     "reinforce": ("methods/__init__.py", "METHODS: dict[str, Method] = {\n"),
     "word_count": ("envs/__init__.py", "TASKS = {\n"),
-    "counted": ("questions/sources.py", "SOURCES: Mapping[str, Source] = {\n"),
+    "counted": ("questions/sources.py", "SOURCES: Mapping[str, SourceKind] = {\n"),
 }
 KNOBS = ("config.py", "METHODS = {\n")
 RUN_FILE = """

@@ -602,18 +602,6 @@ def test_prompts_that_are_too_long_are_dropped_and_counted_when_asked(
     assert "long" not in asked
 
 
-def test_signal_handlers_are_given_back(base, finished):
-    before = [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)]
-    with interrupt.on_signals() as stop:
-        stop.raise_if_set()
-        signal.raise_signal(signal.SIGTERM)
-        with pytest.raises(interrupt.Interrupted):
-            stop.raise_if_set()
-        # A second one is not caught any more.
-        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    assert [signal.getsignal(n) for n in (signal.SIGTERM, signal.SIGINT)] == before
-
-
 def spoil(monkeypatch, update, row):
     """Make the sampler of `update` report NaN for the first token of one row."""
     sample, calls = sampler.Sampler.sample, iter(range(1, 99))
@@ -824,7 +812,7 @@ def test_grader_that_fails_now_and_then_is_trained_past(
 def heldout_of(c, folder, update):
     """What the weights of a checkpoint do on the held-out questions."""
     with components.build(c, Words()) as built:
-        abstract = learner.trained_shapes(built).student
+        abstract = learner.trained_shapes(*built.model).student
         checkpoints = Checkpoints(folder / "checkpoints")
         student = checkpoints.restore_part("student", abstract, update)
         checkpoints.close()

@@ -187,7 +187,7 @@ def test_grpo_learns_from_every_graded_row_and_reads_no_reprompt(tokenizer):
 
 
 def test_method_that_reads_no_sampler_gets_none(tokenizer, monkeypatch):
-    alone = dataclasses.replace(METHODS["grpo"], rows=frozenset({"advantage"}))
+    alone = dataclasses.replace(METHODS["grpo"], rows=frozenset())
     monkeypatch.setitem(METHODS, "grpo", alone)
 
     batch, _, _ = walk(tokenizer, settings(method="grpo"))

@@ -16,14 +16,14 @@ PACKAGES = ("sdpo_jax", "pallas_kernels")
 LAYERS = [
     ["pallas_kernels", "knobs"],
     ["json_files", "manifest", "sweep_grid"],
-    ["config", "batch", "distributed", "teacher", "optimizer", "interrupt", "sandbox"],
-    ["metrics", "run_config", "run_folder", "questions"],
+    ["config", "batch", "distributed", "teacher", "optimizer", "sandbox"],
+    ["metrics", "run_config", "run_folder", "interrupt", "questions"],
     ["model", "methods", "provenance", "envs", "reprompt", "data"],
     ["train_state"],
     ["step", "rollout", "checkpoint"],
     # `feedback` turns text into arrays; `components` builds a run's objects.
-    ["feedback", "components"],
-    ["learner", "collect"],
+    ["learner", "feedback", "components"],
+    ["collect"],
     ["evaluate", "export", "run_checkpoints"],
     ["summary"],
     ["train", "discover", "plan", "report"],
@@ -50,7 +50,7 @@ ONLY_IN = {
     "matplotlib": ["sdpo_jax/report.py"],
     "pyarrow": ["sdpo_jax/questions/rows.py"],
     "datasets": ["sdpo_jax/questions/hub.py"],
-    "tensorflow_datasets": ["sdpo_jax/questions/prepared.py"],
+    "tensorflow_datasets": ["sdpo_jax/questions/tfds.py"],
     "urllib": [
         "sdpo_jax/sandbox/remote.py",
         "sdpo_jax/questions/hub.py",
@@ -162,6 +162,13 @@ def test_third_party_weight_stays_in_one_place(module):
     ]
 
     assert set(users) <= set(ONLY_IN[module])
+
+
+def test_learner_knows_no_run_folder_and_no_text():
+    known = {unit(name) for name in imports(pathlib.Path("sdpo_jax/learner.py"))}
+
+    assert "step" in known
+    assert not known & (TEXT | {"run_folder", "metrics", "checkpoint", "components"})
 
 
 def test_kernels_import_nothing_of_ours():

@@ -271,7 +271,7 @@ def test_only_the_first_process_writes(folder, monkeypatch):
     assert not folder.exists()
 
 
-def test_wandb_that_is_missing_says_how_to_get_it(folder, monkeypatch):
+def test_wandb_that_is_missing_says_how_to_get_it(monkeypatch):
     real_import = builtins.__import__
 
     def refuse(name, *args, **kwargs):
@@ -280,8 +280,9 @@ def test_wandb_that_is_missing_says_how_to_get_it(folder, monkeypatch):
         return real_import(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    with pytest.raises(ModuleNotFoundError, match="pip install wandb"):
-        metrics.RunLog(folder, num_steps=1, wandb_project="sdpo")
+    metrics.check_tracker(None)
+    with pytest.raises(ValueError, match="--wandb_project=sdpo.*pip install wandb"):
+        metrics.check_tracker("sdpo")
 
 
 def test_wandb_gets_the_numbers_and_resumes_by_folder_name(folder, monkeypatch):

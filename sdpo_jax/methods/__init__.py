@@ -16,5 +16,11 @@ METHODS: dict[str, Method] = {
 
 
 def of(c: ConfigDict) -> Method:
-    """The method that `config.method` names."""
+    """The method that `config.method` names.
+
+    Raises:
+      ValueError: if it has knobs in `config.METHODS`, but no entry here.
+    """
+    if c.method not in METHODS:
+        raise ValueError(f"method={c.method}: methods.METHODS has no such entry")
     return METHODS[c.method]

@@ -87,7 +87,7 @@ def check(c: ConfigDict) -> None:
 
 METHOD = method.Method(
     loss=loss,
-    rows=frozenset({method.ADVANTAGE, method.SAMPLER_LOGP}),
+    rows=frozenset({method.SAMPLER_LOGP}),
     advantages=advantages,
     check=check,
 )

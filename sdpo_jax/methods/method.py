@@ -17,7 +17,7 @@ Loss = Callable[
 ]
 
 # What a row may hold besides prompt and response.
-REPROMPT, ADVANTAGE, SAMPLER_LOGP = "reprompt", "advantage", "sampler_logp"
+REPROMPT, SAMPLER_LOGP = "reprompt", "sampler_logp"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,30 +48,28 @@ class Method:
 
     Args:
       loss: a pure function of one chunk of response positions.
-      rows: what each row holds besides prompt and response: any of "reprompt",
-        "advantage" and "sampler_logp". What is not named here is None in `Batch`.
-      reads_teacher: whether the loss needs the self-teacher's logits.
+      rows: what each row holds besides prompt and response: "reprompt", "sampler_logp"
+        or both. What is not named here is None in `Batch`.
+      reads_teacher: whether the loss needs the self-teacher's logits. The teacher reads
+        the reprompt, or the prompt where rows hold no reprompt.
       advantages: (config, scores [U, G], known [U, G]) -> float64 [U, G]; where the
-        grading failed, `known` is false and the advantage 0. None without "advantage".
+        grading failed, `known` is false and the advantage 0. None for rows without
+        advantages.
       check: raises ValueError where the config makes no sense for this method.
       divergence: the divergence of a config; None where the loss is no divergence.
     """
 
     loss: Loss
-    rows: frozenset[str]
+    rows: frozenset[str] = frozenset()
     reads_teacher: bool = False
     advantages: Callable[[ConfigDict, np.ndarray, np.ndarray], np.ndarray] | None = None
     check: Callable[[ConfigDict], None] = lambda c: None
     divergence: Callable[[ConfigDict], Divergence] | None = None
 
     def __post_init__(self):
-        if self.reads_teacher != (REPROMPT in self.rows):
+        unknown = self.rows - {REPROMPT, SAMPLER_LOGP}
+        if unknown or (REPROMPT in self.rows and not self.reads_teacher):
             raise ValueError(
-                "a method reads a teacher if and only if its rows hold a reprompt: got "
-                f"reads_teacher={self.reads_teacher}, rows={sorted(self.rows)}"
-            )
-        if (self.advantages is None) == (ADVANTAGE in self.rows):
-            raise ValueError(
-                "a method has `advantages` if and only if its rows hold an advantage: "
-                f"got advantages={self.advantages}, rows={sorted(self.rows)}"
+                f"rows={sorted(self.rows)}: expected {REPROMPT!r} (only where "
+                f"reads_teacher is true) and {SAMPLER_LOGP!r}"
             )

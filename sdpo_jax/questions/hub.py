@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from sdpo_jax.questions.source import Address, Source, load_or_raise
+from sdpo_jax.questions.source_kind import Address, SourceKind, load_or_raise
 
 _FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
 _INSTALL = 'pip install "datasets>=4,<6"'
@@ -63,6 +63,6 @@ def _files(address: Address) -> list[str]:
     return [f"hf://datasets/{address.name}{suffix}/{file}" for file in files]
 
 
-SOURCE = Source(
+SOURCE = SourceKind(
     read, frozenset({"split", "config", "revision", "files"}), frozenset({"split"})
 )

@@ -24,14 +24,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sdpo_jax.questions import hub, prepared, rows
+from sdpo_jax.questions import hub, rows, tfds
 from sdpo_jax.questions.converters import CONVERTERS, Converter, SkippedRow
-from sdpo_jax.questions.source import Address, Source
+from sdpo_jax.questions.source_kind import Address, SourceKind
 
-SOURCES: Mapping[str, Source] = {
-    "file": Source(lambda address: rows.read_file(Path(address.name))),
+SOURCES: Mapping[str, SourceKind] = {
+    "file": SourceKind(lambda address: rows.read_file(Path(address.name))),
     "hf": hub.SOURCE,
-    "tfds": prepared.SOURCE,
+    "tfds": tfds.SOURCE,
 }
 _COMMON_OPTIONS = frozenset({"convert"})
 _FILTER = "where."

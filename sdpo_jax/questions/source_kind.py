@@ -25,7 +25,7 @@ class Address:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class SourceKind:
     """One kind of source.
 
     Args:

@@ -3,8 +3,6 @@
 import jax
 import jax.numpy as jnp
 
-AGGREGATIONS = ("token_mean", "sequence_mean", "sequence_mean_all_rows")
-
 
 def token_weights(
     mask_BR: jax.Array, row_weight_B: jax.Array, aggregation: str
@@ -40,5 +38,5 @@ def token_weights(
     elif aggregation == "sequence_mean_all_rows":
         rows = jnp.asarray(mask_BR.shape[0], weight_BR.dtype)
     else:
-        raise ValueError(f"aggregation must be one of {AGGREGATIONS}: {aggregation!r}")
+        raise ValueError(f"step.aggregation={aggregation!r}: there is no such one")
     return weight_BR / jnp.maximum(rows, 1)

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from sdpo_jax.questions.source import Address, Source, load_or_raise
+from sdpo_jax.questions.source_kind import Address, SourceKind, load_or_raise
 
 
 def read(address: Address) -> Iterable[Any]:
@@ -35,4 +35,4 @@ def _plain(value: Any, where: str) -> Any:
         raise ValueError(f"{where}: expected text in UTF-8, got {error}") from error
 
 
-SOURCE = Source(read, frozenset({"split", "data_dir"}), frozenset({"split"}))
+SOURCE = SourceKind(read, frozenset({"split", "data_dir"}), frozenset({"split"}))
