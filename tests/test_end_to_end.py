@@ -19,7 +19,6 @@ import zlib
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from experiments.quickstart import make_base, task, tokenizer
 from sdpo_jax import components, config, distributed, evaluate, metrics, step, train
@@ -35,25 +34,6 @@ QUICKSTART = ROOT / "experiments" / "quickstart"
 WRITTEN = (metrics.METRICS, metrics.ATTEMPTS)
 # Of the clock, not of the seed.
 CLOCK = "seconds"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def cache(tmp_path_factory):
-    """One folder of compiled programs for all runs here; it changes no bit of them."""
-    folder = tmp_path_factory.mktemp("cache")
-    settings = {
-        "jax_compilation_cache_dir": str(folder),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in settings}
-    for name, value in settings.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield folder
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
@@ -249,19 +229,14 @@ def run_file(tmp_path_factory):
     )
 
 
-def start(run_file, workdir, cache):
+def start(run_file, workdir):
     """`python -m sdpo_jax.main` as a user starts it, on one device."""
-    environment = os.environ | {
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        "XLA_FLAGS": "",
-    }
     return subprocess.Popen(
         [sys.executable, "-m", "sdpo_jax.main"]
         + [f"--config={run_file}", f"--workdir={workdir}"],
         cwd=ROOT,
-        env=environment,
+        # Compiled well: twenty updates take longer than that.
+        env=os.environ | {"XLA_FLAGS": ""},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -295,9 +270,9 @@ def is_saving(folder):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(run_file, cache, tmp_path_factory):
+def undisturbed(run_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    status, out, err = finish(start(run_file, folder, cache))
+    status, out, err = finish(start(run_file, folder))
     assert status == 0, err
     assert json.loads(out) == json.loads((folder / "summary.json").read_text())
     return folder
@@ -314,17 +289,17 @@ def test_twenty_updates_of_sdpo_raise_the_score(undisturbed):
 
 
 @pytest.mark.slow
-def test_killed_run_ends_as_an_undisturbed_one(run_file, cache, undisturbed, tmp_path):
+def test_killed_run_ends_as_an_undisturbed_one(run_file, undisturbed, tmp_path):
     folder = tmp_path / "killed"
     saved = lambda: len(list((folder / "checkpoints").glob("*[0-9]")))
 
-    process = start(run_file, folder, cache)
+    process = start(run_file, folder)
     wait_until(lambda: saved() >= 1 and is_saving(folder), process)
     process.kill()
     assert finish(process)[0] == -signal.SIGKILL
     reached = done(folder)
 
-    process = start(run_file, folder, cache)
+    process = start(run_file, folder)
     wait_until(lambda: done(folder) >= reached + 2, process)
     # Anywhere in an update: sampling, grading, training, writing or saving.
     time.sleep(random.random() * 0.3)
@@ -332,7 +307,7 @@ def test_killed_run_ends_as_an_undisturbed_one(run_file, cache, undisturbed, tmp
     assert finish(process)[0] == -signal.SIGKILL
     assert done(folder) < 20
 
-    status, _, err = finish(start(run_file, folder, cache))
+    status, _, err = finish(start(run_file, folder))
     assert status == 0, err
     assert_same_run(config_of(run_file), folder, undisturbed)
 
@@ -344,11 +319,11 @@ def test_killed_run_ends_as_an_undisturbed_one(run_file, cache, undisturbed, tmp
     ids=["SIGTERM", "Ctrl-C"],
 )
 def test_signalled_run_saves_leaves_and_goes_on(
-    number, send, run_file, cache, undisturbed, tmp_path
+    number, send, run_file, undisturbed, tmp_path
 ):
     folder = tmp_path / "signalled"
 
-    process = start(run_file, folder, cache)
+    process = start(run_file, folder)
     wait_until(lambda: done(folder) >= 3, process)
     send(process.pid, number)
     status, out, err = finish(process)
@@ -359,7 +334,7 @@ def test_signalled_run_saves_leaves_and_goes_on(
     assert err.splitlines()[-1] == told
     assert saved_updates(folder)[-1] == stopped < 20
     assert "Traceback" not in err
-    status, _, err = finish(start(run_file, folder, cache))
+    status, _, err = finish(start(run_file, folder))
     assert status == 0, err
     assert f"update {stopped} of 20" in err
     assert_same_run(config_of(run_file), folder, undisturbed)
@@ -375,26 +350,26 @@ def damage(checkpoint):
 
 @pytest.mark.slow
 def test_damaged_checkpoint_falls_back_to_the_one_before(
-    run_file, cache, undisturbed, tmp_path
+    run_file, undisturbed, tmp_path
 ):
     folder = tmp_path / "damaged"
     shutil.copytree(undisturbed, folder)
     (folder / "summary.json").unlink()
     damage(folder / "checkpoints" / "00000020")
 
-    status, _, err = finish(start(run_file, folder, cache))
+    status, _, err = finish(start(run_file, folder))
 
     assert status == 0, err
     assert "DAMAGED CHECKPOINT" in err and "going back to step 18" in err
     assert_same_run(config_of(run_file), folder, undisturbed)
 
 
-def test_second_process_on_a_folder_is_refused(run_file, cache, undisturbed, tmp_path):
+def test_second_process_on_a_folder_is_refused(run_file, undisturbed, tmp_path):
     folder = tmp_path / "busy"
-    first = start(run_file, folder, cache)
+    first = start(run_file, folder)
     wait_until(lambda: (folder / "lock").exists(), first)
 
-    status, out, err = finish(start(run_file, folder, cache))
+    status, out, err = finish(start(run_file, folder))
 
     first.kill()
     first.communicate()

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from sdpo_jax import config, metrics, sweep
-from tests import test_end_to_end
+from tests import compiling, test_end_to_end
 
 ROOT = pathlib.Path(__file__).parents[1]
 QUICKSTART = str(ROOT / "configs" / "quickstart.py")
@@ -240,11 +240,8 @@ def test_only_what_is_started_inside_is_bound_to_the_cores():
 
 @pytest.fixture
 def short(base, tmp_path, monkeypatch):
-    """A run file of seconds, and an environment in which it compiles once."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
-    monkeypatch.setenv("XLA_FLAGS", flags)
+    """A run file of seconds, for processes of one device."""
+    monkeypatch.setenv("XLA_FLAGS", compiling.flags(1))
     folder = tmp_path / "a run file"
     folder.mkdir()
     return test_end_to_end.write_run_file(
