@@ -11,11 +11,11 @@ import time
 import pytest
 
 from sdpo_jax import config, metrics, sweep
-from tests import compiling, test_end_to_end
+from tests import compiling, runs
 
 ROOT = pathlib.Path(__file__).parents[1]
 QUICKSTART = str(ROOT / "configs" / "quickstart.py")
-base = test_end_to_end.base
+base = runs.base
 # ml_collections reads run files the old way.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
@@ -244,7 +244,7 @@ def short(base, tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", compiling.flags(1))
     folder = tmp_path / "a run file"
     folder.mkdir()
-    return test_end_to_end.write_run_file(
+    return runs.write_run_file(
         folder,
         model__path=str(base),
         rollout__questions=2,
