@@ -24,6 +24,10 @@ from jax.experimental import topologies
 from sdpo_jax import config, distributed, step, train_state
 from sdpo_jax.batch import Attempts, Batch
 from sdpo_jax.model import families
+from tests import compiling
+
+# A TPU's program is not read back without a TPU, nor what its compiler wrote to stderr.
+pytestmark = pytest.mark.usefixtures("compiles")
 
 # Four layers' worth of code is one layer's: they are scanned.
 LAYERS, WIDTH, VOCAB = 4, 256, 4096
@@ -79,8 +83,12 @@ def tpu_compiler():
     path = libtpu()
     if path is None:
         pytest.skip("no libtpu: pip install --target .venv/aot libtpu")
+    # JAX reads its flags here; libtpu later, and an unknown one ends the process.
+    jax.devices()
+    flags = os.environ["XLA_FLAGS"].replace(compiling.CPU_ONLY, "")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TPU_LIBRARY_PATH", path)
+        patch.setenv("XLA_FLAGS", flags)
         yield
 
 

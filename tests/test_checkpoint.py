@@ -20,6 +20,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from sdpo_jax import checkpoint, manifest
+from tests import compiling
 
 EXTRA = {"position": 7, "seed": 3, "best": 0.1, "digest": "ab", "empty": None}
 
@@ -547,7 +548,7 @@ def test_a_save_cut_off_at_any_moment_leaves_a_sound_step(
 SAVER = """
 import sys
 import jax, jax.numpy as jnp
-from sdpo_jax import checkpoint
+from tests import compiling
 checkpoints = checkpoint.Checkpoints(sys.argv[1])
 step = checkpoints.latest()
 step = 0 if step is None else step
@@ -590,15 +591,13 @@ def test_a_saver_killed_at_any_moment_leaves_a_state_to_restore(checkpoints, tmp
 
 
 PROCESS = """
-import os, sys
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+import sys
 import jax, jax.numpy as jnp, numpy as np
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
-from sdpo_jax import checkpoint
+from tests import compiling
 
 mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
 places = [NamedSharding(mesh, P("data")), NamedSharding(mesh, P())]
@@ -639,6 +638,7 @@ def test_two_processes_save_restore_fall_back_and_fail_together(tmp_path):
         subprocess.Popen(
             [sys.executable, "-c", PROCESS, address, str(index), str(tmp_path)],
             cwd=pathlib.Path(__file__).parents[1],
+            env=os.environ | {"XLA_FLAGS": compiling.flags(2)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -11,11 +11,11 @@ import time
 import pytest
 
 from sdpo_jax import config, json_files, metrics, sweep, sweep_grid
-from tests import test_end_to_end
+from tests import compiling, runs
 
 ROOT = pathlib.Path(__file__).parents[1]
 QUICKSTART = str(ROOT / "configs" / "quickstart.py")
-base = test_end_to_end.base
+base = runs.base
 # ml_collections reads run files the old way.
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
 
@@ -114,14 +114,11 @@ def test_only_what_is_started_inside_is_bound_to_the_cores():
 
 @pytest.fixture
 def short(base, tmp_path, monkeypatch):
-    """A run file of seconds, and an environment in which it compiles once."""
-    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
-    flags = os.environ["XLA_FLAGS"].replace("device_count=8", "device_count=1")
-    monkeypatch.setenv("XLA_FLAGS", flags)
+    """A run file of seconds, for processes of one device."""
+    monkeypatch.setenv("XLA_FLAGS", compiling.flags(1))
     folder = tmp_path / "a run file"
     folder.mkdir()
-    return test_end_to_end.write_run_file(
+    return runs.write_run_file(
         folder,
         model__path=str(base),
         rollout__questions=2,

@@ -1,6 +1,7 @@
 """A run on two hosts: two processes that share one folder and one mesh."""
 
 import json
+import os
 import pathlib
 import socket
 import subprocess
@@ -9,13 +10,12 @@ import sys
 import pytest
 
 from sdpo_jax import json_files, metrics
+from tests import compiling
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 PROCESS = """
-import os, sys
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+import sys
 import jax, json, types
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 address, index, folder, base = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
@@ -60,6 +60,7 @@ def test_two_hosts_train_as_one(tmp_path):
         subprocess.Popen(
             [sys.executable, "-c", PROCESS, address, str(index), tmp_path, base],
             cwd=ROOT,
+            env=os.environ | {"XLA_FLAGS": compiling.flags(2)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

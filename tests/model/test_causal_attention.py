@@ -149,7 +149,7 @@ def test_each_device_attends_for_its_own_rows_and_heads(implementation):
 
 
 @pytest.mark.parametrize("window", [None, 512])
-def test_scores_of_a_long_sequence_are_never_held_at_once(window):
+def test_scores_of_a_long_sequence_are_never_held_at_once(window, compiles):
     keys = 8192
     shapes = jax.eval_shape(lambda: example(keys, keys, [(0, 0)])[:3])
     exists = jax.ShapeDtypeStruct((1, keys), bool)

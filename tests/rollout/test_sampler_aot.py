@@ -33,7 +33,7 @@ def abstract(mesh, arch):
 
 
 @pytest.mark.skipif(libtpu() is None, reason="no libtpu: see tests/test_aot.py")
-def test_prefill_and_decoding_compile_for_tpus():
+def test_prefill_and_decoding_compile_for_tpus(compiles):
     case = Case(tied=True)
     arch, mesh = architecture(case), mesh_of(case)
     prepare = jax.jit(functools.partial(sampler._prepare, arch, jnp.bfloat16))

@@ -1,0 +1,199 @@
+"""Runs that are stopped, spoiled, made longer or started with another config."""
+
+import math
+import os
+import shutil
+import signal
+
+import pytest
+
+from experiments.quickstart import task
+from sdpo_jax import interrupt, metrics, train
+from sdpo_jax.checkpoint import Checkpoints
+from sdpo_jax.questions.question import Question
+from sdpo_jax.rollout import sampler
+from tests.runs import (
+    CLOCK,
+    WRITTEN,
+    Words,
+    assert_same_run,
+    base,
+    done,
+    finished,
+    lines_of,
+    one_device,
+    restored,
+    saved_updates,
+    tiny,
+)
+
+__all__ = ["base", "finished", "one_device"]
+
+
+def test_changed_config_is_refused_field_by_field(base, finished):
+    c = tiny(base, seed=3, sdpo__keep_tail=False, train__updates=5)
+    kept = (finished / "config.json").read_bytes()
+
+    with pytest.raises(ValueError) as told:
+        train.run(c, finished, environment=Words(), may_change=["seed"])
+
+    assert str(told.value).splitlines() == [
+        f"{finished} holds a run with another config:",
+        "  sdpo.keep_tail: True there, False now",
+        "  train.updates: 4 there, 5 now",
+        "Give another --workdir, or --may_change=sdpo.keep_tail,train.updates to go on "
+        "regardless",
+    ]
+    assert (finished / "config.json").read_bytes() == kept
+
+
+def test_run_may_be_made_longer(base, finished, tmp_path, one_device):
+    folder, c = tmp_path / "longer", tiny(base, train__updates=6)
+    shutil.copytree(finished, folder)
+
+    summary = train.run(c, folder, Words(), may_change=["train.updates"])
+
+    undisturbed = train.run(c, tmp_path / "undisturbed", Words())
+    # Its fourth update was the last, so held-out questions were asked then.
+    lines = lines_of(folder, metrics.METRICS)
+    extra = [name for name in lines[4] if name.startswith("heldout/")]
+    assert extra and all(lines[4].pop(name) is not None for name in extra)
+    assert lines == lines_of(tmp_path / "undisturbed", metrics.METRICS)
+    assert summary | {CLOCK: 0} == undisturbed | {CLOCK: 0}
+
+
+def test_longer_run_that_is_stopped_is_not_finished(
+    base, finished, tmp_path, one_device
+):
+    folder, c = tmp_path / "longer", tiny(base, train__updates=6)
+    shutil.copytree(finished, folder)
+    once = iter([True])
+    stop = lambda split: next(once, False) and os.kill(os.getpid(), signal.SIGTERM)
+    with pytest.raises(interrupt.Interrupted):
+        train.run(c, folder, Words(stop), may_change=["train.updates"])
+
+    summary = train.run(c, folder, Words())
+
+    assert summary["updates"] == 6
+
+
+def test_run_is_not_made_shorter_than_it_is(base, finished, tmp_path, one_device):
+    shutil.copytree(finished, tmp_path / "run")
+    c = tiny(base, train__updates=3)
+
+    with pytest.raises(ValueError, match="train.updates=3, but .* after update 4"):
+        train.run(c, tmp_path / "run", Words(), may_change=["train.updates"])
+
+
+def test_stop_right_after_an_evaluation_keeps_the_best(
+    base, finished, tmp_path, one_device
+):
+    folder, once = tmp_path / "run", iter([True])
+
+    def stop(split):
+        # While the second update is evaluated: it is saved with its score, then left.
+        if split == "validation" and done(folder) == 1 and next(once, False):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(interrupt.Interrupted, match="stopped after update 2, saved"):
+        train.run(tiny(base), folder, environment=Words(stop))
+    checkpoints = Checkpoints(folder / "checkpoints")
+    assert checkpoints.best() == 2
+    checkpoints.close()
+    train.run(tiny(base), folder, environment=Words())
+
+    assert_same_run(tiny(base), folder, finished)
+
+
+class Many(Words):
+    """More training questions than a batch holds."""
+
+    def questions(self, split):
+        if split != "train":
+            return super().questions(split)
+        prompts = [task.prompt([a, b]) for a in task.MADE_UP[4:7] for b in "xy"]
+        return [Question(f"train-{n}", p) for n, p in enumerate(prompts)]
+
+
+@pytest.mark.slow
+def test_curriculum_passes_questions_over_and_resumes_to_the_bit(
+    base, tmp_path, one_device
+):
+    # Of four attempts none solves in two visits of five.
+    c = tiny(base, train__updates=6, curriculum__min_pass_rate=0.1)
+    train.run(c, tmp_path / "whole", environment=Many())
+    folder, once = tmp_path / "run", iter([True])
+
+    def stop(split):
+        # In the middle of an update: its turns have not passed yet.
+        if split == "train" and done(folder) == 4 and next(once, False):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(interrupt.Interrupted, match="stopped after update 4, saved"):
+        train.run(c, folder, environment=Many(stop))
+    train.run(c, folder, environment=Many())
+
+    assert_same_run(c, folder, tmp_path / "whole")
+    lines = [line for line in lines_of(folder, WRITTEN[0]) if "loss" in line]
+    assert lines[0]["curriculum/kept"] == 1
+    assert min(line["curriculum/kept"] for line in lines) < 1
+    assert sum(line["curriculum/sat_out"] for line in lines) > 0
+    (_, extra), (_, other) = (restored(c, f) for f in (folder, tmp_path / "whole"))
+    assert extra == other and extra["curriculum"]["sat_out"]
+
+
+def test_curriculum_that_leaves_no_question_stops_and_loses_nothing(
+    base, tmp_path, one_device
+):
+    # None of the two questions is solved by all four attempts of its first visit.
+    c = tiny(base, curriculum__min_pass_rate=0.99)
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match="none of the 2 training questions has a"):
+            train.run(c, tmp_path, environment=Words())
+
+    assert saved_updates(tmp_path) == [1]
+    assert [line["step"] for line in lines_of(tmp_path, metrics.METRICS)] == [0, 1]
+
+
+def spoil(monkeypatch, update, row):
+    """Make the sampler of `update` report NaN for the first token of one row."""
+    sample, calls = sampler.Sampler.sample, iter(range(1, 99))
+
+    def spoiled(self, *arguments):
+        attempts = sample(self, *arguments)
+        # Two evaluated splits come first, and the second update evaluates one more.
+        if next(calls) == 3 + update:
+            attempts.sampler_logp_BR[row, 0] = math.nan
+        return attempts
+
+    monkeypatch.setattr(sampler.Sampler, "sample", spoiled)
+
+
+@pytest.mark.parametrize(
+    "step_questions, row, optimiser_step",
+    [(2, 5, 1), pytest.param(1, 5, 2, marks=pytest.mark.slow)],
+)
+def test_loss_that_is_not_finite_stops_and_loses_nothing(
+    step_questions, row, optimiser_step, base, finished, tmp_path, one_device
+):
+    c, undisturbed = tiny(base, step__questions=step_questions), finished
+    if step_questions == 1:
+        undisturbed = tmp_path / "undisturbed"
+        train.run(c, undisturbed, environment=Words())
+    folder = tmp_path / "run"
+
+    with pytest.MonkeyPatch.context() as patch:
+        spoil(patch, 3, row)
+        with pytest.raises(FloatingPointError) as told:
+            train.run(c, folder, environment=Words())
+
+    named = f"update 3, optimiser step {optimiser_step} of it, is not finite: loss=nan"
+    assert str(told.value).startswith(f"{named}, gradient of ")
+    assert f"after update 2 is kept in {folder}" in str(told.value)
+    # The rows to look at are there, and were drawn as in the undisturbed run.
+    written = (folder / metrics.ATTEMPTS).read_bytes()
+    assert lines_of(folder, metrics.ATTEMPTS)[-1]["step"] == 3
+    assert (undisturbed / metrics.ATTEMPTS).read_bytes().startswith(written)
+    train.run(c, folder, environment=Words())
+    assert_same_run(c, folder, undisturbed)
