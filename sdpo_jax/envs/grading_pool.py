@@ -45,7 +45,7 @@ class GradingPool:
 
         Returns:
           The fields of each `Verdict` in types that survive JSON, the observation of
-          an episode that goes on, or None if the grader failed.
+          an episode that continues, or None if the grader failed.
         """
         return [grading.result() for grading in self._pending]
 

@@ -46,7 +46,7 @@ Reply with one JSON object and nothing else:
 {{"score": <number from 0, all wrong, to 1, all right>, "feedback": "<what is wrong, \
 for the author of the attempt; do not give the answer away>"}}"""
 
-# Scheme, host, perhaps a port and a path: no user, key or query.
+# Scheme, host, optional port and path: no user, key or query.
 _URL = r"https?://(\[[0-9a-f:.]+\]|[^\s/?#@:\[\]]+)(:\d+)?(/[^\s?#]*)?"
 _NO_KEY = "no-key"  # The client requires a key even if the endpoint does not.
 _TIMEOUT_S = 60.0  # To connect, and between two chunks of a response.

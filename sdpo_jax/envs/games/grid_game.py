@@ -63,7 +63,7 @@ class Game(Protocol):
         """A lower bound on the moves still needed to win; 0 only at a win."""
 
     def lost(self, place: Hashable) -> str:
-        """How the game is lost at this place; empty if it goes on."""
+        """How the game is lost at this place; empty if it continues."""
 
     def render(self, place: Hashable) -> str:
         """The board as the policy sees it."""
