@@ -369,7 +369,7 @@ def test_signalled_run_saves_leaves_and_goes_on(
 
     assert status == 1 and out == ""
     stopped = done(folder)
-    told = f"stopped after update {stopped}, saved; the same command goes on"
+    told = f"stopped after update {stopped}, saved; the same command resumes"
     assert err.splitlines()[-1] == told
     assert saved_updates(folder)[-1] == stopped < 20
     assert "Traceback" not in err
@@ -413,8 +413,8 @@ def test_second_process_on_a_folder_is_refused(run_file, cache, undisturbed, tmp
     first.kill()
     first.communicate()
     assert status == 1 and out == ""
-    told = f"error: {folder} is being trained into by another process; wait for it or "
-    assert err == f"{told}give another --workdir\n"
+    told = f"error: {folder} is in use by another process; wait for it or give another "
+    assert err == f"{told}--workdir\n"
 
 
 def test_finished_run_says_so_without_building_anything(
@@ -455,10 +455,10 @@ def test_changed_config_is_refused_field_by_field(base, finished):
 
     assert str(told.value).splitlines() == [
         f"{finished} holds a run with another config:",
-        "  sdpo.keep_tail: True there, False now",
-        "  train.updates: 4 there, 5 now",
-        "Give another --workdir, or --may_change=sdpo.keep_tail,train.updates to go on "
-        "regardless",
+        "  sdpo.keep_tail: True saved, False now",
+        "  train.updates: 4 saved, 5 now",
+        "Give another --workdir, or --may_change=sdpo.keep_tail,train.updates to "
+        "continue anyway",
     ]
     assert (finished / "config.json").read_bytes() == kept
 
