@@ -1,6 +1,6 @@
-"""Every knob of a run: its default, what it may be and its meaning, in one place.
+"""All config fields of a run, each with its default, allowed values and meaning.
 
-A run file's `get_config()` changes what differs:
+A run file's `get_config()` changes only what differs:
 
   from sdpo_jax import config
 
@@ -10,9 +10,9 @@ A run file's `get_config()` changes what differs:
       return c
 
 Defaults are those of the SDPO paper (arXiv:2601.20802, Table 12, without rich
-feedback) and of its code. Feedback is shown where an environment has any; the paper's
-runs without rich feedback set `reprompt.show_feedback` to "never".
-`python -m sdpo_jax.main --help` prints all of this.
+feedback) and of its code. Environment feedback, if any, is shown to the teacher; the
+paper's runs without rich feedback set `reprompt.show_feedback` to "never".
+`python -m sdpo_jax.main --help` prints all fields.
 """
 
 import difflib
@@ -28,85 +28,92 @@ from sdpo_jax.knobs import Knob, choice, flag, names, number, numbers, text
 
 SPLITS = ("train", "validation", "heldout")
 
-# A method and its own knobs.
+# Method -> its own knobs.
 METHODS = {
     "sdpo": {
         "divergence": choice(
             "jensen_shannon",
             "forward_kl | reverse_kl | jensen_shannon",
-            "of the student from the self-teacher",
+            "from the student's distribution to the self-teacher's",
         ),
         "mixture": number(
             0.5,
             "(0, 1)",
-            "the teacher's share of the Jensen-Shannon mixture; for its ends set "
+            "weight of the teacher in jensen_shannon; for its limits 0 and 1 set "
             "sdpo.divergence to forward_kl or reverse_kl",
         ),
         "support": choice(
             "top_k",
             "full | top_k | sampled_token",
-            "the tokens over which the divergence sums",
+            "tokens over which the divergence is summed",
         ),
-        "top_k": number(100, "[1, 2^20]", "the student's most likely tokens"),
-        "keep_tail": flag(True, "one bucket for the rest; else renormalise"),
-        "importance_ratio_cap": number(2.0, "[1, 10^9]", "on pi / pi_old"),
+        "top_k": number(100, "[1, 2^20]", "the student's likeliest tokens"),
+        "keep_tail": flag(True, "count all other tokens as one; else renormalise"),
+        "importance_ratio_cap": number(2.0, "[1, 10^9]", "maximum of pi / pi_old"),
     },
     "grpo": {
-        "clip_low": number(0.2, "(0, 1]", "of the ratio pi / pi_old, below 1"),
-        "clip_high": number(0.28, "(0, 10^9]", "of the ratio pi / pi_old, above 1"),
+        "clip_low": number(0.2, "(0, 1]", "clip pi / pi_old below 1 - clip_low"),
+        "clip_high": number(0.28, "(0, 10^9]", "clip pi / pi_old above 1 + clip_high"),
         "dual_clip": number(
-            3.0, "(1, 10^9]", "most loss of a token, times a negative |A|"
+            3.0, "(1, 10^9]", "maximum loss of a token with advantage A < 0, times |A|"
         ),
         "normalize_std": flag(False, "divide advantages by their group's deviation"),
     },
 }
 
-# A task and its own knobs, for tasks that have any.
+# Task -> its own knobs, for tasks that have any.
 _TASKS = {
     "programming": {
-        "process_per": choice("test", "test | program", "what has its own process"),
+        "process_per": choice("test", "test | program", "how often a process starts"),
         "packages": names(("numpy",), "installed modules that programs can import"),
         "wrong_answers_shown": number(2, "[1, 100]", "failed tests in one feedback"),
         "feedback_reveals": choice(
             "expected",
             "inputs | outputs | expected",
-            "of failed tests, each with those before it",
+            "shown of failed tests; each value includes those before it",
         ),
     },
     "judge": {
-        "url": text("", "of the endpoint, up to and without /chat/completions"),
-        "model": text("", "as the endpoint calls it"),
+        "url": text("", "base URL of the endpoint, without /chat/completions"),
+        "model": text("", "name of the model at the endpoint"),
     },
     "function": {"grade": text("", "module:name of the function that grades")},
 }
 
 _FIELDS = {
-    "method": choice("sdpo", " | ".join(METHODS), "what the student learns from"),
-    "seed": number(0, "[0, 2^31)", "of questions' order, sampling and demonstrations"),
+    "method": choice("sdpo", " | ".join(METHODS), "training method"),
+    "seed": number(0, "[0, 2^31)", "of question order, sampling and demonstrations"),
     "model": {
-        "path": text("", "a Hugging Face folder or hub id"),
+        "path": text("", "Hugging Face folder or hub id"),
         "dtype": choice(
             "auto", "auto | float32 | bfloat16", "of computation; auto by device"
         ),
-        "attention": choice("auto", "auto | xla | splash | cudnn", "auto by device"),
-        "remat": choice("none", "none | layer", "what the backward pass computes anew"),
-        "enable_thinking": flag(False, "handed to the chat template"),
+        "attention": choice(
+            "auto", "auto | xla | splash | cudnn", "kernel; auto by device"
+        ),
+        "remat": choice("none", "none | layer", "what the backward pass recomputes"),
+        "enable_thinking": flag(False, "passed to the chat template"),
     },
     "env": {
-        "name": text("programming", "of envs.TASKS; empty for an object of your own"),
-        "train": text(
-            "", "questions: a file, hf:NAME?split=train, tfds:..., seeds:0-99"
+        "name": text(
+            "programming",
+            "task in envs.TASKS; empty for an environment passed to train.run",
         ),
-        "validation": text("", "chooses the best checkpoint; share:0.1 of env.train"),
-        "heldout": text("", "reported, never chosen on; or a share of env.train"),
+        "train": text(
+            "", "questions: a file, hf:NAME?split=train, tfds:... or seeds:0-99"
+        ),
+        "validation": text(
+            "", "questions that choose the best checkpoint; share:0.1 of env.train"
+        ),
+        "heldout": text("", "questions for reporting only; share:0.1 of env.train"),
         "grader": choice(
-            "fixed", "fixed | official", "official: as the published code scores"
+            "fixed", "fixed | official", "official scores as the published code"
         ),
         "sandbox": {
             "tier": choice(
                 "auto",
                 "auto | A | B | C | D | URL",
-                "isolation of programs; the URL of a sandbox.server",
+                "isolation of programs, or the URL of a sandbox.server",
             ),
             "time_limit_s": number(
                 6.0, "(0, 3600]", "CPU seconds per test or comparison"
@@ -116,55 +123,63 @@ _FIELDS = {
         **_TASKS,
     },
     "rollout": {
-        "questions": number(32, "[1, 2^20]", "per rollout batch"),
-        "attempts": number(8, "[1, 2^16]", "per question"),
-        "temperature": number(1.0, "(0, 100]", "of the softmax that is sampled from"),
-        "top_p": number(1.0, "(0, 1]", "probability of the tokens that are kept"),
-        "top_k": number(0, "[0, 2^31)", "tokens kept; 0 keeps the whole vocabulary"),
-        "max_prompt": number(2048, "[1, 2^24]", "tokens"),
-        "long_prompts": choice("refuse", "refuse | drop", "questions that take more"),
-        "max_response": number(8192, "[1, 2^24]", "tokens"),
+        "questions": number(32, "[1, 2^20]", "questions per rollout batch"),
+        "attempts": number(8, "[1, 2^16]", "attempts per question"),
+        "temperature": number(1.0, "(0, 100]", "sampling temperature"),
+        "top_p": number(1.0, "(0, 1]", "total probability of tokens to sample from"),
+        "top_k": number(0, "[0, 2^31)", "number of tokens to sample from; 0 for all"),
+        "max_prompt": number(2048, "[1, 2^24]", "maximum tokens of a prompt"),
+        "long_prompts": choice(
+            "refuse", "refuse | drop", "stop at longer ones or drop them"
+        ),
+        "max_response": number(8192, "[1, 2^24]", "maximum tokens of a response"),
         "rows_at_once": number(
-            256, "[1, 2^20]", "attempts sampled together, all devices"
+            256, "[1, 2^20]", "attempts sampled together, over all devices"
         ),
     },
     "curriculum": {
         "min_pass_rate": number(
-            0.0, "[0, 1]", "a question solved less often sits out turns"
+            0.0, "[0, 1]", "skip questions below this pass rate for some turns"
         ),
         "max_pass_rate": number(
-            1.0, "[0, 1]", "a question solved more often sits out turns"
+            1.0, "[0, 1]", "skip questions above this pass rate for some turns"
         ),
     },
     "reprompt": {
-        "success_score": number(1.0, "(0, 1]", "solved from here on; actor.yaml: 0.5"),
+        "success_score": number(
+            1.0, "(0, 1]", "minimum score of a solved attempt; actor.yaml: 0.5"
+        ),
         "demonstration_from": choice(
             "peers",
             "peers | own_if_solved | any_attempt | nobody",
-            "whose solution the teacher of an attempt is shown",
+            "whose solution the teacher of an attempt sees",
         ),
         "show_feedback": choice(
             "without_solution",
             "never | without_solution | always",
-            "when the teacher is shown the environment's feedback",
+            "when the teacher sees the environment's feedback",
         ),
-        "show_attempt": flag(False, "the attempt itself, before its feedback"),
-        "strip_thinking": flag(True, "drop <think> blocks of demonstrations"),
+        "show_attempt": flag(False, "show the attempt itself before its feedback"),
+        "strip_thinking": flag(True, "remove <think> blocks from demonstrations"),
         "max_length": number(
-            10240, "[1, 2^24]", "tokens; what is shown is cut in the middle"
+            10240,
+            "[1, 2^24]",
+            "maximum tokens of the teacher's prompt; longer demonstrations and "
+            "feedback are cut in the middle",
         ),
         "template": text(
             "{prompt}{solution}{attempt}{feedback}"
             "\n\nCorrectly solve the original question.",
-            "of the whole turn that the teacher reads",
+            "user turn that the teacher reads",
         ),
         "solution_template": text(
-            "\nCorrect solution:\n\n{solution}", "of a demonstration"
+            "\nCorrect solution:\n\n{solution}",
+            "part of the turn that holds a demonstration",
         ),
         "feedback_template": text(
             "\nThe following is feedback from your unsuccessful earlier attempt:"
             "\n\n{feedback}",
-            "of the environment's feedback",
+            "part of the turn that holds the environment's feedback",
         ),
     },
     **METHODS,
@@ -172,61 +187,67 @@ _FIELDS = {
         "mode": choice(
             "ema", "ema | trust_region | frozen | live", "how it follows the student"
         ),
-        "rate": number(0.05, "[0, 1]", "of the average, per update of the teacher"),
-        "mixture": number(0.05, "[0, 1]", "the live student's share in a trust region"),
+        "rate": number(0.05, "[0, 1]", "step of the EMA towards the student"),
+        "mixture": number(0.05, "[0, 1]", "weight of the live student in trust_region"),
         "update_per": choice(
-            "rollout_batch", "rollout_batch | optimizer_step", "when the average moves"
+            "rollout_batch", "rollout_batch | optimizer_step", "how often the EMA moves"
         ),
     },
     "lora": {
-        "rank": number(0, "[0, 2^16]", "of the adapters; 0 trains all weights"),
-        "alpha": number(32.0, "(0, 2^16]", "changes are scaled by alpha / rank"),
+        "rank": number(0, "[0, 2^16]", "rank of the adapters; 0 trains all weights"),
+        "alpha": number(32.0, "(0, 2^16]", "adapters are scaled by alpha / rank"),
     },
     "optimizer": {
-        "learning_rate": number(1e-5, "(0, 1]", "of AdamW, after the warm-up"),
+        "learning_rate": number(1e-5, "(0, 1]", "AdamW's rate after the warm-up"),
         "schedule": choice("constant", "constant | cosine", "after the warm-up"),
-        "warmup_updates": number(10, "[0, 2^31)", "rollout batches"),
-        "weight_decay": number(0.01, "[0, 1]", "of AdamW"),
-        "clip_norm": number(1.0, "(0, 10^9]", "of the whole gradient"),
+        "warmup_updates": number(10, "[0, 2^31)", "rollout batches of linear warm-up"),
+        "weight_decay": number(0.01, "[0, 1]", "AdamW's weight decay"),
+        "clip_norm": number(1.0, "(0, 10^9]", "maximum norm of the full gradient"),
     },
     "step": {
-        "questions": number(32, "[1, 2^20]", "of one optimiser step"),
-        "micro_batch": number(
-            0, "[0, 2^20]", "rows per device at a time; 0 takes all at once"
-        ),
-        "chunk": number(
-            512, "[1, 2^20]", "response positions whose logits exist at once"
-        ),
+        "questions": number(32, "[1, 2^20]", "questions per optimiser step"),
+        "micro_batch": number(0, "[0, 2^20]", "rows per device at a time; 0 for all"),
+        "chunk": number(512, "[1, 2^20]", "response positions per chunk of logits"),
         "aggregation": choice(
             "token_mean",
             "token_mean | sequence_mean | sequence_mean_all_rows",
-            "of token losses; see aggregation.token_weights",
+            "mean of token losses; see aggregation.token_weights",
         ),
-        "sampler_ratio_cap": number(2.0, "[1, 10^9]", "on pi_old / pi_sampler"),
+        "sampler_ratio_cap": number(2.0, "[1, 10^9]", "maximum of pi_old / pi_sampler"),
     },
     "mesh": {
         "data": number(
-            1, "{-1} | [1, 2^20]", "cuts rows; -1 takes what other axes leave"
+            1, "{-1} | [1, 2^20]", "devices that split rows; -1 for all that are left"
         ),
-        "fsdp": number(-1, "{-1} | [1, 2^20]", "cuts rows and weights; -1 as above"),
+        "fsdp": number(
+            -1, "{-1} | [1, 2^20]", "devices that split rows and weights; -1 as in data"
+        ),
         "tensor": number(
-            1, "{-1} | [1, 2^20]", "cuts heads and vocabulary; -1 as above"
+            1,
+            "{-1} | [1, 2^20]",
+            "devices that split heads and vocabulary; -1 as in data",
         ),
     },
     "train": {
-        "updates": number(100, "[1, 2^31)", "rollout batches"),
+        "updates": number(100, "[1, 2^31)", "rollout batches in all"),
         "evaluate_every": number(
-            5, "[1, 2^31)", "updates; the last is always evaluated"
+            5, "[1, 2^31)", "updates between evaluations; the last always has one"
         ),
-        "save_every": number(5, "[1, 2^31)", "updates; the last is always saved"),
+        "save_every": number(
+            5, "[1, 2^31)", "updates between checkpoints; the last always has one"
+        ),
     },
     "eval": {
-        "attempts": number(16, "[1, 2^16]", "per question"),
-        "temperature": number(0.6, "[0, 100]", "as in rollout; 0 takes the likeliest"),
-        "top_p": number(0.95, "(0, 1]", "as in rollout"),
-        "top_k": number(0, "[0, 2^31)", "as in rollout"),
-        "pass_at": numbers((1,), "[1, 2^16]", "the k of pass@k"),
-        "max_questions": number(0, "[0, 2^31)", "the first of each split; 0 takes all"),
+        "attempts": number(16, "[1, 2^16]", "attempts per question"),
+        "temperature": number(
+            0.6, "[0, 100]", "sampling temperature; 0 for the likeliest token"
+        ),
+        "top_p": number(0.95, "(0, 1]", "as rollout.top_p"),
+        "top_k": number(0, "[0, 2^31)", "as rollout.top_k"),
+        "pass_at": numbers((1,), "[1, 2^16]", "values of k in pass@k"),
+        "max_questions": number(
+            0, "[0, 2^31)", "first questions of each split to use; 0 for all"
+        ),
     },
 }
 
@@ -246,7 +267,7 @@ KNOBS = _flat_knobs(_FIELDS)
 
 
 def default() -> ConfigDict:
-    """The locked config of a run, before anything is changed."""
+    """A locked config with the default of every field."""
     return _defaults(_FIELDS).lock()
 
 
@@ -258,7 +279,7 @@ def _defaults(fields: Mapping) -> ConfigDict:
 
 
 def describe() -> str:
-    """Every field with its default, what it may be and its meaning."""
+    """A help text: every field with its default, allowed values and meaning."""
     return "\n".join(
         f"  --config.{field}={knob.default!r} ({knob.allowed})\n    {knob.meaning}"
         for field, knob in KNOBS.items()
@@ -266,10 +287,9 @@ def describe() -> str:
 
 
 def validate(c: ConfigDict) -> None:
-    """Refuse what cannot work, before anything is read or compiled.
+    """Refuse invalid configs before anything is loaded or compiled.
 
-    What depends on the task or the method they check themselves: see
-    `components.validate`.
+    Tasks and methods check their own fields: see `components.validate`.
 
     Raises:
       ValueError: one line that names the field, its value and what to change.
@@ -285,10 +305,10 @@ def validate(c: ConfigDict) -> None:
 
 
 def from_run(folder: str | os.PathLike) -> ConfigDict:
-    """The config that a run folder was trained with.
+    """The config of the run in a folder.
 
     Raises:
-      ValueError: if the folder holds none, or one with unknown fields.
+      ValueError: if the folder has no config, or its config has unknown fields.
     """
     file = pathlib.Path(folder) / "config.json"
     if not file.exists():
@@ -299,7 +319,7 @@ def from_run(folder: str | os.PathLike) -> ConfigDict:
         if field not in known:
             near = nearest(field, known)
             raise ValueError(f"{file}: {field} is no config field; nearest: {near}")
-        # JSON made lists of tuples.
+        # JSON stores tuples as lists.
         if isinstance(known[field], tuple):
             fields[field] = tuple(value)
     c.update_from_flattened_dict(fields)
@@ -307,12 +327,12 @@ def from_run(folder: str | os.PathLike) -> ConfigDict:
 
 
 def from_file(path: str | os.PathLike) -> ConfigDict:
-    """The config of a run file, for another one that changes a few fields of it."""
+    """The config of a run file, so that another run file can change a few fields."""
     return runpy.run_path(os.fspath(path))["get_config"]()
 
 
 def _check_combinations(c: ConfigDict) -> None:
-    """What is wrong only together."""
+    """Refuse values that are valid alone but not together."""
     if not c.model.path:
         raise ValueError("model.path is empty: give a Hugging Face folder or hub id")
     if c.rollout.questions % c.step.questions:
@@ -322,12 +342,13 @@ def _check_combinations(c: ConfigDict) -> None:
         )
     if c.reprompt.max_length <= c.rollout.max_prompt:
         raise ValueError(
-            f"reprompt.max_length={c.reprompt.max_length} leaves no room beside a "
-            f"question of rollout.max_prompt={c.rollout.max_prompt} tokens; raise it"
+            f"reprompt.max_length={c.reprompt.max_length} must exceed "
+            f"rollout.max_prompt={c.rollout.max_prompt}, to leave room for what is "
+            "added to the question; raise it"
         )
     if c.rollout.rows_at_once < c.rollout.attempts:
         raise ValueError(
-            f"rollout.rows_at_once={c.rollout.rows_at_once} holds no whole question of "
+            f"rollout.rows_at_once={c.rollout.rows_at_once} must be at least "
             f"rollout.attempts={c.rollout.attempts}; raise it"
         )
     too_many = [k for k in c.eval.pass_at if not 1 <= k <= c.eval.attempts]
@@ -357,7 +378,7 @@ def flat(c: Mapping, prefix: str = "") -> dict:
 
 
 def nearest(field: str, fields: Iterable[str]) -> str:
-    """The known field that a mistyped one most resembles."""
+    """The known field that is most similar to a mistyped one."""
     fields = list(fields)
     same_leaf = [f for f in fields if f.split(".")[-1] == field.split(".")[-1]]
     return difflib.get_close_matches(field, same_leaf or fields, n=1, cutoff=0.0)[0]

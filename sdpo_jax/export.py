@@ -1,4 +1,4 @@
-"""A run's weights as a checkpoint for transformers and inference engines.
+"""Exports a run's weights as a checkpoint for transformers and inference engines.
 
 python -m sdpo_jax.main --job=export --workdir=runs/mine
 """
@@ -21,7 +21,7 @@ from sdpo_jax.model import lora as adapters
 _log = logging.getLogger(__name__)
 
 
-# Keyword of `run` -> what it may be.
+# Keyword of `run` -> its allowed values.
 _CHOICES = {
     "weights": ("student", "teacher"),
     "checkpoint": ("last", "best"),
@@ -40,30 +40,36 @@ def run(
     dtype: str = "bfloat16",
     lora: str = "merged",
 ) -> dict[str, Any]:
-    """Write a run's weights, with the tokenizer of the base.
+    """Write a run's weights, with the tokenizer of the base model.
 
     On the command line the keywords are flags: `--export_path` and so on.
 
     Args:
       c: the run's config.
-      workdir: the run folder; None exports the config's own checkpoint as it is.
-      path: a folder to make; None for `export` in the run folder.
+      workdir: the run folder; None exports the base model `c.model.path` itself.
+      path: the folder to create; None for `export` in the run folder.
       weights: "student" or "teacher".
       checkpoint: "last", or "best" by validation.
       dtype: "bfloat16" or "float32".
-      lora: "merged" into the base, or the adapters alone in PEFT's format: "peft".
+      lora: "merged" into the base weights, or only the adapters in PEFT's format:
+        "peft".
 
     Returns:
       {"path", "update" of the checkpoint, "weights", "dtype", "parameters"}.
 
     Raises:
-      ValueError: if the config cannot work, the folder to write exists, or the run
-        keeps no weights of that name.
-      FileNotFoundError: if the run has saved nothing yet.
+      ValueError: if the config is invalid, the folder to write exists, or the run
+        does not save these weights.
+      FileNotFoundError: if the run has no checkpoint yet.
     """
     config.validate(c)
-    named = {"weights": weights, "checkpoint": checkpoint, "dtype": dtype, "lora": lora}
-    _check(c, workdir, named)
+    choices = {
+        "weights": weights,
+        "checkpoint": checkpoint,
+        "dtype": dtype,
+        "lora": lora,
+    }
+    _check(c, workdir, choices)
     target = _target(workdir, path)
     huggingface_export.check_target(target, dtype)
     mesh = distributed.make_mesh(c.mesh)
@@ -93,28 +99,28 @@ def run(
 
 
 def _check(
-    c: ConfigDict, workdir: str | os.PathLike | None, named: Mapping[str, str]
+    c: ConfigDict, workdir: str | os.PathLike | None, choices: Mapping[str, str]
 ) -> None:
-    """Refuse names that there are not, and weights that the run does not have."""
-    for name, value in named.items():
+    """Refuse unknown choices, and weights that the run does not have."""
+    for name, value in choices.items():
         if value not in _CHOICES[name]:
             raise ValueError(
                 f"--export_{name}={value}: must be one of {' | '.join(_CHOICES[name])}"
             )
-    own = (named["weights"], named["lora"])
-    if workdir is None and own != ("student", "merged"):
+    weights, lora = choices["weights"], choices["lora"]
+    if workdir is None and (weights, lora) != ("student", "merged"):
         raise ValueError(
-            f"--export_weights={own[0]}, --export_lora={own[1]}: only a run has these; "
+            f"--export_weights={weights}, --export_lora={lora}: only a run has these; "
             "give its --workdir"
         )
-    if named["lora"] == "peft" and not c.lora.rank:
+    if lora == "peft" and not c.lora.rank:
         raise ValueError("--export_lora=peft: lora.rank=0 trains no adapters to export")
 
 
 def _target(
     workdir: str | os.PathLike | None, path: str | os.PathLike | None
 ) -> pathlib.Path:
-    """The folder that is written."""
+    """The folder to write."""
     if path:
         return pathlib.Path(path)
     if workdir is None:
@@ -125,7 +131,7 @@ def _target(
 def _restore(
     c: ConfigDict, state: Any, folder: pathlib.Path, weights: str, checkpoint: str
 ) -> tuple[Any, int]:
-    """The weights asked for, and the update that they were saved after."""
+    """The requested weights, and the update after which they were saved."""
     part = getattr(state, weights)
     if part is None:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""Kinds of config fields: each holds a default, what else is allowed, and a meaning.
+"""Kinds of config fields, each with a default, its allowed values and a meaning.
 
-Numbers are allowed by sets in mathematical notation: "[0, 1)" holds 0 and not 1, and
-"{-1} | [1, 2^20]" is a union. NaN lies in none of them.
+Allowed numbers are sets in mathematical notation: "[0, 1)" contains 0 but not 1, and
+"{-1} | [1, 2^20]" is a union. No set contains NaN.
 """
 
 import dataclasses
@@ -18,10 +18,10 @@ class Knob:
     """One field of the config.
 
     Args:
-      default: of the type that all its values have.
-      allowed: what a value must be, in words.
-      meaning: what the field decides, with its unit.
-      accepts: whether a value is allowed.
+      default: has the type that all values must have.
+      allowed: a description of the allowed values.
+      meaning: what the field controls, with its unit.
+      accepts: returns whether a value is allowed.
     """
 
     default: Any
@@ -42,19 +42,19 @@ class Knob:
 
 
 def number(default: int | float, allowed: str, meaning: str) -> Knob:
-    """A number of a set; whole when the default is."""
+    """A number in a set; an integer if the default is one."""
     accepts = lambda value: _lies_in(value, allowed)
     return Knob(default, f"in {allowed}", meaning, accepts)
 
 
 def numbers(default: tuple[int, ...], allowed: str, meaning: str) -> Knob:
-    """A tuple of numbers, each of them in a set."""
+    """A tuple of numbers in a set."""
     accepts = lambda values: all(_lies_in(value, allowed) for value in values)
     return Knob(default, f"a tuple of numbers in {allowed}", meaning, accepts)
 
 
 def choice(default: str, allowed: str, meaning: str) -> Knob:
-    """One of the words in "one | other"; URL among them stands for any http(s) URL."""
+    """One of the words in "a | b | URL", where URL stands for any http(s) URL."""
     words = allowed.split(" | ")
 
     def accepts(value: Any) -> bool:
@@ -76,27 +76,28 @@ def text(default: str, meaning: str) -> Knob:
 
 
 def names(default: tuple[str, ...], meaning: str) -> Knob:
-    """A tuple of words."""
+    """A tuple of names."""
     accepts = lambda values: all(isinstance(name, str) for name in values)
     return Knob(default, "a tuple of names", meaning, accepts)
 
 
 def _lies_in(value: Any, allowed: str) -> bool:
-    """Whether a number lies in a union of intervals and of single numbers."""
+    """Whether a number is in a union of intervals and single numbers."""
     is_number = isinstance(value, int | float)
-    return is_number and any(_in_part(value, part) for part in allowed.split(" | "))
+    return is_number and any(_in_set(value, part) for part in allowed.split(" | "))
 
 
-def _in_part(value: float, part: str) -> bool:
-    if single := re.fullmatch(r"\{(\S+)\}", part):
+def _in_set(value: float, allowed: str) -> bool:
+    """Whether a number is in one interval, or is the single number of "{-1}"."""
+    if single := re.fullmatch(r"\{(\S+)\}", allowed):
         return value == _read(single[1])
-    left, low, high, right = _INTERVAL.fullmatch(part).groups()
+    left, low, high, right = _INTERVAL.fullmatch(allowed).groups()
     above = value >= _read(low) if left == "[" else value > _read(low)
     below = value <= _read(high) if right == "]" else value < _read(high)
     return above and below
 
 
-def _read(written: str) -> float:
-    """The number written as "0.5" or "2^20"; exact for the powers of two here."""
-    base, _, exponent = written.partition("^")
+def _read(text: str) -> float:
+    """The number in a text such as "0.5" or "2^20"; exact for the powers used here."""
+    base, _, exponent = text.partition("^")
     return float(base) ** float(exponent or 1)

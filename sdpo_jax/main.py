@@ -1,4 +1,4 @@
-"""The command line: flags in, one job out.
+"""The command line: parses flags and runs one job.
 
 python -m sdpo_jax.main --config=configs/quickstart.py
 python -m sdpo_jax.main --config=configs/quickstart.py --config.sdpo.top_k=20
@@ -30,12 +30,12 @@ _MAY_CHANGE = flags.DEFINE_list(
     "may_change", [], "Config fields that may differ from the run being resumed."
 )
 _WANDB_PROJECT = flags.DEFINE_string(
-    "wandb_project", None, "Where the metrics of training go too; nowhere if unset."
+    "wandb_project", None, "Also log training metrics to this wandb project."
 )
 # Keywords of `export.run`, which holds their defaults and checks them.
 _EXPORT = {
     "path": flags.DEFINE_string(
-        "export_path", None, "A folder to make; the run folder's export if unset."
+        "export_path", None, "Folder to create; <run folder>/export if unset."
     ),
     "weights": flags.DEFINE_string("export_weights", None, "student | teacher"),
     "checkpoint": flags.DEFINE_string(
@@ -43,10 +43,10 @@ _EXPORT = {
     ),
     "dtype": flags.DEFINE_string("export_dtype", None, "bfloat16 | float32"),
     "lora": flags.DEFINE_string(
-        "export_lora", None, "merged with the base, or the adapters alone: peft"
+        "export_lora", None, "merged into the base weights | peft: adapters only"
     ),
 }
-# Flag -> the jobs that read it, for flags that not all do.
+# Flag -> the jobs that read it, for flags that only some jobs read.
 _READ_BY = {
     "workdir": ("train", "export"),
     "may_change": ("train",),
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> int | str:
     try:
         c = _parse(argv)
     except Exception as error:
-        # A run file is its author's code: it may raise anything.
+        # A run file is the user's code: it may raise anything.
         return f"error: {_explain(error, argv)}"
     try:
         print(json.dumps(_run(c), indent=1))
@@ -83,9 +83,9 @@ def main(argv: Sequence[str]) -> int | str:
 def _parse(argv: Sequence[str]) -> ConfigDict:
     extra = flags.FLAGS(_with_config_of_run(argv))[1:]
     if extra or not _CONFIG.present:
-        wrong = f"{extra[0]!r} is not a flag" if extra else "--config is missing"
-        raise ValueError(f"{wrong}; usage: --config=configs/<run>.py")
-    # Asked by name: a file that could not be read tells so at the first look.
+        problem = f"{extra[0]!r} is not a flag" if extra else "--config is missing"
+        raise ValueError(f"{problem}; usage: --config=configs/<run>.py")
+    # Reading an attribute of the value raises the error of a file that failed to load.
     if not hasattr(_CONFIG.value, "to_dict"):
         raise ValueError(
             f"get_config() returned {_CONFIG.value!r}, expected config.default() with "
@@ -103,20 +103,20 @@ def _parse(argv: Sequence[str]) -> ConfigDict:
 
 
 def _with_config_of_run(argv: Sequence[str]) -> list[str]:
-    """The arguments; to export a run they need not name the config it was run with."""
+    """The arguments; if an export has no --config, with that of its run folder."""
     known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("--config", "--job", "--workdir"):
         known.add_argument(name, nargs="?")
     given, _ = known.parse_known_args(argv[1:])
     if given.config is not None or given.job != "export" or not given.workdir:
         return list(argv)
-    config.from_run(given.workdir)  # Tells what is wrong with the folder.
+    config.from_run(given.workdir)  # Raises a clear error if it is no run folder.
     run_file = pathlib.Path(config.__file__).with_name("run_config.py")
     return [argv[0], f"--config={run_file}:{given.workdir}", *argv[1:]]
 
 
 def _run(c: ConfigDict) -> dict:
-    # Imported once the config is known to be right: JAX takes seconds to load.
+    # Imported only after the config is checked: JAX takes seconds to load.
     from sdpo_jax import distributed, evaluate, export, interrupt, train
 
     if _MULTI_HOST.value:
@@ -136,32 +136,32 @@ def _run(c: ConfigDict) -> dict:
             wandb_project=_WANDB_PROJECT.value,
         )
     except interrupt.Interrupted as stopped:
-        sys.exit(f"{stopped}; the same command goes on")
+        sys.exit(f"{stopped}; the same command resumes")
 
 
 def _explain(error: Exception, argv: Sequence[str]) -> str:
-    """The error in one line, with the field that a mistyped one resembles."""
+    """The error in one line; for a mistyped field, with the most similar one."""
     while "Error whilst parsing config file" in str(error):
         error = error.__context__
     fields = config.flat(config.default())
     keys = []
     if isinstance(error, (AttributeError, KeyError)):
-        # As ml_collections names what is not there, in two spellings.
+        # The two forms in which ml_collections reports a missing field.
         keys = re.findall(r"""^(?:.?Key )?['"\\]+(\w+)['"\\]""", str(error))
         keys = re.findall(r"--config\.([\w.]+)", " ".join(argv)) + keys
     for key in keys:
         if not any(f == key or f.startswith(f"{key}.") for f in fields):
             near = config.nearest(key, fields)
-            found = f"no such config field; nearest: {near} = {fields[near]!r}"
-            return f"{_where(error, argv)}{key}: {found}"
+            message = f"no such config field; nearest: {near} = {fields[near]!r}"
+            return f"{_where(error, argv)}{key}: {message}"
     lines = str(error).strip().splitlines() or [repr(error)]
-    # A file that cannot be read is told on the last of several lines.
-    told = lines[-1] if isinstance(error, OSError) else lines[0]
-    return f"{_where(error, argv)}{told.strip()}"
+    # The reason why a file cannot be read is on the last line.
+    message = lines[-1] if isinstance(error, OSError) else lines[0]
+    return f"{_where(error, argv)}{message.strip()}"
 
 
 def _where(error: Exception, argv: Sequence[str]) -> str:
-    """The line of the run file that raised `error`; empty when none did."""
+    """The line of the run file that raised `error`; empty if none did."""
     if isinstance(error, SyntaxError):
         return f"{error.filename}:{error.lineno}: "
     frames = traceback.extract_tb(error.__traceback__)

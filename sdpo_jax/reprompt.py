@@ -1,8 +1,8 @@
-"""What the self-teacher is shown: which solution, which feedback, in which words.
+"""The self-teacher's prompt: which solution and feedback it shows, and its templates.
 
 The rules and templates are those of the SDPO paper (arXiv:2601.20802, Table 2) and of
-its code; where the two differ, each is a named value. Text only: truncation to a number
-of tokens happens in `feedback.py`.
+its code; where the two differ, each is a named value. This file handles text only;
+`feedback.py` truncates it to a number of tokens.
 """
 
 import dataclasses
@@ -13,26 +13,29 @@ from collections.abc import Sequence
 DEMONSTRATION_FROM = ("peers", "own_if_solved", "any_attempt", "nobody")
 SHOW_FEEDBACK = ("never", "without_solution", "always")
 
-# Around an attempt that its own teacher is shown (`reprompt.show_attempt`).
+# Encloses the attempt where `reprompt.show_attempt` is set.
 ATTEMPT_TEMPLATE = "\nYour earlier attempt:\n\n{attempt}"
 _THINKING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
-    """The config's `reprompt` subtree, as this file reads it.
+    """The fields of the config's `reprompt` subtree that this file reads.
 
     Args:
-      demonstration_from: who may supply the solution that an attempt is shown. "peers":
-        another attempt at the question that solved it (the paper's code); then a sole
-        success has nothing to learn from. "own_if_solved": a solved attempt is shown
-        itself, any other a peer (the paper's Table 2). "any_attempt": any solved
-        attempt, itself included. "nobody": none.
+      demonstration_from: which attempt supplies the solution that is shown to the
+        teacher of an attempt. "peers": another attempt that solved the question (the
+        paper's code), so a single success has no demonstration. "own_if_solved": the
+        attempt itself if it is solved, otherwise a peer (the paper's Table 2).
+        "any_attempt": any solved attempt, including itself. "nobody": none.
       show_feedback: "never"; "without_solution", only where no solution is shown (the
         paper); "always".
-      show_attempt: whether the attempt itself stands before its feedback (the paper's
-        Table 6 ablation; it hurts there).
-      strip_thinking: remove <think> blocks from demonstrations.
+      show_attempt: whether the attempt itself is shown before its feedback (an ablation
+        in the paper's Table 6, where it lowers the score).
+      strip_thinking: whether to remove <think> blocks from demonstrations.
+      template: of the user turn, with {prompt}, {solution}, {attempt} and {feedback}.
+      solution_template: of a demonstration, with {solution}.
+      feedback_template: of the feedback, with {feedback}.
     """
 
     demonstration_from: str
@@ -46,7 +49,7 @@ class Rules:
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """What one attempt's teacher is shown beside the question; None is nothing."""
+    """What is shown to the teacher of one attempt after the question; None if not."""
 
     solution: str | None
     attempt: str | None
@@ -54,7 +57,7 @@ class Shown:
 
     @property
     def teaches(self) -> bool:
-        """Whether there is anything that the student did not see."""
+        """Whether the teacher sees anything that the student did not."""
         return self.solution is not None or self.feedback is not None
 
 
@@ -65,16 +68,16 @@ def choose(
     feedbacks: Sequence[str],
     rng: random.Random,
 ) -> list[Shown]:
-    """What each of one question's attempts is shown.
+    """What is shown to the teacher of each attempt at one question.
 
-    The demonstration is drawn at random among the eligible attempts: taking the
-    shortest makes training collapse, and the first is random only by accident.
+    The demonstration is drawn at random from the eligible attempts: taking the shortest
+    makes training collapse, and taking the first depends on their order.
 
     Args:
-      rules: who is shown what.
+      rules: what may be shown.
       responses: the attempts' texts.
-      solved: whether each solved the question.
-      feedbacks: the environment's words on each; empty for none.
+      solved: whether each attempt solved the question.
+      feedbacks: the environment's feedback on each attempt; empty for none.
       rng: drawn from once per attempt that has an eligible demonstration.
 
     Returns:
@@ -106,11 +109,11 @@ def _eligible(demonstration_from: str, index: int, solved: Sequence[bool]) -> li
         return []
     if demonstration_from == "own_if_solved" and solved[index]:
         return [index]
-    own_too = demonstration_from == "any_attempt"
+    includes_own = demonstration_from == "any_attempt"
     return [
         other
         for other, is_solved in enumerate(solved)
-        if is_solved and (own_too or other != index)
+        if is_solved and (includes_own or other != index)
     ]
 
 
@@ -123,7 +126,7 @@ def render(rules: Rules, prompt: str, shown: Shown) -> str:
         attempt = ATTEMPT_TEMPLATE.format(attempt=shown.attempt)
     if shown.feedback is not None:
         feedback = rules.feedback_template.format(feedback=shown.feedback)
-    # `str.format` reads braces in the template only, never in what is filled in.
+    # `str.format` does not interpret braces in the texts that are inserted.
     return rules.template.format(
         prompt=prompt, solution=solution, attempt=attempt, feedback=feedback
     )

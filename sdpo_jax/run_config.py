@@ -1,4 +1,4 @@
-"""A run file that takes its config from a run folder.
+"""A run file whose config is that of an existing run folder.
 
 python -m sdpo_jax.main --config=sdpo_jax/run_config.py:runs/mine --config.seed=1
 """

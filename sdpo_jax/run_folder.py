@@ -1,4 +1,4 @@
-"""Whether a folder may be trained into: new, to be resumed, finished or refused."""
+"""Checks and locks a run folder: new, to be resumed, finished, or refused."""
 
 import contextlib
 import fcntl
@@ -18,18 +18,19 @@ SUMMARY = "summary.json"
 def claim(
     workdir: str | os.PathLike, c: ConfigDict, may_change: Sequence[str] = ()
 ) -> Iterator[dict | None]:
-    """Hold a run folder while it trains; on a pod the first host does, for all.
+    """Lock a run folder while it trains; on a pod the first host does so for all.
 
     Args:
-      workdir: the run folder, made when missing.
-      c: the run's config; kept in the folder.
+      workdir: the run folder, created if missing.
+      c: the run's config, saved in the folder.
       may_change: dotted fields that may differ from the folder's config.
 
     Yields:
-      The summary of a finished run, None for one to begin or to go on with.
+      The summary of a finished run; None for a new or unfinished one.
 
     Raises:
-      ValueError: if it is no folder, another process holds it, or its config differs.
+      ValueError: if it is no folder, another process has locked it, or its config
+        differs.
     """
     if "://" in str(workdir):
         raise ValueError(
@@ -37,22 +38,23 @@ def claim(
             "gcsfuse) and give the mounted path"
         )
     folder = pathlib.Path(workdir)
-    with contextlib.ExitStack() as held:
-        found = {}
+    with contextlib.ExitStack() as lock:
+        outcome = {}
         if distributed.is_first():
             try:
-                found["summary"] = held.enter_context(_hold(folder, c, may_change))
+                outcome["summary"] = lock.enter_context(_lock(folder, c, may_change))
             except ValueError as error:
-                found["refusal"] = str(error)
-        found = distributed.from_first(found)
-        if "refusal" in found:
-            raise ValueError(found["refusal"])
-        yield found["summary"]
+                outcome["refusal"] = str(error)
+        # Every host must learn of a refusal, or the others would wait forever.
+        outcome = distributed.from_first(outcome)
+        if "refusal" in outcome:
+            raise ValueError(outcome["refusal"])
+        yield outcome["summary"]
 
 
 @contextlib.contextmanager
-def _hold(folder: pathlib.Path, c: ConfigDict, may_change) -> Iterator[dict | None]:
-    """`claim` on the host that does the writing."""
+def _lock(folder: pathlib.Path, c: ConfigDict, may_change) -> Iterator[dict | None]:
+    """`claim` on the host that writes."""
     _check_known(c, may_change)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
@@ -60,12 +62,12 @@ def _hold(folder: pathlib.Path, c: ConfigDict, may_change) -> Iterator[dict | No
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(
-                f"{folder} is being trained into by another process; wait for it or "
-                "give another --workdir"
+                f"{folder} is in use by another process; wait for it or give another "
+                "--workdir"
             ) from error
         changed = _check_same(folder, c, may_change)
         if changed:
-            # It sums up another run; left there, it would end this one when resumed.
+            # The summary is of the old config; with it, resuming would do nothing.
             (folder / SUMMARY).unlink(missing_ok=True)
             json_files.write_json_atomically(folder / "config.json", config.flat(c))
         finished = (folder / SUMMARY).exists()
@@ -80,22 +82,22 @@ def _check_known(c: ConfigDict, may_change: Sequence[str]) -> None:
 
 
 def _check_same(folder, c: ConfigDict, may_change: Sequence[str]) -> list[str]:
-    """Fields in which the folder's config differs, all of them allowed."""
+    """Fields that differ from the folder's config; raises ValueError unless allowed."""
     file = folder / "config.json"
     if not file.exists():
         return []
-    # Through JSON, as the folder's own went: tuples become lists.
-    here = json.loads(json.dumps(config.flat(c)))
-    there = json.loads(file.read_text())
-    fields = sorted(here.keys() | there.keys())
-    changed = [f for f in fields if here.get(f) != there.get(f)]
+    # A round trip through JSON turns tuples into lists, as in the saved config.
+    new = json.loads(json.dumps(config.flat(c)))
+    saved = json.loads(file.read_text())
+    fields = sorted(new.keys() | saved.keys())
+    changed = [f for f in fields if new.get(f) != saved.get(f)]
     refused = [f for f in changed if f not in may_change]
     if refused:
         lines = "".join(
-            f"\n  {f}: {there.get(f)!r} there, {here.get(f)!r} now" for f in refused
+            f"\n  {f}: {saved.get(f)!r} saved, {new.get(f)!r} now" for f in refused
         )
         raise ValueError(
             f"{folder} holds a run with another config:{lines}\nGive another "
-            f"--workdir, or --may_change={','.join(refused)} to go on regardless"
+            f"--workdir, or --may_change={','.join(refused)} to continue anyway"
         )
     return changed

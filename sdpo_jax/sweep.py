@@ -1,17 +1,18 @@
-r"""Many runs of one run file: a grid of settings, a few at a time, into one table.
+r"""Runs a grid of settings of one run file, a few runs at a time, into one table.
 
 python -m sdpo_jax.sweep --config=configs/quickstart.py --workdir=runs/rates --jobs=2 \
     optimizer.learning_rate=1e-4,5e-4,1e-3 step.questions=2,8 seed=0,1,2
 
-Every `field=value,value` is one axis of the grid, over any field of the config; one
-value holds for all runs. A comma inside brackets or double quotes does not separate.
-Each run is `python -m sdpo_jax.main` in a process and a folder of its own, which also
-gets its `log.txt`. The same command again skips what is finished and goes on with the
-rest. `results.json` grows as runs end; the table folds the seeds of a setting.
+Every `field=value,value` is one axis of the grid, over any field of the config; a
+single value applies to all runs. Commas inside brackets or double quotes do not
+separate. Each run is `python -m sdpo_jax.main` in its own process and its own folder,
+which also holds its `log.txt`. Running the same command again skips finished runs and
+resumes the others. `results.json` is rewritten whenever a run ends; the table
+summarises the seeds of a setting in one line.
 
-Runs side by side each get their share of the CPU cores. They cannot share an
-accelerator: there give --jobs=1. What one run compiles the others load, from
-`<workdir>/compiled` unless JAX_COMPILATION_CACHE_DIR names another place.
+Concurrent runs each get a share of the CPU cores. They cannot share an accelerator:
+give --jobs=1 there. The runs share compiled programs through `<workdir>/compiled`,
+unless JAX_COMPILATION_CACHE_DIR names another folder.
 """
 
 import argparse
@@ -38,17 +39,17 @@ RESULTS = "results.json"
 _SUMMARY = "summary.json"
 _LOG = "log.txt"
 _COMPILED = "compiled"
-_PROMPT = "$ "  # Before the command in a log, which holds every attempt at a run.
+_PROMPT = "$ "  # Marks each command in a log, which is appended to when a run resumes.
 _PAUSE_S = 0.1
 
 
 class Stopped(Exception):
-    """A signal asked to stop; the runs have saved and left."""
+    """A signal stopped the sweep; the runs have saved and exited."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One training run: what it is called, its run file, and what differs from it."""
+    """One training run: its name, its run file, and the fields that differ from it."""
 
     name: str
     config: str
@@ -57,7 +58,7 @@ class Run:
 
 @dataclasses.dataclass
 class _Child:
-    """A run in progress, on its share of the cores."""
+    """A run in progress, with its share of the cores."""
 
     run: Run
     cores: set[int]
@@ -74,26 +75,26 @@ def run_all(
     """Train every run that is not finished yet, `jobs` at a time.
 
     Args:
-      runs: what to train; a run's folder is called by its name.
+      runs: the runs to train; each run's folder has its name.
       workdir: the folder of all run folders.
-      jobs: runs in progress at once, at least 1; 1 on an accelerator.
-      after_each: called as runs end, with the summaries so far.
+      jobs: number of concurrent runs, at least 1; use 1 on an accelerator.
+      after_each: called when a run ends, with the summaries so far.
 
     Returns:
-      Name -> what the run's `summary.json` holds; None for a run that failed.
+      Name -> content of the run's `summary.json`; None for a run that failed.
 
     Raises:
-      ValueError: before anything starts, if a config makes no sense, two runs have
-        one name, or jobs is below 1.
-      Stopped: if SIGTERM or Ctrl-C asked to stop; unfinished runs have saved.
+      ValueError: before anything starts, if a config is invalid, two runs have the same
+        name, or jobs is below 1.
+      Stopped: after SIGTERM or Ctrl-C; unfinished runs have saved.
     """
     workdir = pathlib.Path(workdir).absolute()
     if jobs < 1:
         raise ValueError(f"--jobs={jobs}: must be at least 1")
     if len({run.name for run in runs}) < len(runs):
-        raise ValueError("two runs have one name: give every value once")
-    found = {run.name: _finished(run, workdir / run.name) for run in runs}
-    summaries = {name: summary for name, summary in found.items() if summary}
+        raise ValueError("two runs have the same name: give every value once")
+    finished = {run.name: _finished(run, workdir / run.name) for run in runs}
+    summaries = {name: summary for name, summary in finished.items() if summary}
     for name, summary in summaries.items():
         print(
             f"{name}: already finished, {sweep_grid.validation_score(summary)}",
@@ -111,10 +112,10 @@ def run_all(
 
 
 def load(run: Run) -> ConfigDict:
-    """The config of a run, read and overridden as `sdpo_jax.main` does.
+    """The config of a run, loaded and overridden as `sdpo_jax.main` does it.
 
     Raises:
-      ValueError: one line that names the run, the field and what is wrong with it.
+      ValueError: one line that names the run, the field and the error.
     """
     fields = config.flat(config.default())
     for field in run.overrides:
@@ -131,62 +132,65 @@ def load(run: Run) -> ConfigDict:
         config.validate(values["config"].value)
         envs.validate(values["config"].value)
     except Exception as error:
-        # A run file is its author's code: it may raise anything.
+        # A run file is the user's code: it may raise anything.
         while "Error whilst parsing config file" in str(error):
             error = error.__context__
         lines = str(error).strip().splitlines() or [repr(error)]
-        # A file that cannot be read is told on the last of several lines.
-        told = lines[-1 if isinstance(error, OSError) else 0].strip()
-        raise ValueError(f"{run.name}: {told}") from error
+        # The reason why a file cannot be read is on the last line.
+        message = lines[-1 if isinstance(error, OSError) else 0].strip()
+        raise ValueError(f"{run.name}: {message}") from error
     return values["config"].value
 
 
 def main(argv: Sequence[str] | None = None) -> int | str:
-    """Run the grid that the arguments name; print its table.
+    """Run the grid that the arguments define and print its table.
 
     Returns:
-      What `sys.exit` takes: 0 if every run is finished.
+      What `sys.exit` takes: 0 if every run has finished.
     """
-    flag = argparse.ArgumentParser(
+    parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    flag.add_argument("--config", required=True, help="the run file")
-    flag.add_argument("--workdir", required=True, help="folder of all run folders")
-    flag.add_argument("--jobs", type=int, default=2, help="runs at once (default 2)")
-    flag.add_argument("axes", nargs="*", metavar="field=value,value")
-    given = flag.parse_intermixed_args(argv)
-    workdir = pathlib.Path(given.workdir)
+    parser.add_argument("--config", required=True, help="the run file")
+    parser.add_argument("--workdir", required=True, help="folder of all run folders")
+    parser.add_argument(
+        "--jobs", type=int, default=2, help="number of concurrent runs (default 2)"
+    )
+    parser.add_argument("axes", nargs="*", metavar="field=value,value")
+    arguments = parser.parse_intermixed_args(argv)
+    workdir = pathlib.Path(arguments.workdir)
     try:
-        cells = sweep_grid.grid(sweep_grid.parse_axes(given.axes))
+        cells = sweep_grid.grid(sweep_grid.parse_axes(arguments.axes))
         varied = sweep_grid.varied_fields(cells)
         runs = [
-            Run(sweep_grid.name_of(cell, varied), given.config, cell) for cell in cells
+            Run(sweep_grid.name_of(cell, varied), arguments.config, cell)
+            for cell in cells
         ]
         write = lambda summaries: _write_results(workdir, runs, summaries)
-        summaries = run_all(runs, workdir, given.jobs, write)
+        summaries = run_all(runs, workdir, arguments.jobs, write)
     except (ValueError, OSError) as error:
         return f"error: {error}"
     except Stopped as stopped:
-        return f"{stopped}; the same command goes on"
-    print("\npass@1, median [least, most] over seeds\n")
+        return f"{stopped}; the same command resumes"
+    print("\npass@1, median [min, max] over seeds\n")
     print(sweep_grid.table(_results(runs, summaries)))
     failed = [name for name, summary in summaries.items() if summary is None]
     for name in failed:
         log = workdir / name / _LOG
-        print(f"\nFAILED {name}: {_last_words(log)}\n  {log}")
+        print(f"\nFAILED {name}: {_last_error(log)}\n  {log}")
     return 1 if failed else 0
 
 
 def _finished(run: Run, folder: pathlib.Path) -> dict | None:
-    """The summary that is there already; refuses a config that makes no sense."""
-    # Through JSON, as the folder's own went: tuples become lists.
+    """The summary of a finished run, or None; raises ValueError for a bad config."""
+    # A round trip through JSON turns tuples into lists, as in the saved config.
     settings = json.loads(json.dumps(config.flat(load(run))))
     if not (folder / _SUMMARY).exists():
         return None
     if json.loads((folder / "config.json").read_text()) != settings:
-        # It sums up another run, which main tells field by field as it refuses.
+        # The folder holds another run; main will refuse it and list the fields.
         return None
     return json.loads((folder / _SUMMARY).read_text())
 
@@ -194,14 +198,14 @@ def _finished(run: Run, folder: pathlib.Path) -> dict | None:
 def _train(
     runs: Sequence[Run], workdir: pathlib.Path, jobs: int, stop: list[int]
 ) -> Iterator[tuple[str, dict | None]]:
-    """Name and summary of each run as it ends, but not of those that `stop` ends."""
+    """Yields name and summary of each run that ends, except those ended by `stop`."""
     waiting, running = collections.deque(runs), []
     free = _shares(max(1, min(jobs, len(runs))))
-    told = False
+    terminated = False
     while running or (waiting and not stop):
-        if stop and not told:
-            # Once: a second signal would end a run before it has saved.
-            told = True
+        if stop and not terminated:
+            # Only once: a second signal would end a run before it has saved.
+            terminated = True
             for child in running:
                 child.process.terminate()
         while waiting and free and not stop:
@@ -228,7 +232,7 @@ def _start(run: Run, workdir: pathlib.Path, cores: set[int]) -> _Child:
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            # Ctrl-C then reaches the sweep alone, which tells its runs.
+            # So that Ctrl-C reaches only the sweep, which then stops its runs.
             start_new_session=True,
         )
     print(f"{run.name}: started", flush=True)
@@ -236,26 +240,26 @@ def _start(run: Run, workdir: pathlib.Path, cores: set[int]) -> _Child:
 
 
 def _end(child: _Child, workdir: pathlib.Path) -> dict | None:
-    """Tell how a run ended; its summary if it finished."""
+    """Print how a run ended, and return its summary if it finished."""
     folder, status = workdir / child.run.name, child.process.returncode
     seconds = time.monotonic() - child.start_s
     if status:
-        told = f"exit status {status}, see {folder / _LOG}"
-        print(f"{child.run.name}: ended after {seconds:.0f} s, {told}", flush=True)
+        reason = f"exit status {status}, see {folder / _LOG}"
+        print(f"{child.run.name}: ended after {seconds:.0f} s, {reason}", flush=True)
         return None
     summary = json.loads((folder / _SUMMARY).read_text())
-    told = f"finished in {seconds:.0f} s, {sweep_grid.validation_score(summary)}"
-    print(f"{child.run.name}: {told}", flush=True)
+    result = f"finished in {seconds:.0f} s, {sweep_grid.validation_score(summary)}"
+    print(f"{child.run.name}: {result}", flush=True)
     return summary
 
 
 def _shares(jobs: int) -> list[set[int]]:
-    """The cores of each job; empty where the platform does not say."""
+    """The cores of each job; empty if the platform cannot list cores."""
     if not hasattr(os, "sched_getaffinity"):
         return [set() for _ in range(jobs)]
     cores = sorted(os.sched_getaffinity(0))
     bounds = [job * len(cores) // jobs for job in range(jobs + 1)]
-    # With fewer cores than jobs, some share one.
+    # With fewer cores than jobs, some jobs share a core.
     return [
         set(cores[low : max(high, low + 1)]) for low, high in itertools.pairwise(bounds)
     ]
@@ -263,7 +267,7 @@ def _shares(jobs: int) -> list[set[int]]:
 
 @contextlib.contextmanager
 def _on(cores: set[int]) -> Iterator[None]:
-    """Processes started inside have these cores only.
+    """Restrict processes that are started inside the block to these cores.
 
     Otherwise XLA starts a thread per core of the machine in each of them.
     """
@@ -280,13 +284,13 @@ def _on(cores: set[int]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """A list that the first SIGTERM or Ctrl-C is put into; the second one ends us."""
+    """A list that the first SIGTERM or Ctrl-C is added to; a second ends the sweep."""
     stop = []
 
     def note(number, frame):
         stop.append(number)
         signal.signal(number, signal.SIG_DFL)
-        print(f"{signal.Signals(number).name}: the runs save and leave", flush=True)
+        print(f"{signal.Signals(number).name}: the runs save and exit", flush=True)
 
     before = {n: signal.signal(n, note) for n in (signal.SIGTERM, signal.SIGINT)}
     try:
@@ -313,7 +317,7 @@ def _write_results(workdir: pathlib.Path, runs, summaries) -> None:
     json_files.write_json_atomically(workdir / RESULTS, _results(runs, summaries))
 
 
-def _last_words(log: pathlib.Path) -> str:
+def _last_error(log: pathlib.Path) -> str:
     """The error that a run ended with, on one line."""
     text = log.read_text(errors="replace").rpartition(f"\n{_PROMPT}")[2]
     lines = text.splitlines()[1:]

@@ -8,7 +8,8 @@ import statistics
 import urllib.parse
 from collections.abc import Mapping, Sequence
 
-# Not inside double quotes, and no bracket closes before another one opens.
+# A comma outside double quotes and brackets: before an even number of quotes, and with
+# no bracket that closes before one opens.
 _COMMA = re.compile(r',(?=(?:[^"]*"[^"]*")*[^"]*$)(?![^(\[]*[)\]])')
 _COLUMNS = ("setting", "seeds", "validation", "held-out", "held-out of best", "seconds")
 
@@ -23,14 +24,14 @@ def parse_axes(arguments: Sequence[str]) -> dict[str, list[str]]:
     """Field -> its values, from arguments like "seed=0,1".
 
     Raises:
-      ValueError: if an argument is no axis, or a field comes twice.
+      ValueError: if an argument is not an axis, or a field is given twice.
     """
     axes = {}
     for argument in arguments:
         field, equals, values = argument.partition("=")
         if not equals or field.startswith("-"):
             raise ValueError(
-                f"{argument!r} is no axis; expected field=value,value like seed=0,1"
+                f"{argument!r} is not an axis; expected field=value,value like seed=0,1"
             )
         if field in axes:
             raise ValueError(f"{field} is given twice; join its values by commas")
@@ -39,14 +40,14 @@ def parse_axes(arguments: Sequence[str]) -> dict[str, list[str]]:
 
 
 def name_of(overrides: Mapping[str, str], fields: Sequence[str]) -> str:
-    """What a run or setting is called by its values of `fields`; also names a folder.
+    """The name of a run or setting, from its values of `fields`; valid as a folder.
 
-    A field is called by its last part where no other one here ends in the same.
+    A field is shortened to its last part unless two of `fields` end in the same part.
     """
     leaf = lambda field: field.rpartition(".")[2]
-    times = collections.Counter(map(leaf, fields))
+    uses = collections.Counter(map(leaf, fields))
     name = ",".join(
-        f"{leaf(f) if times[leaf(f)] == 1 else f}="
+        f"{leaf(f) if uses[leaf(f)] == 1 else f}="
         + urllib.parse.quote(overrides[f], safe="(),+ ").replace(" ", "")
         for f in fields
     )
@@ -54,9 +55,9 @@ def name_of(overrides: Mapping[str, str], fields: Sequence[str]) -> str:
 
 
 def table(results: Sequence[Mapping]) -> str:
-    """One line per setting, the best by validation of the last checkpoint first.
+    """A table with a line per setting, the best validation score at the end first.
 
-    Columns are pass@1 and seconds: the median over seeds, and [least, most].
+    Columns are pass@1 and seconds: the median over seeds, and [min, max].
 
     Args:
       results: {"overrides": ..., "summary": ... or None}, as in `results.json`.
@@ -73,32 +74,32 @@ def table(results: Sequence[Mapping]) -> str:
 
 
 def varied_fields(cells: Sequence[Mapping[str, str]]) -> list[str]:
-    """The fields that have more than one value, in their order."""
+    """The fields that have more than one value, in their first order."""
     fields = dict.fromkeys(field for cell in cells for field in cell)
     return [f for f in fields if len({cell.get(f) for cell in cells}) > 1]
 
 
 def validation_score(summary: Mapping) -> str:
-    """The score of a run that the table sorts by, in words."""
+    """A text with the score by which the table is sorted."""
     return f"validation pass@1 {_spread(_scores([summary], 'last', 'validation'))}"
 
 
 def _row(
     name: str, summaries: Sequence[Mapping | None]
 ) -> tuple[float, tuple[str, ...]]:
-    """What a setting is sorted by, and its line of the table."""
+    """The sort key of a setting, and its cells of the table."""
     done = [summary for summary in summaries if summary]
     seeds = str(len(done)) + f" of {len(summaries)}" * (len(done) < len(summaries))
     validation = _scores(done, "last", "validation")
-    heldout = [_scores(done, part, "heldout") for part in ("last", "best")]
+    heldout = [_scores(done, checkpoint, "heldout") for checkpoint in ("last", "best")]
     seconds = f"{statistics.median(s['seconds'] for s in done):.0f}" if done else "-"
     rank = statistics.median(validation) if validation else -math.inf
     return rank, (name, seeds, *map(_spread, [validation, *heldout]), seconds)
 
 
-def _scores(summaries: Sequence[Mapping], part: str, split: str) -> list[float]:
-    """Pass@1 of one part of the summaries that have it."""
-    values = [summary[part].get(split, {}).get("pass@1") for summary in summaries]
+def _scores(summaries: Sequence[Mapping], checkpoint: str, split: str) -> list[float]:
+    """Pass@1 of a checkpoint on a split, for the summaries that have it."""
+    values = [summary[checkpoint].get(split, {}).get("pass@1") for summary in summaries]
     return [value for value in values if value is not None]
 
 

@@ -548,6 +548,7 @@ def test_a_save_cut_off_at_any_moment_leaves_a_sound_step(
 SAVER = """
 import sys
 import jax, jax.numpy as jnp
+from sdpo_jax import checkpoint
 from tests import compiling
 checkpoints = checkpoint.Checkpoints(sys.argv[1])
 step = checkpoints.latest()
@@ -597,6 +598,7 @@ jax.config.update("jax_cpu_collectives_implementation", "gloo")
 jax.distributed.initialize(sys.argv[1], 2, int(sys.argv[2]))
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from sdpo_jax import checkpoint
 from tests import compiling
 
 mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))

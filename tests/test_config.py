@@ -88,7 +88,7 @@ def test_every_knob_is_listed_with_default_choices_and_meaning():
 
     assert (
         "--config.rollout.temperature=1.0 (in (0, 100])\n"
-        "    of the softmax that is sampled from\n" in listed
+        "    sampling temperature\n" in listed
     )
     assert "--config.method='sdpo' (one of sdpo | grpo)\n" in listed
     assert listed.count("--config.") == len(config.KNOBS)
@@ -131,11 +131,11 @@ def test_knobs_stay_few():
         ),
         (
             {"reprompt__max_length": 2048},
-            "reprompt.max_length=2048 leaves no room beside a question of",
+            "reprompt.max_length=2048 must exceed rollout.max_prompt=2048",
         ),
         (
             {"rollout__rows_at_once": 7},
-            "rows_at_once=7 holds no whole question of rollout.attempts=8",
+            "rows_at_once=7 must be at least rollout.attempts=8",
         ),
         (
             {"curriculum__min_pass_rate": 0.6, "curriculum__max_pass_rate": 0.4},

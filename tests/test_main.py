@@ -80,7 +80,7 @@ MISTAKES = {
     ),
     "a number out of range": (
         [RUN_FILE, "--config.rollout.attempts=-1"],
-        "rollout.attempts=-1: must be in [1, 2^16]; meaning: per question",
+        "rollout.attempts=-1: must be in [1, 2^16]; meaning: attempts per question",
     ),
     "what is wrong only together": (
         [RUN_FILE, "--config.step.questions=3"],
@@ -175,7 +175,7 @@ def test_help_shows_the_commands_and_the_flags(without_jax):
         "python -m sdpo_jax.main --config=configs/quickstart.py --job=evaluate" in out
     )
     assert "--workdir" in out and "--may_change" in out
-    assert "--config.sdpo.top_k=100 (in [1, 2^20])\n    the student's most" in out
+    assert "--config.sdpo.top_k=100 (in [1, 2^20])\n    the student's like" in out
 
 
 @pytest.mark.parametrize(

@@ -39,10 +39,10 @@ def test_changed_config_is_refused_field_by_field(base, finished):
 
     assert str(told.value).splitlines() == [
         f"{finished} holds a run with another config:",
-        "  sdpo.keep_tail: True there, False now",
-        "  train.updates: 4 there, 5 now",
-        "Give another --workdir, or --may_change=sdpo.keep_tail,train.updates to go on "
-        "regardless",
+        "  sdpo.keep_tail: True saved, False now",
+        "  train.updates: 4 saved, 5 now",
+        "Give another --workdir, or --may_change=sdpo.keep_tail,train.updates to "
+        "continue anyway",
     ]
     assert (finished / "config.json").read_bytes() == kept
 

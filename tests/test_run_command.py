@@ -131,7 +131,7 @@ def test_signalled_run_saves_leaves_and_goes_on(
 
     assert status == 1 and out == ""
     stopped = done(folder)
-    told = f"stopped after update {stopped}, saved; the same command goes on"
+    told = f"stopped after update {stopped}, saved; the same command resumes"
     assert err.splitlines()[-1] == told
     assert saved_updates(folder)[-1] == stopped < 20
     assert "Traceback" not in err
@@ -175,8 +175,8 @@ def test_second_process_on_a_folder_is_refused(run_file, undisturbed, tmp_path):
     first.kill()
     first.communicate()
     assert status == 1 and out == ""
-    told = f"error: {folder} is being trained into by another process; wait for it or "
-    assert err == f"{told}give another --workdir\n"
+    told = f"error: {folder} is in use by another process; wait for it or give another "
+    assert err == f"{told}--workdir\n"
 
 
 def test_finished_run_says_so_without_building_anything(

@@ -62,9 +62,9 @@ def test_changed_fields_are_refused_one_by_one(tmp_path):
     with pytest.raises(ValueError) as told:
         claimed(tmp_path, changed(seed=2, teacher__mode="live"), ["seed"])
 
-    assert "\n  teacher.mode: 'ema' there, 'live' now\n" in str(told.value)
+    assert "\n  teacher.mode: 'ema' saved, 'live' now\n" in str(told.value)
     assert "  seed: " not in str(told.value)
-    assert "--may_change=teacher.mode to go on" in str(told.value)
+    assert "--may_change=teacher.mode to continue" in str(told.value)
     assert {path: path.read_bytes() for path in tmp_path.glob("*.json")} == kept
 
 
@@ -77,8 +77,8 @@ def test_field_that_only_one_version_knows_is_a_change(tmp_path):
     with pytest.raises(ValueError) as told:
         claimed(tmp_path, config.default())
 
-    assert "sdpo.top_k: None there, 100 now" in str(told.value)
-    assert "sdpo.top_q: 100 there, None now" in str(told.value)
+    assert "sdpo.top_k: None saved, 100 now" in str(told.value)
+    assert "sdpo.top_q: 100 saved, None now" in str(told.value)
 
 
 def test_allowed_change_reopens_a_finished_run(tmp_path):
@@ -111,7 +111,7 @@ def test_folder_held_by_another_process_is_refused_until_it_dies(tmp_path):
     command = [sys.executable, "-c", HOLD, str(tmp_path)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as holder:
         assert holder.stdout.readline() == b"held\n"
-        with pytest.raises(ValueError, match="is being trained into by another proc"):
+        with pytest.raises(ValueError, match="is in use by another process"):
             claimed(tmp_path, config.default())
         holder.kill()
         holder.wait()

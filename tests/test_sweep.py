@@ -32,15 +32,15 @@ MISTAKES = {
     ),
     "a value out of range in one cell": (
         ["teacher.rate=0.5,2"],
-        "rate=2: teacher.rate=2.0: must be in [0, 1]; meaning: of the average",
+        "rate=2: teacher.rate=2.0: must be in [0, 1]; meaning: step of the EMA",
     ),
     "what is wrong only together": (
         ["rollout.questions=4,6", "step.questions=4"],
         "questions=6: rollout.questions=6 is not a multiple of step.questions=4",
     ),
-    "a value given twice": (["seed=0,0"], "two runs have one name"),
+    "a value given twice": (["seed=0,0"], "two runs have the same name"),
     "no jobs": (["--jobs=0"], "--jobs=0: must be at least 1"),
-    "no axis": (["seed"], "'seed' is no axis"),
+    "no axis": (["seed"], "'seed' is not an axis"),
     "a missing run file": (
         ["--config=no/such/run.py"],
         "run: [Errno 2] No such file or directory: 'no/such/run.py'",
@@ -189,9 +189,9 @@ def test_stopped_sweep_goes_on_where_its_runs_were(short, tmp_path):
     out, err = process.communicate(timeout=200)
 
     assert process.returncode == 1
-    assert err == "stopped with 0 of 2 runs ended; the same command goes on\n"
+    assert err == "stopped with 0 of 2 runs ended; the same command resumes\n"
     log = (first / "log.txt").read_text()
-    assert "the same command goes on" in log and "Traceback" not in log
+    assert "the same command resumes" in log and "Traceback" not in log
     (saved,) = (first / "checkpoints").iterdir()
     assert 1 <= int(saved.name) < 40 and not second.exists()
 
@@ -215,5 +215,5 @@ def test_folder_of_another_config_is_refused_not_believed(tmp_path, monkeypatch)
     summaries = sweep.run_all([run], tmp_path)
 
     assert summaries == {"a": None}
-    words = sweep._last_words(folder / "log.txt")
-    assert "holds a run with another config: seed: 2 there, 1 now" in words
+    words = sweep._last_error(folder / "log.txt")
+    assert "holds a run with another config: seed: 2 saved, 1 now" in words

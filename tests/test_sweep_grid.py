@@ -25,8 +25,8 @@ def test_values_are_split_at_commas_outside_brackets_and_quotes(argument, values
 @pytest.mark.parametrize(
     "arguments, told",
     [
-        (["seed"], "'seed' is no axis; expected field=value,value"),
-        (["--config.seed=1"], "'--config.seed=1' is no axis"),
+        (["seed"], "'seed' is not an axis; expected field=value,value"),
+        (["--config.seed=1"], "'--config.seed=1' is not an axis"),
         (["seed=1", "seed=2"], "seed is given twice; join its values by commas"),
     ],
 )

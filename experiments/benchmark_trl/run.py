@@ -1,10 +1,10 @@
-"""One SDPO step of this project beside one of TRL 1.16, on one CPU core.
+"""Compares one SDPO step of this project with one of TRL 1.16, on one CPU core.
 
   python -m experiments.benchmark_trl.run --core=1
 
 Without `--trl-python` it first makes an environment for TRL in runs/benchmark_trl/venv.
-Each process's result is kept in results.json as it ends; those there are not measured
-again, unless `--again` says so. The table is printed at the end.
+The result of each process is saved in results.json and not measured again, except with
+`--again`. The table is printed at the end.
 """
 
 import argparse
@@ -28,9 +28,9 @@ _HERE = pathlib.Path(__file__).resolve().parent
 _ROOT = _HERE.parents[1]
 _SCRATCH = _ROOT / "runs" / "benchmark_trl"
 _SIDES = {"sdpo_jax": "sdpo_jax", "trl": "TRL 1.16"}
-# The turn of our side that compiles, which TRL does not; later ones load.
+# The turn in which our side compiles (TRL does not); later turns load from the cache.
 _COMPILES = 0
-# Below this share of its core, a process was waiting for others.
+# A process with less than this share of its core was waiting for other processes.
 _CORE_SHARE = 0.97
 _TRIES = 5
 
@@ -43,13 +43,13 @@ _COLUMNS: dict[str, Callable[[dict], float]] = {
 
 
 def _update_s(result: dict) -> list[float]:
-    """All of each step that is not sampling."""
+    """The seconds of each step that are not sampling."""
     pairs = zip(result["whole_s"], result["sample_s"], strict=True)
     return [whole - sample for whole, sample in pairs]
 
 
 def table(results: Sequence[dict], workload: str) -> str:
-    """Markdown: a row per side and one of ratios, each a median and its range."""
+    """A Markdown table: a row per side and one of ratios, each a median and a range."""
     chosen = [r for r in results if r["workload"] == workload]
     by_side = {
         side: {r["turn"]: r for r in chosen if r["side"] == side} for side in _SIDES
@@ -83,7 +83,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def make_trl_environment() -> pathlib.Path:
-    """The Python of an environment with requirements-trl.txt, made when missing."""
+    """The Python of an environment with requirements-trl.txt, created if missing."""
     folder = _SCRATCH / "venv"
     python, done = folder / "bin" / "python", folder / "installed"
     if not done.exists():
@@ -96,7 +96,7 @@ def make_trl_environment() -> pathlib.Path:
 
 
 def measure(side: str, workload: str, python, checkpoint, compiled) -> dict:
-    """One process of one side, from its start to its result."""
+    """Run one process of one side, and return its result."""
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "OMP_NUM_THREADS": "1",
@@ -125,7 +125,7 @@ def measure(side: str, workload: str, python, checkpoint, compiled) -> dict:
 
 
 def measure_undisturbed(side: str, *rest) -> dict:
-    """`measure`, again where other processes had a part of the core."""
+    """`measure`, repeated while other processes use the core."""
     for _ in range(_TRIES):
         result = measure(side, *rest)
         if result["core_share"] >= _CORE_SHARE:
@@ -135,7 +135,7 @@ def measure_undisturbed(side: str, *rest) -> dict:
 
 
 def machine() -> dict:
-    """What the numbers were measured on."""
+    """The machine that the numbers were measured on."""
     lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
     names = [line.partition(":")[2].strip() for line in lines if "model name" in line]
     cpu = names[0] if names else platform.processor()
@@ -143,7 +143,7 @@ def machine() -> dict:
 
 
 def main() -> None:
-    """Read the command line, measure what is missing, print."""
+    """Do the missing measurements and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trl-python", help="a Python with requirements-trl.txt")
     parser.add_argument("--core", type=int, default=max(os.sched_getaffinity(0)))
@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--results", type=pathlib.Path, default=_HERE / "results.json")
     parser.add_argument(
-        "--again", choices=_SIDES, nargs="*", help="forget these sides; none names both"
+        "--again", choices=_SIDES, nargs="*", help="measure these sides again; or both"
     )
     arguments = parser.parse_args()
     workloads = arguments.workload or list(w.WORKLOADS)
@@ -168,16 +168,18 @@ def main() -> None:
 
 
 def _fill(results: list[dict], workloads: Sequence[str], arguments) -> None:
-    """Measure and keep what `results` lacks, the sides in turn."""
-    # Children inherit it, with the number of threads that libraries then choose.
+    """Do the measurements missing in `results` and save them, the sides in turn."""
+    # Child processes inherit the core, and libraries choose their threads by it.
     os.sched_setaffinity(0, {arguments.core})
-    there = {(r["workload"], r["turn"], r["side"]) for r in results}
+    measured = {(r["workload"], r["turn"], r["side"]) for r in results}
     pythons = {"sdpo_jax": sys.executable, "trl": arguments.trl_python}
     for workload in workloads:
         turns = range(1, arguments.turns + 1)
         order = [(_COMPILES, "sdpo_jax"), *itertools.product(turns, _SIDES)]
         missing = [
-            (turn, side) for turn, side in order if (workload, turn, side) not in there
+            (turn, side)
+            for turn, side in order
+            if (workload, turn, side) not in measured
         ]
         compiled = _SCRATCH / "compiled" / workload
         for turn, side in missing:
@@ -196,7 +198,7 @@ def _fill(results: list[dict], workloads: Sequence[str], arguments) -> None:
 
 
 def _checkpoint(workload: str) -> pathlib.Path:
-    """The random checkpoint of a workload, written when missing."""
+    """The random checkpoint of a workload, written if missing."""
     folder = _SCRATCH / workload
     if not folder.exists():
         from experiments.benchmark_trl import checkpoint  # Imports JAX.

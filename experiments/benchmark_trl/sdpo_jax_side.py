@@ -1,7 +1,7 @@
 """This project's training loop on one workload; run by `run.py`.
 
-The loop is `train.run` itself: only the environment, which scores by place, and two
-functions that look on come from here.
+The loop is `train.run` itself. This file adds only the environment, which scores by
+order, and wrappers of two functions that measure.
 """
 
 import collections
@@ -25,14 +25,14 @@ from sdpo_jax.envs.base import Verdict
 from sdpo_jax.learner import Learner
 from sdpo_jax.questions.question import Question
 
-# No update is ever the last, nor one to evaluate or save after.
+# No update is the last one, or one after which to evaluate or save.
 _NEVER = 10**6
 _VERSIONS = ("jax", "jaxlib", "transformers", "git_commit")
 _COMPILING = "/jax/core/compile/backend_compile_duration"
 
 
 def run_config(workload: w.Workload, checkpoint: str) -> ConfigDict:
-    """The workload in this project's words."""
+    """This project's config of a workload."""
     c = config.default()
     c.seed = w.SEED
     c.model.path = checkpoint
@@ -64,7 +64,7 @@ def run_config(workload: w.Workload, checkpoint: str) -> ConfigDict:
 
 
 class ByPlace:
-    """Scores one attempt at a question 1 and its others 0, whatever they say."""
+    """Scores the first graded attempt at a question 1 and all others 0."""
 
     def __init__(self, workload: w.Workload):
         turns = enumerate(workload.prompts())
@@ -75,7 +75,7 @@ class ByPlace:
         self._lock = threading.Lock()
 
     def questions(self, split):
-        """Every update trains on others."""
+        """The questions of a split; every update trains on different ones."""
         return self._train if split == "train" else self._evaluated
 
     def start(self, question):
@@ -90,15 +90,15 @@ class ByPlace:
         return SimpleNamespace(act=act)
 
     def close(self):
-        """Nothing is open."""
+        """Nothing to close."""
 
 
 class _EnoughUpdates(Exception):
-    """The workload is done; `train.run` would go on, evaluate and save."""
+    """Ends the workload; otherwise `train.run` would continue, evaluate and save."""
 
 
 def measure(workload: w.Workload, checkpoint: str) -> dict:
-    """Train and report."""
+    """Train on the workload and return the measurements."""
     compiling = []
     count = lambda name, s, **_: compiling.append(s) if name == _COMPILING else None
     jax.monitoring.register_event_duration_secs_listener(count)
@@ -109,8 +109,8 @@ def measure(workload: w.Workload, checkpoint: str) -> dict:
             train.run(run_config(workload, checkpoint), folder, ByPlace(workload))
         lines = list(json_files.read_lines(folder / metrics.METRICS))[1:]
         versions = json.loads((folder / "versions.json").read_text())
-    for one in watch.seen:
-        w.check(workload, one)
+    for shapes in watch.seen:
+        w.check(workload, shapes)
     if watch.compiled_late:
         raise ValueError(f"{watch.compiled_late} programs compiled after warm-up")
     return {
@@ -124,7 +124,7 @@ def measure(workload: w.Workload, checkpoint: str) -> dict:
 
 
 class _Watch:
-    """Looks at every batch on its way to the update, and at the clock after it.
+    """Records the shapes of every batch, and the time after each update.
 
     Args:
       workload: how many updates there are.
@@ -143,7 +143,7 @@ class _Watch:
         return len(self._compiling) - self._compiled_warm
 
     def patched(self) -> contextlib.AbstractContextManager:
-        """`train.run` with this looking on."""
+        """A context in which `train.run` calls this watch."""
         update, write_timings = Learner.update, metrics.RunLog.write_timings
 
         def watched(learner, batch):

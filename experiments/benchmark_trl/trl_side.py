@@ -1,6 +1,6 @@
 """TRL's experimental SDPOTrainer on one workload; run by `run.py` in TRL's environment.
 
-Nothing of the trainer is changed; three of its methods are timed from outside.
+The trainer is unchanged; three of its methods are timed from outside.
 """
 
 import collections
@@ -18,7 +18,7 @@ from experiments.benchmark_trl import workload as w
 
 
 def config(workload: w.Workload, folder: str) -> SDPOConfig:
-    """The workload in TRL's words, with everything off that is not the step."""
+    """TRL's config of a workload, with all work outside the step turned off."""
     support = {"distillation_mode": "full_logits"}
     if workload.top_k:
         support = {
@@ -65,7 +65,7 @@ def config(workload: w.Workload, folder: str) -> SDPOConfig:
 
 
 class Watch(transformers.TrainerCallback):
-    """Ends a step where the trainer does, and looks at what it was about."""
+    """Records each of the trainer's steps, and the shapes of its batch."""
 
     def __init__(self, record: w.Record):
         self.record = record
@@ -74,7 +74,7 @@ class Watch(transformers.TrainerCallback):
         self.seen = []
 
     def around(self, trainer: SDPOTrainer, method: str, part: str) -> None:
-        """Add the seconds of a method to a part."""
+        """Add the seconds of a method to a phase."""
         original = getattr(trainer, method)
 
         @functools.wraps(original)
@@ -91,7 +91,7 @@ class Watch(transformers.TrainerCallback):
         setattr(trainer, method, timed)
 
     def on_self_distillation_batch_prepared(self, **batch):
-        """TRL's own event, once a batch is whole."""
+        """TRL's event for a complete batch."""
         rows, response = batch["completion_ids"].shape
         self.seen.append(
             {
@@ -104,7 +104,7 @@ class Watch(transformers.TrainerCallback):
         )
 
     def on_step_end(self, *_, **__):
-        """Between two of these lies one whole step."""
+        """TRL's event at the end of a step."""
         rollout_s, sample_s = self.seconds["rollout"], self.seconds["sample"]
         # A training step begins by preparing its batch.
         train_s = self.seconds["train"] - rollout_s
@@ -114,12 +114,12 @@ class Watch(transformers.TrainerCallback):
 
 
 def solved(completions, **_) -> list[float]:
-    """The first attempt at each question, by its place."""
+    """Scores: 1 for the first attempt at each question, 0 for the others."""
     return [float(i % solved.attempts == 0) for i in range(len(completions))]
 
 
 def measure(workload: w.Workload, checkpoint: str) -> dict:
-    """Train and report."""
+    """Train on the workload and return the measurements."""
     torch.set_num_threads(1)
     solved.attempts = workload.attempts
     data = Dataset.from_list(

@@ -1,6 +1,6 @@
-"""What both sides are given, and how a side reports; imports neither JAX nor torch.
+"""The workloads of both sides, and their measurements; imports neither JAX nor torch.
 
-A word `wN` of the texts is token N of the model, so every length here is exact.
+A word `wN` in the texts is token N of the model, so every length here is exact.
 """
 
 import argparse
@@ -25,7 +25,7 @@ CHAT_TEMPLATE = (
 _CHAT_TOKENS = 2
 _SOLUTION_TOKENS = 3
 
-WARMUP = 2  # Steps before those that are timed.
+WARMUP = 2  # Steps that are not timed.
 SEED = 0
 LEARNING_RATE = 1e-5
 WEIGHT_DECAY = 0.01
@@ -37,16 +37,16 @@ IMPORTANCE_RATIO_CAP = 2.0
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """One size of everything.
+    """The sizes of a model, a batch and a run.
 
     Args:
       questions: per rollout batch, which is one optimiser step.
-      attempts: per question; one of them is graded solved, whatever it says.
-      prompt: tokens of a student's prompt, chat tokens included.
+      attempts: per question; one of them is graded as solved, whatever its text.
+      prompt: tokens of a student's prompt, including chat tokens.
       response: tokens of every response; none stops earlier.
       reprompt: tokens of a teacher's prompt that shows a solution.
-      top_k: the student's most likely tokens, and a tail; 0 for the whole vocabulary.
-      steps: timed, in each process.
+      top_k: the student's most likely tokens, and a tail; 0 for the full vocabulary.
+      steps: number of timed steps in each process.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Workload:
 
     @property
     def updates(self) -> int:
-        """Steps of a process, those before the timed ones included."""
+        """Steps of a process, including the warm-up."""
         return WARMUP + self.steps
 
     @property
@@ -77,22 +77,22 @@ class Workload:
 
     @property
     def rows_with_target(self) -> int:
-        """The sole solved attempt of a question has no peer to learn from."""
+        """Rows that are trained on; a question's only solved attempt has no teacher."""
         return self.questions * (self.attempts - 1)
 
     @property
     def solution_template(self) -> str:
-        """Words before a shown solution, which stands in their place `{solution}`."""
+        """The template of a solution, with a few words before `{solution}`."""
         return f" {_words(range(3, 3 + _SOLUTION_TOKENS))} {{solution}}"
 
     @property
     def instruction(self) -> str:
-        """The last words of a teacher's prompt, as many as its length asks for."""
+        """The last words of a teacher's prompt; they fill it to its exact length."""
         count = self.reprompt - self.prompt - self.response - _SOLUTION_TOKENS
         return f" {_words(range(10, 10 + count))}"
 
     def prompts(self) -> list[str]:
-        """The user turns of all questions, all different and equally long."""
+        """The user turns of all questions, all different and of equal length."""
         rng = random.Random(SEED)
         length = self.prompt - _CHAT_TOKENS
         draw = lambda: [rng.randrange(100, self.vocab) for _ in range(length)]
@@ -120,7 +120,7 @@ LARGE = Workload(
     top_k=100,
     steps=10,
 )
-# The quickstart's model on the same text.
+# The quickstart's model with the same lengths.
 SMALL = dataclasses.replace(
     LARGE,
     name="small",
@@ -131,7 +131,7 @@ SMALL = dataclasses.replace(
     head_width=32,
     steps=30,
 )
-# The quickstart's model on texts as short as its own.
+# The quickstart's model with the quickstart's lengths.
 QUICKSTART = dataclasses.replace(
     SMALL,
     name="quickstart",
@@ -146,19 +146,19 @@ WORKLOADS = {w.name: w for w in (LARGE, SMALL, QUICKSTART)}
 
 
 class Record:
-    """What one process measures: seconds by step and part, and peak memory."""
+    """The measurements of one process: seconds by step and phase, and peak memory."""
 
     def __init__(self):
         self._marks = [(time.perf_counter(), time.process_time())]
         self._parts: list[Mapping[str, float]] = []
 
     def step(self, parts: Mapping[str, float]) -> None:
-        """Ends a step, of which `parts` names seconds."""
+        """End a step; `parts` holds the seconds of its phases."""
         self._parts.append(dict(parts))
         self._marks.append((time.perf_counter(), time.process_time()))
 
     def result(self) -> dict:
-        """Lists over the steps after the warm-up, and the memory of all."""
+        """Seconds of each step after the warm-up, and the peak memory of all steps."""
         pairs = list(zip(self._marks, self._marks[1:], strict=False))
         whole_s = [after[0] - before[0] for before, after in pairs]
         cpu_s = [after[1] - before[1] for before, after in pairs]
@@ -175,7 +175,7 @@ class Record:
 
 
 def peak_mib() -> float:
-    """The most memory that this process ever had resident."""
+    """The peak resident memory of this process, in MiB."""
     for line in pathlib.Path("/proc/self/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
@@ -183,20 +183,20 @@ def peak_mib() -> float:
 
 
 def check(workload: Workload, seen: Mapping[str, int]) -> None:
-    """Refuse numbers of a side that did other work than was asked for."""
-    asked = {
+    """Raise ValueError if a side did not do the work of its workload."""
+    expected = {
         "prompt": workload.prompt,
         "response": workload.response,
         "reprompt": workload.reprompt,
         "rows": workload.rows,
         "rows_with_target": workload.rows_with_target,
     }
-    if dict(seen) != asked:
-        raise ValueError(f"{workload.name}: asked for {asked}, found {dict(seen)}")
+    if dict(seen) != expected:
+        raise ValueError(f"{workload.name}: expected {expected}, got {dict(seen)}")
 
 
 def run_side(measure: Callable[[Workload, str], dict], doc: str) -> None:
-    """Read the command line of `run.py`; leave what `measure` returns where it reads.
+    """Run the measurement that the command line names, and write its result to a file.
 
     Args:
       measure: trains on a workload, from the checkpoint at a path.

@@ -1,9 +1,9 @@
-"""Kill runs with SIGKILL at random moments, resume them, and compare to the bit.
+"""Kills runs with SIGKILL at random moments, resumes them, and compares every bit.
 
   python -m experiments.kill_and_resume.run --trials=10 --workdir=runs/kill_and_resume
 
-The same command again repeats no finished trial. See README.md here for what is
-compared and what was measured.
+Running the same command again skips finished trials. README.md in this folder describes
+what is compared and the results.
 """
 
 import argparse
@@ -35,12 +35,12 @@ _RUN = sweep.Run(
         "train.save_every": "2",
     },
 )
-# Of the clock, not of the seed.
+# The field of the summary that depends on the clock, not only on the seed.
 _CLOCK = "seconds"
 
 
 def start(folder: pathlib.Path) -> subprocess.Popen:
-    """The command of a user, on a run folder; its output goes into `log.txt` there."""
+    """Start or resume a run as a user would; its output goes to log.txt in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     overrides = [f"--config.{name}={value}" for name, value in _RUN.overrides.items()]
     # Compiling again at every start would take longer than the run itself.
@@ -62,29 +62,29 @@ def start(folder: pathlib.Path) -> subprocess.Popen:
 
 
 def run_for(folder: pathlib.Path, seconds: float | None = None) -> int:
-    """Run or resume, at most so long: then SIGKILL its process group. Its status."""
+    """Run or resume, SIGKILL after `seconds`; returns the exit status."""
     process = start(folder)
     try:
         process.wait(seconds)
     except subprocess.TimeoutExpired:
         pass
     finally:
-        # After Ctrl-C too: left behind, it would write into the next trial.
+        # Also after Ctrl-C: a run that is left alive would write into the next trial.
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
     return process.wait()
 
 
 def finish(folder: pathlib.Path) -> float:
-    """Run or resume to the end; the seconds it took."""
+    """Run or resume to the end; returns the seconds that it took."""
     start_s = time.monotonic()
     if run_for(folder):
-        raise ChildProcessError(f"the run did not end well, see {folder / 'log.txt'}")
+        raise ChildProcessError(f"the run failed, see {folder / 'log.txt'}")
     return time.monotonic() - start_s
 
 
-def found_in(folder: pathlib.Path) -> dict:
-    """What a killed run has left behind."""
+def progress(folder: pathlib.Path) -> dict:
+    """How far a killed run got, from the files in its folder."""
     file = folder / metrics.METRICS
     lines = list(json_files.read_lines(file)) if file.exists() else []
     checkpoints = folder / "checkpoints"
@@ -98,21 +98,21 @@ def found_in(folder: pathlib.Path) -> dict:
 
 
 def digests(folder: pathlib.Path) -> dict[str, str]:
-    """What a finished run has written, but for what the clock decides."""
+    """Digests of all that a finished run has written, except what the clock decides."""
     summary = json.loads((folder / "summary.json").read_text())
     del summary[_CLOCK]
-    # attempts.jsonl and metrics.jsonl hold nothing of the clock: whole files.
-    parts = {
+    # attempts.jsonl and metrics.jsonl contain no times, so the complete files count.
+    contents = {
         "attempts": (folder / metrics.ATTEMPTS).read_bytes(),
         "metrics": (folder / metrics.METRICS).read_bytes(),
         "summary": json.dumps(summary, sort_keys=True).encode(),
     }
-    found = {name: hashlib.sha256(part).hexdigest() for name, part in parts.items()}
-    return {n: d[:12] for n, d in (found | {"checkpoints": _arrays(folder)}).items()}
+    full = {n: hashlib.sha256(data).hexdigest() for n, data in contents.items()}
+    return {n: d[:12] for n, d in (full | {"checkpoints": _arrays(folder)}).items()}
 
 
 def _arrays(folder: pathlib.Path) -> str:
-    """Digest of every array of every checkpoint that is kept, with their names."""
+    """Digest of every array, with its name, of all checkpoints in the folder."""
     c = sweep.load(_RUN)
     mesh = distributed.make_mesh(c.mesh, devices=jax.devices()[:1])
     arch = huggingface.architecture(c.model.path)
@@ -129,11 +129,12 @@ def _arrays(folder: pathlib.Path) -> str:
 
 
 def undisturbed(workdir: pathlib.Path) -> dict:
-    """Seconds and digests of a run that nobody kills."""
+    """Seconds and digests of a run that is not killed."""
     file, folder = workdir / "undisturbed.json", workdir / "undisturbed"
     if not file.exists():
         shutil.rmtree(folder, ignore_errors=True)
-        # Its compiled programs are kept, so that the next one is timed as the trials.
+        # The first run fills the compilation cache, so that the second is timed as the
+        # trials are.
         finish(workdir / "first")
         seconds = round(finish(folder), 1)
         first = digests(workdir / "first")
@@ -143,7 +144,7 @@ def undisturbed(workdir: pathlib.Path) -> dict:
 
 
 def trial(workdir: pathlib.Path, number: int, seed: int, within_s: float) -> dict:
-    """Kill a run at a random moment, resume it, and tell how it ended."""
+    """Kill a run at a random moment and resume it; returns what happened."""
     file, folder = workdir / f"trial_{number}.json", workdir / f"trial_{number}"
     rng = random.Random(f"{seed}-{number}")
     late = -1
@@ -151,46 +152,46 @@ def trial(workdir: pathlib.Path, number: int, seed: int, within_s: float) -> dic
         late += 1
         shutil.rmtree(folder, ignore_errors=True)
         killed_s = rng.uniform(0, within_s)
-        # A run that ended before its moment came is drawn again.
+        # Draw another moment if the run ended before this one.
         if run_for(folder, killed_s) != -signal.SIGKILL:
             continue
-        found = {"killed_s": round(killed_s, 2), "late_draws": late}
-        found |= found_in(folder)
-        found |= {"resumed_s": round(finish(folder), 1), "digests": digests(folder)}
-        json_files.write_json_atomically(file, found)
+        result = {"killed_s": round(killed_s, 2), "late_draws": late}
+        result |= progress(folder)
+        result |= {"resumed_s": round(finish(folder), 1), "digests": digests(folder)}
+        json_files.write_json_atomically(file, result)
     return json.loads(file.read_text())
 
 
 def _show(name: str, result: dict, expected: dict) -> bool:
     equal = result["digests"] == expected
-    told = "  ".join(f"{part} {d}" for part, d in result["digests"].items())
-    print(f"{name}: {told}  {'equal' if equal else 'DIFFERS'}", flush=True)
+    line = "  ".join(f"{content} {d}" for content, d in result["digests"].items())
+    print(f"{name}: {line}  {'equal' if equal else 'DIFFERS'}", flush=True)
     return equal
 
 
 def main() -> int:
-    """Run the trials that the command line asks for; 1 if any run differs."""
+    """Run the requested number of trials; returns 1 if any run differs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
     given = parser.parse_args()
     given.workdir = given.workdir.absolute()
-    whole = undisturbed(given.workdir)
-    expected = whole["digests"]
-    print(f"undisturbed: {whole['seconds']} s", flush=True)
-    equal = [_show("undisturbed", whole, expected)]
-    equal += [_show("undisturbed, first", {"digests": whole["first"]}, expected)]
+    baseline = undisturbed(given.workdir)
+    expected = baseline["digests"]
+    print(f"undisturbed: {baseline['seconds']} s", flush=True)
+    equal = [_show("undisturbed", baseline, expected)]
+    equal += [_show("undisturbed, first", {"digests": baseline["first"]}, expected)]
     trials = []
     for number in range(given.trials):
-        trials.append(trial(given.workdir, number, given.seed, whole["seconds"]))
-        found = {k: v for k, v in trials[-1].items() if k != "digests"}
-        print(f"trial {number}: {json.dumps(found)}", flush=True)
+        trials.append(trial(given.workdir, number, given.seed, baseline["seconds"]))
+        events = {k: v for k, v in trials[-1].items() if k != "digests"}
+        print(f"trial {number}: {json.dumps(events)}", flush=True)
         equal.append(_show(f"trial {number}", trials[-1], expected))
     results = {
         "overrides": _RUN.overrides,
         "seed": given.seed,
-        "undisturbed": whole,
+        "undisturbed": baseline,
         "trials": trials,
         "equal": all(equal),
     }

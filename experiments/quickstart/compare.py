@@ -1,8 +1,8 @@
-"""Two finished runs side by side: a table on the terminal, a picture beside it.
+"""Compares finished runs: prints a table and draws a plot.
 
   python -m experiments.quickstart.compare runs/quickstart runs/quickstart_grpo
 
-The picture is written to `comparison.png` in the first run's folder.
+The plot is written to `comparison.png` in the first run's folder.
 """
 
 import argparse
@@ -21,7 +21,7 @@ _COLUMNS = ("method", "generations", "seconds", "base", "last", "best", "best at
 
 
 def table(summaries: Sequence[dict]) -> str:
-    """Held-out pass@1 of base, last and best checkpoint, a line per run."""
+    """A table of held-out pass@1 of base, last and best checkpoint, a line per run."""
     rows = [_COLUMNS]
     for s in summaries:
         pass_at_1 = lambda part, s=s: f"{s[part]['heldout']['pass@1']:.3f}"
@@ -43,7 +43,7 @@ def table(summaries: Sequence[dict]) -> str:
 
 
 def draw(folders: Sequence[pathlib.Path], summaries: Sequence[dict], path) -> None:
-    """Validation pass@1 and the score of training attempts over generations."""
+    """Plot validation pass@1 and the score of training attempts over generations."""
     figure, axes = plt.subplots(1, 2, figsize=(10, 3.6), sharey=True)
     names = ("validation/pass@1", "rollout/score")
     titles = ("validation pass@1", "score of training attempts")
@@ -64,7 +64,7 @@ def draw(folders: Sequence[pathlib.Path], summaries: Sequence[dict], path) -> No
 
 
 def main() -> None:
-    """Read the folders named on the command line; print and draw."""
+    """Compare the run folders that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folders", nargs="+", type=pathlib.Path)
     folders = parser.parse_args().folders

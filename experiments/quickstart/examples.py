@@ -1,7 +1,7 @@
-"""What the base model is taught: to write programs, and to read feedback on one.
+"""Supervised examples for the base model: write programs, and use feedback on one.
 
-A made-up word means something else in every example, so only what stands in the context
-can tell which program is right.
+A made-up word has another meaning in every example, so only the context shows which
+program is right.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ from sdpo_jax.sandbox.worker import programs
 # Kind of example -> its share.
 KINDS = {"bare": 0.30, "feedback": 0.42, "solution": 0.18, "both": 0.10}
 LENGTHS = {1: 0.2, 2: 0.4, 3: 0.4}
-KNOWN_SHARE = 0.4  # Without known words the base would hardly ever be right at first.
+KNOWN_SHARE = 0.4  # Without known words the base model would almost never be right.
 ATTEMPT_SHOWN = 0.05
 PREFIX_IS_ATTEMPT = 0.5
 SLOT_REPLACED = 0.25
@@ -47,7 +47,7 @@ RULES = reprompt.Rules(
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A list of words, what they mean here, and the inputs that test a program."""
+    """A list of words, their operations, and the inputs that test a program."""
 
     words: tuple[str, ...]
     operations: tuple[str, ...]
@@ -74,13 +74,13 @@ def draw_problem(
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """A context, the response that stands after it, and what should stand there.
+    """A context, the response that the model reads after it, and the right response.
 
     Args:
-      context: token ids, up to and with the assistant's header.
+      context: token ids, up to and including the assistant's header.
       fed: token ids of the response that the model reads; it may be wrong.
       right: token ids of a right response, by position.
-      taught: where the model learns to predict `right`.
+      taught: true at positions where the model learns to predict `right`.
     """
 
     context: list[int]
@@ -89,7 +89,7 @@ class Example:
     taught: list[bool]
 
     def slots(self) -> list[int]:
-        """Places of the operations that are taught."""
+        """Positions of the operations that are taught."""
         inside = range(len(self.right) - 2)  # Without the closing and the stop token.
         return [index for index in inside if self.taught[index] and _is_slot(index)]
 
@@ -125,9 +125,10 @@ def supervise(tokenizer, prompt: str, fed: str, right: str) -> Example:
 
 
 def _taught(fed: Sequence[int], right: Sequence[int]) -> list[bool]:
-    """Where `right` is a fair target for a model that has read `fed` so far.
+    """True where `right` is a fair target for a model that has read `fed` so far.
 
-    Not after the shapes part: there the tokens of `right` stand in the wrong place.
+    False after the first difference outside an operation: from there on the tokens of
+    `right` are at other positions than in `fed`.
     """
     taught = [False] * len(right)
     for index in range(min(len(fed), len(right))):
@@ -138,23 +139,23 @@ def _taught(fed: Sequence[int], right: Sequence[int]) -> list[bool]:
 
 
 def _is_slot(index: int) -> bool:
-    """Whether a token of a response is an operation; after the opening, every other."""
+    """Whether a token of a response is an operation: every second after the opening."""
     return index >= OPENING_TOKENS and (index - OPENING_TOKENS) % 2 == 0
 
 
 def pad(drawn: Sequence[Example], width: int) -> tuple[np.ndarray, ...]:
-    """Padded sequences, and where and what the model is taught.
+    """The examples as padded arrays.
 
     Returns:
-      ids [B, T], the position [B, R] in front of each response token, the right token
-      there [B, R], and whether it is taught [B, R].
+      ids [B, T], the position [B, R] before each response token, the right token [B, R]
+      after that position, and whether it is taught [B, R].
     """
     ids_BT = np.full((len(drawn), width), PAD, np.int32)
     place_BR, target_BR = np.zeros((2, len(drawn), RESPONSE_TOKENS), np.int32)
     taught_BR = np.zeros((len(drawn), RESPONSE_TOKENS), bool)
     for row, example in enumerate(drawn):
-        whole = example.context + example.fed
-        ids_BT[row, : len(whole)] = whole
+        sequence = example.context + example.fed
+        ids_BT[row, : len(sequence)] = sequence
         places = np.arange(len(example.right)) + len(example.context) - 1
         place_BR[row, : len(places)] = places
         target_BR[row, : len(places)] = example.right
@@ -171,7 +172,7 @@ def _replace_slots(rng: random.Random, operations, share: float) -> list[str]:
 
 
 def wrong_attempt(rng: random.Random, problem: Problem) -> str:
-    """An attempt such as the base makes: well formed, known words mostly right."""
+    """A wrong attempt like the base model's: well formed, known words mostly right."""
     share = rng.uniform(0.3, 1.0)
     operations = [
         _replace_slots(rng, [operation], share / 4 if word in task.KNOWN else share)[0]
@@ -210,12 +211,12 @@ def _break(rng: random.Random, program: str) -> str:
 
 
 class InProcess:
-    """A sandbox for programs that this folder wrote itself: it runs them right here."""
+    """A sandbox that runs programs in this process; only for this folder's programs."""
 
     tier = "none"
 
     def run(self, program: str, inputs: Sequence[pool.Call], cpu_s) -> list:
-        """What each call of the program does."""
+        """One execution per call of the program."""
         return [self._run_one(program, call) for call in inputs]
 
     def _run_one(self, program: str, call: pool.Call) -> pool.Execution:
@@ -224,8 +225,8 @@ class InProcess:
             exec(compile(program, programs.FILENAME, "exec"), names)
             result = names[call.function](*call.arguments)
         except (SyntaxError, NameError) as error:
-            said = programs.describe(error, program)
-            fields = {f"error_{name}": value for name, value in said.items()}
+            description = programs.describe(error, program)
+            fields = {f"error_{name}": value for name, value in description.items()}
             return pool.Execution("error", **fields)
         return pool.Execution("ok", result=result)
 
@@ -237,7 +238,7 @@ ENVIRONMENT = grader.Programming({}, InProcess(), wrong_answers_shown=1)
 
 
 def feedback(problem: Problem, response: str) -> str:
-    """The environment's words on a response; empty for a right one."""
+    """The environment's feedback on a response; empty for a right one."""
     tests = grader.Cases(
         inputs=[pool.Call(task.FUNCTION, [x]) for x in problem.inputs],
         outputs=[task.values(problem.operations, x) for x in problem.inputs],

@@ -1,9 +1,9 @@
-"""Train the base model of the quickstart: it can write programs and read feedback.
+"""Train the quickstart's base model, which can write programs and use feedback.
 
   python -m experiments.quickstart.make_base --seed=0 \
       --folder=experiments/quickstart/base
 
-Writes a Hugging Face checkpoint with its tokenizer, then prints what the base can do.
+Writes a Hugging Face checkpoint with its tokenizer, then prints measurements of it.
 """
 
 import argparse
@@ -46,8 +46,8 @@ EMBEDDING_SCALE = 2.0
 WIDTHS = (40, 72)  # Tokens of the longest sequence of a batch's halves.
 
 
-def parts(drawn: Sequence[examples.Example]) -> list[tuple[np.ndarray, ...]]:
-    """The shorter and the longer half, each padded to its own width."""
+def batches_of(drawn: Sequence[examples.Example]) -> list[tuple[np.ndarray, ...]]:
+    """The shorter and the longer half of the examples, each padded to its own width."""
     by_length = sorted(drawn, key=lambda example: len(example.context + example.fed))
     half = len(drawn) // 2
     return [
@@ -72,9 +72,10 @@ def loss(params, batches) -> jax.Array:
 
 
 def start(seed: int) -> decoder.Params:
-    """Random parameters, larger than the decoder's own, which suit a wide model.
+    """Random parameters, larger than the decoder's defaults.
 
-    With those, this narrow one had learnt nothing after 250 steps.
+    The defaults suit a wide model; with them this narrow one had learnt nothing after
+    250 steps.
     """
     params = decoder.init(ARCHITECTURE, jax.random.key(seed))
     widen = lambda leaf: leaf * KERNEL_SCALE if leaf.ndim > 2 else leaf
@@ -102,7 +103,7 @@ def train(seed: int, encoder) -> decoder.Params:
     began = time.monotonic()
     for step in range(STEPS):
         drawn = [examples.draw_example(rng, encoder) for _ in range(BATCH)]
-        params, state, value = update(params, state, parts(drawn))
+        params, state, value = update(params, state, batches_of(drawn))
         if step % 50 == 49:
             seconds = time.monotonic() - began
             print(

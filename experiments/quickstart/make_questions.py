@@ -3,8 +3,9 @@
   python -m experiments.quickstart.make_questions --seed=0 \
       --folder=experiments/quickstart/questions
 
-The seed draws what the made-up words mean and which lists of words are asked for. The
-three splits share the words and no list. The same seed writes the same bytes.
+The seed decides the meaning of the made-up words and the lists of words in the
+questions. The three splits share the words but no list. The same seed writes the same
+bytes.
 """
 
 import argparse
@@ -15,12 +16,12 @@ import random
 
 from experiments.quickstart import task
 
-# Split -> how many lists of one, two and three words it holds.
+# Split -> its number of lists of one, two and three words.
 SPLITS = {"train": (16, 56, 56), "validation": (0, 32, 32), "heldout": (0, 64, 64)}
 
 
 def questions(seed: int) -> dict[str, list[dict]]:
-    """Split -> its rows, in the order they are written."""
+    """Split -> its rows, in the order of the file."""
     rng = random.Random(seed)
     meaning = task.draw_meaning(rng)
     pools = []

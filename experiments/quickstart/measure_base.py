@@ -1,10 +1,10 @@
-"""Measure what the base model of the quickstart can do.
+"""Measure the accuracy of the quickstart's base model, alone and with help.
 
   python -m experiments.quickstart.measure_base \
       --folder=experiments/quickstart/base
 
-Everything is sampled at temperature 1, for lists of two and three words with a fresh
-random meaning, which the base cannot know.
+All responses are sampled at temperature 1, for lists of two and three words with a new
+random meaning, which the base model cannot know.
 """
 
 import argparse
@@ -46,7 +46,7 @@ class Base:
 
     def probability(self, drawn: Sequence[examples.Example]) -> np.ndarray:
         """Probability [B, R] of each example's right tokens."""
-        width = max(len(one.context) + len(one.fed) for one in drawn)
+        width = max(len(example.context) + len(example.fed) for example in drawn)
         batch = examples.pad(drawn, width)
         return np.asarray(_probability(self.arch, self.params, *batch[:3]))
 
@@ -57,7 +57,7 @@ class Base:
 
 @functools.partial(jax.jit, static_argnums=0)
 def _sample(arch: Architecture, params, ids_BP, key) -> jax.Array:
-    """Responses [B, R]; whatever follows a stop token is noise."""
+    """Responses [B, R]; tokens after a stop token are meaningless."""
     params = decoder.unstack(arch, params, jnp.float32)
     unembedding = decoder.unembedding(arch, params)
     hidden_BD, keys_values = decoder.prefill(arch, params, ids_BP)
@@ -96,19 +96,19 @@ def draw_problems(known: float) -> list[examples.Problem]:
 
 
 def mean(flags: Iterable) -> float:
-    """Share of the flags that hold."""
+    """Share of the flags that are true."""
     return float(np.mean([bool(flag) for flag in flags]))
 
 
 def rate(base: Base, problems: Sequence[examples.Problem], prompts) -> float:
-    """Share of the problems that the base solves when asked by these prompts."""
+    """Share of the problems that the base model solves with these prompts."""
     return mean(map(solved, problems, base.sample(prompts, seed=1)))
 
 
 def report(base: Base) -> None:
-    """Print what the base gets right, alone and with help."""
+    """Print the share of right answers of the base model, alone and with help."""
     known, problems = draw_problems(1.0), draw_problems(0.0)
-    attempts = base.sample([task.prompt(one.words) for one in problems], seed=0)
+    attempts = base.sample([task.prompt(p.words) for p in problems], seed=0)
     pairs = list(zip(problems, attempts, strict=True))
     print("share of answers, at temperature 1")
     show("known words: right", rate(base, known, [task.prompt(p.words) for p in known]))
@@ -120,15 +120,17 @@ def report(base: Base) -> None:
 
 
 def report_help(base: Base, wrong: Sequence[tuple[examples.Problem, str]]) -> None:
-    """Print what help is worth after these wrong attempts, and on top of them."""
+    """Print how much a solution and feedback help, after and on wrong attempts."""
     problems = [problem for problem, _ in wrong]
     solutions = [task.answer(problem.operations) for problem in problems]
     feedbacks = [examples.feedback(*pair) for pair in wrong]
     nothing = [None] * len(wrong)
     helped = {
-        "feedback on a wrong attempt": list(map(told, problems, nothing, feedbacks)),
-        "a solution": list(map(told, problems, solutions, nothing)),
-        "both": list(map(told, problems, solutions, feedbacks)),
+        "feedback on a wrong attempt": list(
+            map(helped_prompt, problems, nothing, feedbacks)
+        ),
+        "a solution": list(map(helped_prompt, problems, solutions, nothing)),
+        "both": list(map(helped_prompt, problems, solutions, feedbacks)),
     }
     for name, prompts in helped.items():
         show(f"made-up words: right after {name}", rate(base, problems, prompts))
@@ -138,8 +140,10 @@ def report_help(base: Base, wrong: Sequence[tuple[examples.Problem, str]]) -> No
         report_slots(base, wrong, prompts, name)
 
 
-def told(problem: examples.Problem, solution: str | None, feedback: str | None) -> str:
-    """The prompt of `problem` with a solution or feedback beside it."""
+def helped_prompt(
+    problem: examples.Problem, solution: str | None, feedback: str | None
+) -> str:
+    """The prompt of `problem` with a solution, feedback or both added."""
     shown = reprompt.Shown(solution, None, feedback)
     return reprompt.render(examples.RULES, task.prompt(problem.words), shown)
 
@@ -150,7 +154,7 @@ def show(name: str, value: float) -> None:
 
 
 def report_slots(base: Base, wrong, prompts: list[str], name: str) -> None:
-    """Print how sure of each slot the base is that reads its own wrong attempt."""
+    """Print the probability of the right operation at each slot of wrong attempts."""
     drawn = [
         examples.supervise(
             base.tokenizer, prompt, attempt, task.answer(problem.operations)
@@ -170,7 +174,7 @@ def report_slots(base: Base, wrong, prompts: list[str], name: str) -> None:
 
 
 def main() -> None:
-    """Read the command line and measure a checkpoint."""
+    """Measure the checkpoint that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=pathlib.Path, required=True)
     folder = parser.parse_args().folder

@@ -1,17 +1,17 @@
-"""SDPO against GRPO on the quickstart's task: tuned alike, then fresh seeds.
+"""Compares SDPO with GRPO on the quickstart's task: equal tuning, then fresh seeds.
 
   python -m experiments.quickstart.study --workdir=runs/study --jobs=2
 
 In this order, two runs at a time, every run resumable:
 
-  tuning   each method over the same grid, on the questions of seed 0; the setting with
-           the best validation pass@1 at the end is taken
-  fresh    both at their setting, seeds 11 to 15, 6,400 generations
+  tuning   each method over the same grid, on the questions of seed 0; selects the
+           setting with the best validation pass@1 at the end
+  fresh    both methods at their setting, seeds 11 to 15, 6,400 generations
   longer   GRPO to 25,600 and SDPO to 12,800 generations, each with its own schedule
 
-`results.json` beside this file grows as runs end, and what it holds is not run again;
-`study.png` is drawn there too, and the tables go to the terminal. A seed draws what the
-words mean, the order of questions and all sampling; the base model is the same.
+Every finished run is added to `results.json` in this folder and not run again.
+`study.png` is drawn here too, and the tables are printed. A seed decides the meaning of
+the words, the order of questions and all sampling; the base model is the same.
 """
 
 import argparse
@@ -34,13 +34,13 @@ HERE = pathlib.Path(__file__).resolve().parent
 METHODS = ("sdpo", "grpo")
 TUNING_SEED, FRESH_SEEDS = 0, (11, 12, 13, 14, 15)
 RATES = ("1e-4", "2e-4", "5e-4", "1e-3", "2e-3")
-# Of a step; a rollout batch holds eight, so these are four steps and one per batch.
+# Per step; a rollout batch has eight, so these are four steps or one per batch.
 STEP_QUESTIONS = ("2", "8")
 GENERATIONS_PER_UPDATE = 64
 UPDATES = {"sdpo": 100, "grpo": 100}
 LONGER_UPDATES = {"sdpo": 200, "grpo": 400}
 CONFIGS = {"sdpo": "configs/quickstart.py", "grpo": "configs/quickstart_grpo.py"}
-# What the config calls otherwise since these records were kept.
+# Fields that the config has renamed since the records were saved: old name -> new name.
 _RENAMED = {
     "env.memory_limit_mb": "env.sandbox.memory_limit_mb",
     "env.time_limit_s": "env.sandbox.time_limit_s",
@@ -58,13 +58,13 @@ def make_run(
     workdir: pathlib.Path,
     overrides: Mapping[str, str],
 ) -> sweep.Run:
-    """A run on the questions of a seed, which are written when missing.
+    """A run on the questions of a seed, which are written if missing.
 
     Args:
       name: of the run and its folder.
       method: one of METHODS.
       seed: of the questions and of the run.
-      workdir: holds a folder of questions for each seed.
+      workdir: contains a folder of questions for each seed.
       overrides: config field -> value.
     """
     folder = workdir / "questions" / str(seed)
@@ -77,13 +77,13 @@ def make_run(
 def complete(
     runs: Sequence[sweep.Run], workdir: pathlib.Path, jobs: int, kept: pathlib.Path
 ) -> list[dict]:
-    """A record of every run; those that the file `kept` lacks are trained.
+    """A record of every run; trains the runs that have none in the file `kept`.
 
-    Each record is added to the file as its run ends, so that a checkout with it goes on
-    where another one stopped.
+    Each record is added to the file when its run ends, so another checkout with this
+    file continues where the first one stopped.
 
     Raises:
-      RuntimeError: if runs failed; the others are kept.
+      RuntimeError: if runs failed; the records of the others are saved.
     """
     records = kept_records(kept) if kept.exists() else {}
     by_name = {run.name: run for run in runs}
@@ -106,7 +106,7 @@ def complete(
 
 
 def kept_records(file: pathlib.Path) -> dict[str, dict]:
-    """Name of a run -> its record, with settings by the names of today's config."""
+    """Name of a run -> its record, with settings by the current names of fields."""
     records = json.loads(file.read_text())
     for record in records.values():
         named = record["setting"].items()
@@ -117,9 +117,9 @@ def kept_records(file: pathlib.Path) -> dict[str, dict]:
 
 
 def setting(run: sweep.Run) -> dict:
-    """What of a run's config differs from the defaults, and decides its outcome.
+    """The fields of a run's config that differ from the defaults and affect its result.
 
-    Left out are places of files, and what only another method reads.
+    Leaves out the paths of files, and fields that only another method reads.
     """
     unread = ("env.train", "env.validation", "env.heldout", "model.path")
     if run.config == CONFIGS["grpo"]:
@@ -130,7 +130,7 @@ def setting(run: sweep.Run) -> dict:
         for field, value in config.flat(sweep.load(run)).items()
         if value != defaults[field] and not field.startswith(unread)
     }
-    # As JSON keeps it: tuples become lists.
+    # A round trip through JSON turns tuples into lists, as in the saved records.
     return json.loads(json.dumps(differs))
 
 
@@ -157,7 +157,7 @@ def tuning_runs(method: str, workdir: pathlib.Path) -> list[sweep.Run]:
 
 
 def chosen(records: Iterable[Mapping]) -> dict[str, str]:
-    """The tuned fields of the best record by validation at the end."""
+    """The tuned fields of the record with the best validation score at the end."""
 
     def score(record: Mapping) -> tuple[float, ...]:
         last = record["summary"]["last"]["validation"]
@@ -185,29 +185,29 @@ def seed_runs(
 
 
 def generations_to_reach(record: Mapping, target: float) -> int | None:
-    """When validation pass@1 first reached `target`."""
+    """Generations until validation pass@1 first reached `target`; None if never."""
     reached = [int(s) for s, value in record["validation"].items() if value >= target]
     return min(reached) * GENERATIONS_PER_UPDATE if reached else None
 
 
 def heldout(records: Sequence[Mapping], part: str) -> list[float]:
-    """Held-out pass@1 of one part of each summary."""
+    """Held-out pass@1 of each record's "base", "last" or "best" checkpoint."""
     return [r["summary"][part]["heldout"]["pass@1"] for r in records]
 
 
 def spread(values: Sequence[float]) -> str:
-    """Median [least, most]."""
+    """The median, and [minimum, maximum], as text."""
     return f"{statistics.median(values):.3f} [{min(values):.3f}, {max(values):.3f}]"
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table; the first row is its head."""
+    """A Markdown table; the first row is its header."""
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
 def tables(results: Mapping[str, Mapping[str, list[dict]]]) -> str:
-    """What was tuned, and what fresh seeds gave, in Markdown."""
+    """The results of tuning and of the fresh seeds, as Markdown tables."""
     tuning = [("validation pass@1 at the end, seed 0", *RATES)]
     for method, records in results["tuning"].items():
         for questions in STEP_QUESTIONS:
@@ -244,7 +244,7 @@ def tables(results: Mapping[str, Mapping[str, list[dict]]]) -> str:
 
 
 def draw(results: Mapping[str, Mapping[str, list[dict]]], path: pathlib.Path) -> None:
-    """Validation pass@1 over generations: a thin line per seed, a thick median."""
+    """Plot validation pass@1 over generations: a thin line per seed, a thick median."""
     figure, axis = plt.subplots(figsize=(7, 3.8))
     for part, style in (("fresh", "-"), ("longer", "--")):
         for method, records in results.get(part, {}).items():
@@ -268,7 +268,7 @@ def draw(results: Mapping[str, Mapping[str, list[dict]]], path: pathlib.Path) ->
 
 
 def sentences(results: Mapping[str, Mapping[str, list[dict]]]) -> str:
-    """How long GRPO takes to SDPO's score, and how well a longer SDPO run holds."""
+    """When GRPO reaches SDPO's score, and the scores of a longer SDPO run, as text."""
     lines = []
     target = statistics.median(
         r["summary"]["last"]["validation"]["pass@1"] for r in results["fresh"]["sdpo"]
@@ -304,13 +304,13 @@ def main() -> int | str:
     try:
         results = study(given.workdir, given.jobs)
     except sweep.Stopped as stopped:
-        return f"{stopped}; the same command goes on"
+        return f"{stopped}; the same command resumes"
     print(f"\n{tables(results)}\n\n{sentences(results)}")
     return 0
 
 
 def study(workdir: pathlib.Path, jobs: int) -> dict[str, dict[str, list[dict]]]:
-    """Part -> method -> records; parts in turn, as the settings come from the first."""
+    """Part -> method -> records; the first part selects the settings of the others."""
     results = {}
 
     def train(part: str, runs: Mapping[str, list[sweep.Run]]) -> None:

@@ -41,7 +41,7 @@ REQUEST = "Write solve(x) returning the list: "
 OPENING = "```python\ndef solve(x):\n    return ["
 CLOSING = "]\n```"
 FUNCTION = "solve"
-# On each of these no two operations agree, so one failed test tells each of them.
+# No two operations agree on any of these, so one failed test identifies an operation.
 INPUTS = range(9, 15)
 NUM_INPUTS = 4
 
@@ -62,7 +62,7 @@ def values(operations: Sequence[str], x: int) -> list[int]:
 
 
 def tests(operations: Sequence[str], inputs: Sequence[int]) -> dict:
-    """The cases that the program of `operations` passes, as code rows hold them."""
+    """The tests that the program of `operations` passes, in the format of a row."""
     return {
         "inputs": [json.dumps(x) for x in inputs],
         "outputs": [json.dumps(values(operations, x)) for x in inputs],
@@ -72,12 +72,12 @@ def tests(operations: Sequence[str], inputs: Sequence[int]) -> dict:
 
 
 def draw_meaning(rng: random.Random) -> dict[str, str]:
-    """A meaning for every made-up word; no operation serves more than two words."""
+    """An operation for every made-up word; at most two words share an operation."""
     return dict(zip(MADE_UP, rng.sample(OPERATIONS * 2, len(MADE_UP)), strict=True))
 
 
 def row(name: str, words: Sequence[str], meaning: Mapping[str, str], inputs) -> dict:
-    """One question as a row of the SDPO code data."""
+    """One question as a row in the format of the SDPO code data."""
     return {
         "uid": name,
         "kind": "code",

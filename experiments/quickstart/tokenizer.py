@@ -1,7 +1,7 @@
 """The tokenizer of the quickstart's base model.
 
-The task's words, numbers and sentences are one token each; every other character falls
-back to its bytes, so any text comes back exactly as it went in.
+The task's words, numbers and sentences are one token each; all other characters fall
+back to their bytes, so decoding restores any text exactly.
 """
 
 import json
@@ -53,12 +53,13 @@ FEEDBACK = (
     *(" in solve (Solution.py)", " in <module> (Solution.py)"),
     "\nLast Executed Input\n",
 )
-# Without these a text that spells a byte piece, "<0x0A>", would become that byte.
+# Without these a text such as "<0x0A>", the name of a byte piece, would become that
+# byte.
 SPELLING = tuple("<>ABCDEF0123456789")
 
 
 def pieces() -> list[str]:
-    """Every piece with a meaning in the task; whole numbers fill the vocabulary."""
+    """Every piece with a meaning in the task; integers fill the vocabulary."""
     words = (*task.MADE_UP, *task.KNOWN, *task.OPERATIONS, task.REQUEST)
     named = dict.fromkeys((*words, *CHAT, *PROGRAM, *REPROMPT, *FEEDBACK, *SPELLING))
     room = SIZE - len(SPECIAL) - len(BYTES) - len(named)
@@ -66,8 +67,8 @@ def pieces() -> list[str]:
 
 
 def build() -> tokenizers.Tokenizer:
-    """The tokenizer: the fewest pieces that spell a text, bytes as a last resort."""
-    # The special tokens are no pieces: text that spells one stays text.
+    """The tokenizer: splits a text into the fewest pieces, bytes as a last resort."""
+    # Special tokens are not among the pieces, so text cannot be read as one.
     vocabulary = [
         *((piece, -1e4) for piece in BYTES),
         *((piece, -1.0) for piece in pieces()),

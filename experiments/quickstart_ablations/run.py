@@ -1,10 +1,10 @@
-"""What SDPO's parts are worth on the quickstart's task: one part changed at a time.
+"""Ablations of SDPO on the quickstart's task: one setting changed at a time.
 
   python -m experiments.quickstart_ablations.run --workdir=runs/ablations --jobs=2
 
-Seeds 1 to 3 of each setting, 6,400 generations, all else as configs/quickstart.py has
-it; one line of every table is that config itself. Every run is resumable;
-`results.json` beside this file grows as they end, and what it holds is not run again.
+Seeds 1 to 3 of each setting, 6,400 generations, all else as in configs/quickstart.py;
+one line of every table is that config itself. Every run is resumable, and every
+finished run is added to `results.json` in this folder and not run again.
 """
 
 import argparse
@@ -28,7 +28,7 @@ _SUPPORTS = {
         "sdpo.keep_tail": "False",
     },
 }
-# Table -> setting -> what differs from configs/quickstart.py.
+# Table -> setting -> the fields that differ from configs/quickstart.py.
 TABLES: dict[str, dict[str, dict[str, str]]] = {
     "teacher": {
         "slow EMA, rate 0.005": {},
@@ -54,7 +54,7 @@ TABLES: dict[str, dict[str, dict[str, str]]] = {
 def runs_of(
     setting: str, fields: Mapping[str, str], seeds: Sequence[int], workdir: pathlib.Path
 ) -> list[sweep.Run]:
-    """A setting on every seed; the shipped one has one name in all tables."""
+    """The runs of a setting on every seed; the shipped config is named "shipped"."""
     shipped = config.flat(sweep.load(sweep.Run("shipped", study.CONFIGS["sdpo"], {})))
     differs = {f: value for f, value in fields.items() if str(shipped[f]) != value}
     name = setting.replace(" ", "_").replace(",", "") if differs else "shipped"
@@ -65,7 +65,7 @@ def runs_of(
 
 
 def table(records: Mapping[str, Sequence[dict]], title: str) -> str:
-    """Held-out pass@1 of every setting, in Markdown."""
+    """A Markdown table with the held-out pass@1 of every setting."""
     rows = [(title, "seeds", "last", "best by validation")]
     for setting, of_setting in records.items():
         scores = (study.heldout(of_setting, part) for part in ("last", "best"))
@@ -74,7 +74,7 @@ def table(records: Mapping[str, Sequence[dict]], title: str) -> str:
 
 
 def main() -> int | str:
-    """Run what is missing, table by table, and print each."""
+    """Train the missing runs, and print each table when it is complete."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=pathlib.Path, required=True)
     parser.add_argument("--jobs", type=int, default=2)
@@ -91,7 +91,7 @@ def main() -> int | str:
                 flat, given.workdir, given.jobs, HERE / "results.json"
             )
         except sweep.Stopped as stopped:
-            return f"{stopped}; the same command goes on"
+            return f"{stopped}; the same command resumes"
         records = iter(done)
         by_setting = {s: [next(records) for _ in of] for s, of in runs.items()}
         print(f"\n{table(by_setting, title)}\n", flush=True)

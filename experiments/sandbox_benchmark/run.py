@@ -1,9 +1,9 @@
-"""Time the sandbox, tier by tier, and see whether it keeps what it should give back.
+"""Measures the speed of every sandbox tier, and whether it leaks resources.
 
   python -m experiments.sandbox_benchmark.run --results=runs/sandbox.json
 
-The same command again repeats no finished measurement. See README.md here for what is
-measured and what came out.
+Running the same command again skips finished measurements. README.md in this folder
+describes the measurements and their results.
 """
 
 import argparse
@@ -37,12 +37,12 @@ TESTS = 30
 
 
 def program(number: int) -> str:
-    """A program like no other: nothing of it is compiled yet."""
+    """A program that differs for every number, so that no compiled one is reused."""
     return PROGRAM.replace("{number}", str(number))
 
 
 def grade(box: Sandbox, number: int, tests: int) -> None:
-    """Run one program on so many tests, and look at what comes back."""
+    """Run one program on a number of tests, and check the results."""
     executions = box.run(program(number), [Call("total", [NUMBERS])] * tests)
     expected = number + sum(n * n for n in NUMBERS)
     if [e.result for e in executions] != [expected] * tests:
@@ -50,7 +50,7 @@ def grade(box: Sandbox, number: int, tests: int) -> None:
 
 
 def per_second(box: Sandbox, programs: int, tests: int) -> float:
-    """Programs graded in a second, by as many threads as there are workers."""
+    """Programs graded per second, by as many threads as there are workers."""
     with ThreadPoolExecutor(box.workers) as pool:
         start_s = time.perf_counter()
         list(pool.map(lambda n: grade(box, n, tests), range(programs)))
@@ -58,13 +58,13 @@ def per_second(box: Sandbox, programs: int, tests: int) -> float:
 
 
 def latency_s(box: Sandbox, programs: int, tests: int) -> float:
-    """The median time of one program when no other runs."""
-    took = []
+    """The median seconds for one program when no other runs."""
+    durations_s = []
     for number in range(programs):
         start_s = time.perf_counter()
         grade(box, number, tests)
-        took.append(time.perf_counter() - start_s)
-    return statistics.median(took)
+        durations_s.append(time.perf_counter() - start_s)
+    return statistics.median(durations_s)
 
 
 def speed(tier: str) -> dict[str, list[float]]:
@@ -91,7 +91,7 @@ def speed(tier: str) -> dict[str, list[float]]:
 
 
 def bare_per_second(command: list[str], programs: int = 200) -> float:
-    """Interpreters started and ended in a second, two at a time."""
+    """Processes of a command per second, one at a time per core."""
     run = lambda _: subprocess.run(command, check=True, stdin=subprocess.DEVNULL)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         start_s = time.perf_counter()
@@ -100,17 +100,17 @@ def bare_per_second(command: list[str], programs: int = 200) -> float:
 
 
 def bare() -> dict[str, list[float]]:
-    """What the same machine does without this sandbox: a Python per program."""
+    """Programs per second without this sandbox: a new Python for each program."""
     python = [process.interpreter(), "-I", "-S", "-c", program(1)]
     wrapped = ["bwrap", "--unshare-all", "--ro-bind", "/", "/", *python]
-    found = {"python": [bare_per_second(python) for _ in range(TURNS)]}
+    speeds = {"python": [bare_per_second(python) for _ in range(TURNS)]}
     if shutil.which("bwrap"):
-        found["bwrap"] = [bare_per_second(wrapped) for _ in range(TURNS)]
-    return found
+        speeds["bwrap"] = [bare_per_second(wrapped) for _ in range(TURNS)]
+    return speeds
 
 
 def kept(tier: str) -> dict[str, list[float]]:
-    """What is held after the first gradings and after very many, and at the end."""
+    """Resources in use after the first gradings, after very many, and after closing."""
     with Sandbox(tier=tier) as box:
         per_second(box, 1000, 1)
         before = _held()
@@ -122,7 +122,7 @@ def kept(tier: str) -> dict[str, list[float]]:
 
 
 def _held() -> dict[str, float]:
-    """Memory in MB, and how many processes, files and control groups there are."""
+    """Memory in MB, and the numbers of processes, files and control groups."""
     family = _descendants(os.getpid())
     try:
         folders = set(control_groups.folders().values())
@@ -140,10 +140,10 @@ def _held() -> dict[str, float]:
 
 
 def _descendants(pid: int) -> list[int]:
-    found = []
+    pids = []
     for child in control_groups.children(pid):
-        found += [child, *_descendants(child)]
-    return found
+        pids += [child, *_descendants(child)]
+    return pids
 
 
 def _state(pid: int) -> str:
@@ -157,7 +157,7 @@ def _resident_mb(pid: int) -> float:
 
 
 def measure(file: pathlib.Path, name: str, work: Callable[[], dict]) -> None:
-    """Do what `file` does not hold yet, and write it there."""
+    """Do a measurement that `file` does not contain yet, and add its result."""
     results = json.loads(file.read_text()) if file.exists() else {}
     if name in results:
         return
@@ -172,7 +172,7 @@ def measure(file: pathlib.Path, name: str, work: Callable[[], dict]) -> None:
 
 
 def main() -> None:
-    """Measure everything that this machine can."""
+    """Measure every tier that this machine supports."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--results", type=pathlib.Path, required=True)
     flags = parser.parse_args()

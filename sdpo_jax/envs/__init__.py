@@ -1,4 +1,4 @@
-"""Environments: text in, a verdict out. No arrays, no model."""
+"""Environments: text in, a verdict out; no arrays, no model."""
 
 from ml_collections import ConfigDict
 
@@ -17,7 +17,7 @@ from sdpo_jax.envs.mathematics import grader as mathematics
 from sdpo_jax.envs.programming import grader as programming
 from sdpo_jax.envs.rules import grader as rules
 
-# What `env.name` may be; a task's own options are in the subtree of `env` of its name.
+# Value of `env.name` -> its task; a task's own options are in the subtree `env.<name>`.
 TASKS = {
     "programming": programming.TASK,
     "multiple_choice": multiple_choice.TASK,
@@ -34,7 +34,7 @@ TASKS = {
 
 
 def validate(c: ConfigDict) -> None:
-    """Refuse what the named task does not know, lacks or would not read.
+    """Check that the config names a known task and sets only options that it reads.
 
     Raises:
       ValueError: one line that names the field, its value and what to change.
@@ -43,24 +43,24 @@ def validate(c: ConfigDict) -> None:
     if name and name not in TASKS:
         raise ValueError(
             f"env.name={name!r}: must be one of {' | '.join(TASKS)}, or empty for an "
-            "environment that is handed to train.run"
+            "environment that is passed to train.run"
         )
     for other in TASKS:
         if other != name and other in c.env:
             _check_unchanged(c, other)
     task = TASKS.get(name)
     if c.env.grader not in (task.graders if task else ("fixed",)):
-        both = [n for n, other in TASKS.items() if c.env.grader in other.graders]
+        others = [n for n, other in TASKS.items() if c.env.grader in other.graders]
         raise ValueError(
             f"env.grader={c.env.grader}: env.name={name} has no such grader; "
-            f"{', '.join(both)} have one"
+            f"{', '.join(others)} have one"
         )
     if task:
         task.check(c.env)
 
 
 def _check_unchanged(c: ConfigDict, task: str) -> None:
-    """Refuse options of a task that the config does not name."""
+    """Refuse changed options of a task other than `env.name`."""
     defaults = config.default().env[task]
     for option, value in c.env[task].items():
         if value != defaults[option]:
@@ -78,7 +78,7 @@ def from_config(c: ConfigDict) -> Environment:
     """
     if not c.env.name:
         raise ValueError(
-            "env.name is empty: name an environment, or hand your own to train.run"
+            "env.name is empty: name an environment, or pass your own to train.run"
         )
     for split in config.SPLITS:
         if not c.env[split]:

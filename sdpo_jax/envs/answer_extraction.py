@@ -1,21 +1,22 @@
-"""Where a response marks its answer: an answer tag, a box, a block of code."""
+"""Extracts the answer that a response marks: an answer tag or a block of code."""
 
 import re
 import string
 
 _OPEN, _CLOSE = "<answer>", "</answer>"
-# Keeps every character in its place, as `str.lower` does not.
+# Keeps every character's position; `str.lower` can change the length of a text.
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 _FENCED = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
 
 
 def last_tag(response: str, closed: bool = False) -> str | None:
-    """What the last answer tag holds; one that is opened only counts without others.
+    """The content of the last answer tag; None without one.
+
+    An unclosed tag counts only where no tag is closed.
 
     Args:
       response: what the policy wrote.
-      closed: do without tags that are opened only, as the last one of a response
-        that was cut off.
+      closed: ignore unclosed tags, as the last one of a truncated response may be.
     """
     lower = response.translate(_LOWER)
     end = lower.rfind(_CLOSE)
@@ -26,5 +27,5 @@ def last_tag(response: str, closed: bool = False) -> str | None:
 
 
 def longest_block(response: str) -> str | None:
-    """The longest fenced block of code; None if there is none, or it never closes."""
+    """The longest closed block of fenced code; None if there is none."""
     return max(_FENCED.findall(response), key=len, default=None)

@@ -1,4 +1,4 @@
-"""What an environment is: text in, text and a score out. No arrays, no model."""
+"""The contract of an environment: text in, text and a score out; no arrays or model."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,13 +9,13 @@ from sdpo_jax.questions.question import Question
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What the environment says of one attempt.
+    """The result of grading one attempt.
 
     Args:
       score: in [0, 1]; the reward.
-      outcome: the verdict in words, such as "Accepted" or "Wrong Answer".
-      feedback: text for the self-teacher; empty when there is nothing to say.
-      measurements: named numbers worth a curve, such as the share of tests passed.
+      outcome: a short label, such as "Accepted" or "Wrong Answer".
+      feedback: text for the self-teacher; empty for none.
+      measurements: named numbers to log, such as the share of tests passed.
     """
 
     score: float
@@ -26,14 +26,14 @@ class Verdict:
 
 @dataclasses.dataclass(frozen=True)
 class GradedAttempt:
-    """One attempt as text, and what the environment said of it.
+    """One attempt as text, with its verdict.
 
     Args:
-      question: what was asked.
+      question: the question that was attempted.
       response: what the policy wrote, without special tokens.
-      num_tokens: tokens it drew, the stop token included.
-      truncated: whether the length limit cut it off.
-      verdict: None when the grader itself failed, so that nothing is known.
+      num_tokens: number of sampled tokens, including the stop token.
+      truncated: whether the length limit cut the response off.
+      verdict: None when the grader itself failed.
     """
 
     question: Question
@@ -44,7 +44,7 @@ class GradedAttempt:
 
     @property
     def score(self) -> float:
-        """The verdict's score; 0 when nothing is known."""
+        """The verdict's score; 0 when there is no verdict."""
         return self.verdict.score if self.verdict else 0.0
 
 
@@ -54,16 +54,16 @@ class Episode(Protocol):
     def act(self, response: str, truncated: bool) -> Verdict | str:
         """Grade `response`, or reply with the next observation.
 
-        A verdict ends the episode: there is no act after it.
+        A verdict ends the episode; `act` is not called after it.
 
         Args:
           response: what the policy wrote, without its end-of-text token.
-          truncated: true when the response was cut off by the length limit.
+          truncated: whether the length limit cut the response off.
         """
 
 
 class Environment(Protocol):
-    """A source of questions and the judge of their attempts.
+    """Questions, and the grader of attempts at them.
 
     `Episode.act` is called from several threads at once.
     """
@@ -79,4 +79,4 @@ class Environment(Protocol):
 
 
 class GraderFailure(RuntimeError):
-    """The machinery that grades failed; nothing is known of the attempt."""
+    """The grader itself failed, so the attempt has no score."""

@@ -1,4 +1,4 @@
-"""A whole episode of several acts, as text: what was asked, said and observed."""
+"""Plays a complete episode of several acts and returns it as chat messages."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ Policy = Callable[[Sequence[Turn]], tuple[str, bool]]
 def play(
     environment: Environment, question: Question, policy: Policy, max_acts: int
 ) -> tuple[list[Turn], Verdict | None]:
-    """Act until there is a verdict; None if there is none after `max_acts`."""
+    """The turns of one episode and its verdict; None if it needs over `max_acts`."""
     episode = environment.start(question)
     turns = [Turn("system", question.system)] if question.system else []
     turns.append(Turn("user", question.prompt))

@@ -1,4 +1,4 @@
-"""What environments tell the self-teacher: shared wording, made harmless."""
+"""Feedback for the self-teacher: shared wording, length limits and sanitising."""
 
 import re
 import unicodedata
@@ -21,10 +21,10 @@ _ROLE_TAGS = re.compile(
 
 
 def sanitise(text: str) -> str:
-    """`text` without what could act on a terminal, a reader or a chat template.
+    """`text` without what could affect a terminal, a reader or a chat template.
 
-    Control, formatting (bidirectional, zero-width) and unpaired surrogate characters
-    go; special tokens such as `<|im_end|>` are broken by a space.
+    Removes control, formatting (bidirectional, zero-width) and unpaired surrogate
+    characters, and breaks special tokens such as `<|im_end|>` by a space.
     """
     text = text.replace("\u2028", "\n").replace("\u2029", "\n")
     text = "".join(
@@ -40,7 +40,7 @@ def sanitise(text: str) -> str:
 
 
 def cut(text: str) -> str:
-    """One field of a feedback: stripped, and at most so many lines and characters."""
+    """One field of a feedback: `text` cut to FIELD_LINES lines and FIELD_CHARS."""
     lines = text[: 4 * FIELD_CHARS].strip().split("\n")
     text = "\n".join(lines[:FIELD_LINES])
     shortened = len(lines) > FIELD_LINES or len(text) > FIELD_CHARS
@@ -48,6 +48,6 @@ def cut(text: str) -> str:
 
 
 def feedback(lines: Sequence[str]) -> str:
-    """A whole feedback of these lines, sanitised and at most so long."""
+    """The feedback made of `lines`: sanitised, at most FEEDBACK_CHARS long."""
     text = "\n".join(lines).strip()[:FEEDBACK_CHARS]
     return sanitise(text)[:FEEDBACK_CHARS]

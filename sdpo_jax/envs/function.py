@@ -1,4 +1,4 @@
-"""A task of one's own: rows of questions, and a Python function that scores responses.
+"""A custom task: rows of questions, and your Python function that scores responses.
 
   # my_task.py
   def grade(row, response):
@@ -6,10 +6,10 @@
           return 1.0
       return 0.0, "The answer is a city."
 
-and `env.name=function`, `env.function.grade=my_task:grade`. The function gets the whole
-row, as it stands in the file, and returns a score in [0, 1], or a score and a feedback,
-or a `base.Verdict`. It runs in the trainer, from several threads at once: what a model
-wrote must not be run in it.
+and `env.name=function`, `env.function.grade=my_task:grade`. The function gets the
+complete row of the file, and returns a score in [0, 1], or a score and a feedback, or a
+`base.Verdict`. It runs in the trainer, in several threads at once: it must never
+execute what a model wrote.
 """
 
 import functools
@@ -26,8 +26,8 @@ from sdpo_jax.envs.single_turn import SingleTurn
 from sdpo_jax.questions import rows
 from sdpo_jax.questions.question import Question
 
-# A score, and a feedback.
-_RETURNED = ((bool, int, float), (str,))
+# Types of the score and of the feedback.
+_RETURN_TYPES = ((bool, int, float), (str,))
 
 
 def environment(files: Mapping[str, str | Path], name: str) -> SingleTurn:
@@ -36,26 +36,26 @@ def environment(files: Mapping[str, str | Path], name: str) -> SingleTurn:
     Raises:
       ValueError: if there is no such function, or a row is malformed.
     """
-    grade = functools.partial(_grade, _named(name))
+    grade = functools.partial(_grade, _import_function(name))
     return SingleTurn(rows.load_splits(files, lambda row, where: {"row": row}), grade)
 
 
-def _named(name: str) -> Callable[[rows.Row, str], Any]:
+def _import_function(name: str) -> Callable[[rows.Row, str], Any]:
     module, colon, function = name.partition(":")
     if not (module and colon and function):
         raise ValueError(f"env.function.grade={name!r}: expected module:function")
     try:
-        found = getattr(importlib.import_module(module), function, None)
+        grade = getattr(importlib.import_module(module), function, None)
     except ImportError as error:
         raise ValueError(
             f"env.function.grade={name}: cannot import {module} ({error}); is its "
             "folder on PYTHONPATH?"
         ) from error
-    if not callable(found):
+    if not callable(grade):
         raise ValueError(
             f"env.function.grade={name}: {module} has no function {function}"
         )
-    return found
+    return grade
 
 
 def _grade(
@@ -65,18 +65,18 @@ def _grade(
     truncated: bool,
 ) -> Verdict:
     try:
-        said = grade(question.data["row"], response)
+        result = grade(question.data["row"], response)
     except Exception as error:
         raise GraderFailure(
             f"env.function.grade raised {type(error).__name__}"
         ) from error
-    if isinstance(said, Verdict):
-        return said
-    pair = said if isinstance(said, tuple) else (said, "")
-    if len(pair) != 2 or not all(map(isinstance, pair, _RETURNED)):
+    if isinstance(result, Verdict):
+        return result
+    pair = result if isinstance(result, tuple) else (result, "")
+    if len(pair) != 2 or not all(map(isinstance, pair, _RETURN_TYPES)):
         raise GraderFailure(
             "env.function.grade must return a number, a number and a text, or a "
-            f"Verdict; it returned {said!r:.80}"
+            f"Verdict; it returned {result!r:.80}"
         )
     score, feedback = pair
     outcome = "Accepted" if score == 1 else "Wrong Answer"

@@ -1,4 +1,4 @@
-"""Verdicts on many attempts at once, whatever becomes of their graders."""
+"""Grades many attempts at once, and masks those whose grader fails or hangs."""
 
 import logging
 import math
@@ -11,21 +11,21 @@ from sdpo_jax.envs.base import Environment, GraderFailure, Verdict
 from sdpo_jax.questions.question import Question
 
 _log = logging.getLogger(__name__)
-# Gradings wait for a sandbox, not for this process.
+# More than the cores: graders mostly wait for a sandbox.
 _GRADERS = 32
-# Waiting for a sandbox included; an attempt that takes longer is masked.
+# Includes the wait for a sandbox; an attempt that takes longer is masked.
 LIMIT_S = 1800.0
 
 
 class GradingPool:
-    """Verdicts on attempts, many at a time, while more attempts come.
+    """Threads that grade attempts while more attempts are added.
 
-    An exception, a verdict that makes no sense and none within `limit_s` are logged as
-    failures of the grader: they say nothing of the attempt.
+    An exception, an invalid verdict, or no verdict within `limit_s` is logged as a
+    failure of the grader, and the attempt gets no verdict.
 
     Args:
-      environment: what grades.
-      limit_s: the longest that one attempt may take; None for `LIMIT_S`.
+      environment: grades the attempts.
+      limit_s: seconds that grading one attempt may take; None for `LIMIT_S`.
     """
 
     def __init__(self, environment: Environment, limit_s: float | None = None):
@@ -38,58 +38,60 @@ class GradingPool:
     def add(self, question: Question, response: str, truncated: bool) -> None:
         """Begin to grade the first act of an episode."""
         attempt = (question, response, truncated)
-        self._pending.append(self._pool.submit(self._judge_in_time, *attempt))
+        self._pending.append(self._pool.submit(self._grade_in_time, *attempt))
 
     def verdicts(self) -> list[dict | str | None]:
-        """Wait for all, in the order in which they were added.
+        """Wait for all results, in the order in which the attempts were added.
 
         Returns:
           The fields of each `Verdict` in types that survive JSON, the observation of
-          an episode that goes on, or None if the grader failed.
+          an episode that continues, or None if the grader failed.
         """
-        return [judge.result() for judge in self._pending]
+        return [grading.result() for grading in self._pending]
 
     def close(self) -> None:
-        """Begin no more, and tell of no more failures; idempotent."""
+        """Start no more grading and log no more failures; idempotent."""
         self._is_closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def _judge_in_time(self, question: Question, *attempt) -> dict | str | None:
-        said = []
-        judge = lambda: said.append(self._judge(question, *attempt))
-        # A grader that hangs is left behind; as a daemon it lets the process end.
-        thread = threading.Thread(target=judge, daemon=True)
+    def _grade_in_time(self, question: Question, *attempt) -> dict | str | None:
+        replies = []
+        grade = lambda: replies.append(self._grade(question, *attempt))
+        # A grader that hangs is abandoned; a daemon thread does not block the exit.
+        thread = threading.Thread(target=grade, daemon=True)
         thread.start()
         thread.join(self._limit_s)
-        if not said:
-            self._tell_failure(
+        if not replies:
+            self._log_failure(
                 question, f": no verdict within {self._limit_s:g} seconds"
             )
-        return said[0] if said else None
+        return replies[0] if replies else None
 
-    def _judge(
+    def _grade(
         self, question: Question, response: str, truncated: bool
     ) -> dict | str | None:
         try:
             reply = self._environment.start(question).act(response, truncated)
-            return reply if isinstance(reply, str) else _plain(reply)
-        # Whatever it is, the attempt is not to blame; a grader may call sys.exit.
+            return reply if isinstance(reply, str) else _checked_fields(reply)
+        # Any error here is the grader's, not the attempt's; a grader may call sys.exit.
         except (Exception, SystemExit):
-            self._tell_failure(question, exc_info=True)
+            self._log_failure(question, exc_info=True)
             return None
 
-    def _tell_failure(self, question: Question, why: str = "", **how) -> None:
-        # What is still being graded when a run stops may find its sandbox closed.
+    def _log_failure(self, question: Question, reason: str = "", **options) -> None:
+        # After close, a grader may fail only because its sandbox was closed too.
         if not self._is_closed:
-            _log.error("question %s: the grader failed%s", question.uid, why, **how)
+            _log.error(
+                "question %s: the grader failed%s", question.uid, reason, **options
+            )
 
 
-def _plain(verdict: Any) -> dict:
-    """A verdict in types that survive JSON.
+def _checked_fields(verdict: Any) -> dict:
+    """The fields of a verdict in types that survive JSON.
 
     Raises:
-      GraderFailure: if it is none; an environment of one's own may err.
-      UnicodeEncodeError: if no tokenizer could read its text.
+      GraderFailure: if it is not a valid `Verdict`; a custom environment may err.
+      UnicodeEncodeError: if its text holds characters that no tokenizer can encode.
     """
     if not isinstance(verdict, Verdict):
         raise GraderFailure(f"expected a Verdict, got {verdict!r:.80}")

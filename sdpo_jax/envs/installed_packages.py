@@ -1,4 +1,4 @@
-"""Packages that an environment needs and an installation may lack."""
+"""Finds the modules of optional packages that an environment needs."""
 
 import importlib.metadata
 import importlib.util
@@ -7,16 +7,16 @@ import re
 from packaging.requirements import Requirement
 
 
-def modules(wanted_by: str, distribution: str, install: str) -> tuple[str, ...]:
-    """The modules of an installed distribution and of all that it depends on.
+def modules(required_by: str, distribution: str, install: str) -> tuple[str, ...]:
+    """The modules of an installed distribution and of all its dependencies.
 
     Args:
-      wanted_by: what needs it, as a message says it.
+      required_by: the subject of the error message, such as "env.name=mathematics".
       distribution: its name, as pip knows it.
-      install: what `pip install` is to be given for it.
+      install: the argument of `pip install` that installs it.
 
     Raises:
-      ValueError: if it, or what it depends on, is missing.
+      ValueError: if the distribution or a dependency is missing.
     """
     needed, waiting = set(), [distribution]
     while waiting:
@@ -28,18 +28,18 @@ def modules(wanted_by: str, distribution: str, install: str) -> tuple[str, ...]:
             waiting += _dependencies(name)
         except importlib.metadata.PackageNotFoundError as error:
             raise ValueError(
-                f'{wanted_by} needs the package {name}: pip install "{install}"'
+                f'{required_by} needs the package {name}: pip install "{install}"'
             ) from error
-    found = [
+    importable = [
         module
         for module, owners in importlib.metadata.packages_distributions().items()
         if needed & set(map(_normal, owners)) and _is_importable(module)
     ]
-    return tuple(sorted(found))
+    return tuple(sorted(importable))
 
 
 def _dependencies(distribution: str) -> list[str]:
-    """What it requires here, without its extras."""
+    """The distributions that it requires on this platform, without extras."""
     required = map(Requirement, importlib.metadata.requires(distribution) or ())
     return [
         r.name for r in required if not r.marker or r.marker.evaluate({"extra": ""})
@@ -47,7 +47,7 @@ def _dependencies(distribution: str) -> list[str]:
 
 
 def _is_importable(module: str) -> bool:
-    """Whether it is code; a distribution may also bring folders of other things."""
+    """Whether `module` is code; a distribution may also install folders of data."""
     spec = importlib.util.find_spec(module) if module.isidentifier() else None
     return spec is not None and spec.origin is not None
 

@@ -1,19 +1,19 @@
 """A language model as judge: an endpoint reads the attempt and replies with a score.
 
-A row holds what the judge reads besides question and attempt, if anything:
+A row may hold a reference answer, which the judge reads too:
 
   {"uid": "a", "prompt": "...", "reference": "..."}
 
-`env.judge.url` is an OpenAI-compatible endpoint, up to and without "/chat/completions".
-It gets the key in the environment variable OPENAI_API_KEY, if that is set; the key is
-never written down. The judge must reply with the JSON object {"score": from 0 to 1,
-"feedback": text} and nothing else.
+`env.judge.url` is the base URL of an OpenAI-compatible endpoint, without
+"/chat/completions". The endpoint gets the key in the environment variable
+OPENAI_API_KEY, if that is set; the key is never logged or saved. The judge must reply
+with the JSON object {"score": from 0 to 1, "feedback": text} and nothing else.
 
-The `openai` client repeats calls that meet rate limits, server errors or broken
-connections. What fails still, and a reply that is not that object, is the grader's
-failure and says nothing of the attempt. What the attempt says to its judge stands
-between marks that it cannot know; a judge may believe it all the same, so look at what
-it accepts.
+The `openai` client retries calls that hit rate limits, server errors or broken
+connections. A call that still fails, or any other reply, is a failure of the grader,
+and the attempt is masked. The attempt is enclosed in random marks, so that it cannot
+imitate the end of its own text. A judge may still follow instructions inside an
+attempt, so inspect what it accepts.
 """
 
 import dataclasses
@@ -46,24 +46,24 @@ Reply with one JSON object and nothing else:
 {{"score": <number from 0, all wrong, to 1, all right>, "feedback": "<what is wrong, \
 for the author of the attempt; do not give the answer away>"}}"""
 
-# Scheme, host, perhaps a port and a path: no user, key or query.
+# Scheme, host, optional port and path: no user, key or query.
 _URL = r"https?://(\[[0-9a-f:.]+\]|[^\s/?#@:\[\]]+)(:\d+)?(/[^\s?#]*)?"
-_NO_KEY = "no-key"  # The client wants some key even where the endpoint does not.
-_TIMEOUT_S = 60.0  # To connect, and between two pieces of an answer.
+_NO_KEY = "no-key"  # The client requires a key even if the endpoint does not.
+_TIMEOUT_S = 60.0  # To connect, and between two chunks of a response.
 _RETRIES = 4  # After the first call.
 _MAX_TOKENS = 1024  # Of one reply.
 _COSTS = ("prompt_tokens", "completion_tokens")
-_LOGGED_EVERY = 100  # Replies between two lines of the log.
+_LOG_EVERY = 100  # Replies.
 _log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
 class Endpoint:
-    """The config's `env.judge`.
+    """Where the judge is: the config's `env.judge`.
 
     Args:
       url: for example "https://host/v1".
-      model: its name at the endpoint.
+      model: name of the model at the endpoint.
     """
 
     url: str
@@ -71,7 +71,7 @@ class Endpoint:
 
     def __post_init__(self):
         if not re.fullmatch(_URL, self.url, re.IGNORECASE):
-            # The url itself may hold a key, so the message does not show it.
+            # The URL may contain a key, so the message does not show it.
             raise ValueError(
                 "env.judge.url: expected http(s)://host/path, without a user, a key or "
                 "a question mark; the key belongs in OPENAI_API_KEY"
@@ -79,15 +79,15 @@ class Endpoint:
 
 
 def environment(files: Mapping[str, str | Path], endpoint: Endpoint) -> SingleTurn:
-    """An environment whose attempts are read by a judge.
+    """An environment whose attempts are graded by a judge.
 
     Args:
       files: split ("train", "validation" or "heldout") -> file of questions.
-      endpoint: the judge.
+      endpoint: where the judge is.
 
     Raises:
       ValueError: if a row is malformed (names file, row and field), the package openai
-        is missing, or OPENAI_API_KEY cannot be a key.
+        is missing, or OPENAI_API_KEY is not a valid key.
     """
     questions = rows.load_splits(files, data)
     judge = Judge(endpoint)
@@ -107,7 +107,7 @@ def grade(
     """The judge's score and feedback.
 
     Raises:
-      GraderFailure: if the judge gave none; nothing is known of the attempt.
+      GraderFailure: if the judge gave no valid reply.
     """
     if not response.strip():
         return unreadable("Incorrect Format: The response is empty.", truncated)
@@ -137,12 +137,12 @@ def _messages(question: Question, response: str, truncated: bool) -> list[dict]:
 
 def _score_and_feedback(reply: str) -> tuple[float, str]:
     try:
-        found = read_json(reply)
+        fields = read_json(reply)
     except ValueError as error:
         raise GraderFailure(f"the judge's reply is not JSON: {error}") from error
-    if not isinstance(found, dict) or found.keys() != {"score", "feedback"}:
+    if not isinstance(fields, dict) or fields.keys() != {"score", "feedback"}:
         raise GraderFailure("the judge must reply with a score and a feedback only")
-    score, feedback = found["score"], found["feedback"]
+    score, feedback = fields["score"], fields["feedback"]
     if type(score) not in (int, float) or not 0 <= score <= 1:
         raise GraderFailure(f"the judge's score is {score!r:.80}, expected 0 to 1")
     if not isinstance(feedback, str):
@@ -151,7 +151,7 @@ def _score_and_feedback(reply: str) -> tuple[float, str]:
 
 
 class Judge:
-    """An endpoint, and what its replies have cost; asked from any number of threads."""
+    """A client of the endpoint that counts the tokens of its replies; thread-safe."""
 
     def __init__(self, endpoint: Endpoint):
         try:
@@ -166,17 +166,17 @@ class Judge:
             api_key=self._key,
             timeout=_TIMEOUT_S,
             max_retries=_RETRIES,
-            # A redirect would take the attempt, and perhaps the key, to another host.
+            # A redirect could send the attempt, or even the key, to another host.
             http_client=openai.DefaultHttpxClient(follow_redirects=False),
         )
         self._lock = threading.Lock()
         self.replies = self.prompt_tokens = self.completion_tokens = 0
 
     def ask(self, messages: list[dict]) -> tuple[str, dict[str, float]]:
-        """The judge's reply to `messages`, and the tokens of both.
+        """The judge's reply to `messages`, and the token counts of both.
 
         Raises:
-          GraderFailure: if it gives none, after all retries.
+          GraderFailure: if there is no reply after all retries.
         """
         try:
             completion = self._client.chat.completions.create(
@@ -187,7 +187,7 @@ class Judge:
             )
             content, usage = completion.choices[0].message.content, completion.usage
         except self._openai.OpenAIError as error:
-            # Not `from error`: it may quote the key.
+            # Not `from error`: its message may quote the key.
             raise GraderFailure(self._reason(error)) from None
         # The client checks neither that a body is JSON nor that it is a completion.
         except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -205,28 +205,30 @@ class Judge:
         self._log_cost()
 
     def _reason(self, error: Exception) -> str:
-        """Why a call failed, without the key."""
+        """Why a call failed, with the key removed."""
         status = getattr(error, "status_code", None)
         if status is None:
             text = f"the judge cannot be reached: {error} ({error.__cause__!r})"
         elif 300 <= status < 400:
             text = f"the judge redirects (status {status}): change env.judge.url"
         elif status in (401, 403):
-            # Such an answer may quote part of the key.
+            # The error's text is left out: it may quote part of the key.
             text = f"the judge refuses OPENAI_API_KEY (status {status})"
         else:
             text = f"the judge gave status {status}: {error}"
         return text.replace(self._key, "[key]")[:300]
 
     def _count(self, usage: Any) -> dict[str, int]:
-        """Add up the tokens that an answer says it cost."""
-        found = {n: getattr(usage, n, None) for n in _COSTS}
-        cost = {n: t for n, t in found.items() if type(t) is int and 0 <= t < 1 << 31}
+        """Add the tokens of one reply to the totals, and return them."""
+        reported = {n: getattr(usage, n, None) for n in _COSTS}
+        # An endpoint may report anything, or nothing.
+        is_count = lambda tokens: type(tokens) is int and 0 <= tokens < 1 << 31
+        cost = {n: tokens for n, tokens in reported.items() if is_count(tokens)}
         with self._lock:
             self.replies += 1
             self.prompt_tokens += cost.get("prompt_tokens", 0)
             self.completion_tokens += cost.get("completion_tokens", 0)
-            if self.replies % _LOGGED_EVERY == 0:
+            if self.replies % _LOG_EVERY == 0:
                 self._log_cost()
         return cost
 
@@ -241,7 +243,8 @@ def _key() -> str:
     """The key, or a placeholder where OPENAI_API_KEY is not set.
 
     Raises:
-      ValueError: if it could not stand in a header; the message does not show it.
+      ValueError: if the key is not valid in an HTTP header; the message does not show
+        the key.
     """
     key = os.environ.get("OPENAI_API_KEY", "").strip() or _NO_KEY
     if not key.isascii() or not key.isprintable() or " " in key:

@@ -5,15 +5,16 @@ A row is like those of the official SDPO repository:
   {"idx": 7, "prompt": "...", "system": "...", "answer": "B"}
 
 `grader="fixed"` reads the last answer that the response marks as one: an
-`<answer>` tag, a `\boxed{}`, or "answer is" and "Answer:" before the letter. What is
-marked must be one letter, perhaps in brackets or bold, and perhaps followed by that
-option's text as the prompt has it; a letter with other words is no answer.
+`<answer>` tag, a `\boxed{}`, or "answer is" and "Answer:" before the letter. It must be
+one letter, optionally in brackets or bold, and optionally followed by that option's
+text as the prompt gives it; a letter with other words is no answer.
 `grader="official"` scores as the official code does, by the row's "dataset":
 
-- gpqa: the last A, B, C or D that stands alone, in whatever case, the article too;
-- mmlu_pro: the first "answer is", else the first "Answer:", else the last lone letter;
-- all others: what stands in the last `<answer>` tag, or without one the whole
-  response, must equal the letter.
+- gpqa: the last A, B, C or D that is a word, in either case (even the article "a");
+- mmlu_pro: the first "answer is", else the first "Answer:", else the last single
+  letter;
+- all others: the text of the last `<answer>` tag, or without one the entire response,
+  must equal the letter.
 """
 
 import re
@@ -36,7 +37,7 @@ _DENIED = re.compile(
     r"\b(?:wrong|incorrect|not|least|unlikely|eliminated?|if|false|cannot)\b|n['\u2019]t\b",
     re.IGNORECASE,
 )
-_SAID = re.compile(
+_STATED = re.compile(
     r"\b(?:answer|option|choice)[*_]*(?:\s+is\b[*_]*\s*:?|\s*:)[*_]*\s*([^\n]*)",
     re.IGNORECASE,
 )
@@ -53,12 +54,12 @@ _CHOICE = re.compile(
     re.DOTALL,
 )
 _OPTION = re.compile(r"^\s*[(\[]?([A-J])[).:\]]\s*(.*\S)\s*$", re.MULTILINE)
-_MOST_CHARS = 2000  # Of a letter with its option's text.
+_MAX_CHARS = 2000  # Of a letter with its option's text.
 _LONE = re.compile(r"\b([A-J])\b")
 
 
 def data(row: rows.Row, where: str) -> dict[str, Any]:
-    """The right letter, and which of the official rules is this row's."""
+    """The right letter, and the dataset, which selects the official rule."""
     answer = rows.field(row, "answer", str, where).strip()
     if len(answer) != 1 or answer not in LETTERS:
         raise ValueError(
@@ -70,45 +71,51 @@ def data(row: rows.Row, where: str) -> dict[str, Any]:
 def fixed(question: Question, response: str, truncated: bool) -> Verdict:
     """Grade by the answer that the response marks last."""
     options = dict(_OPTION.findall(question.prompt))
-    choice = chosen(response, options)
+    choice = chosen_letter(response, options)
     if choice is None:
         return unreadable(INCORRECT_FORMAT, truncated)
     if choice == question.data["answer"]:
         return Verdict(1.0, "Accepted", measurements={"format": 1.0})
-    told = f"Wrong Answer: {choice} is not the right option."
-    return Verdict(0.0, "Wrong Answer", told, {"format": 1.0})
+    feedback = f"Wrong Answer: {choice} is not the right option."
+    return Verdict(0.0, "Wrong Answer", feedback, {"format": 1.0})
 
 
-def chosen(response: str, options: Mapping[str, str]) -> str | None:
+def chosen_letter(response: str, options: Mapping[str, str]) -> str | None:
     """The letter that a response marks as its answer, or None if there is none.
 
     Args:
       response: what the policy wrote.
-      options: letter -> the text of that option, where the prompt has it.
+      options: letter -> the text of that option, for options listed in the prompt.
     """
     for read in (answer_extraction.last_tag, boxed.last_box):
-        if (found := read(response)) is not None:
-            return _letter(found, options)
-    said = [
-        _letter(text[1], options)
-        for text in _SAID.finditer(response)
-        if _affirms(response[max(text.start() - 60, 0) : text.start()], text[1])
+        if (marked := read(response)) is not None:
+            return _letter(marked, options)
+    candidates = [
+        _letter(statement[1], options)
+        for statement in _STATED.finditer(response)
+        if _affirms(
+            response[max(statement.start() - 60, 0) : statement.start()], statement[1]
+        )
     ]
-    letters = [letter for letter in said if letter]
+    letters = [letter for letter in candidates if letter]
     if letters:
         return letters[-1]
     return _letter(response, {})
 
 
-def _affirms(before: str, said: str) -> bool:
-    """Whether what stands before lets the answer be one; "is a large" names none."""
+def _affirms(before: str, stated: str) -> bool:
+    """Whether a statement gives an answer.
+
+    It gives none after a denial ("not the answer: B"), or when its letter may be the
+    article ("the answer is a large ...").
+    """
     line = re.split(r"[\n.]", before)[-1]
-    return not _DENIED.search(line) and not re.match(r"\W*[a-j]\b", said)
+    return not _DENIED.search(line) and not re.match(r"\W*[a-j]\b", stated)
 
 
 def _letter(text: str, options: Mapping[str, str]) -> str | None:
     """The one letter that a marked answer names."""
-    if len(text) > _MOST_CHARS:
+    if len(text) > _MAX_CHARS:
         return None
     text, before = re.sub(r"\\[()\[\]]", "", text), ""
     while text != before:
@@ -122,12 +129,12 @@ def _letter(text: str, options: Mapping[str, str]) -> str | None:
 
 
 def _plain(text: str) -> str:
-    """Text without what only changes its look."""
+    """`text` without case, styling and repeated white space, to compare by."""
     return " ".join(text.split()).strip(_MARKS + ".,;").casefold()
 
 
 def official(question: Question, response: str, truncated: bool) -> Verdict:
-    """Score as the official code: no feedback, and no regard to truncation."""
+    """Score as the official code does: without feedback, truncated or not."""
     read = _OFFICIAL.get(question.data["dataset"], _official_tag)
     right = read(response) == question.data["answer"]
     return Verdict(float(right), "Accepted" if right else "Wrong Answer")
@@ -139,14 +146,14 @@ def _official_tag(response: str) -> str:
 
 def _official_gpqa(response: str) -> str:
     lone = re.findall(r"\b[A-D]\b", response.upper())
-    # Without one the whole response is compared, up to dots and slashes around it.
+    # Without one the entire response is compared, up to dots and slashes around it.
     return lone[-1] if lone else response.strip().strip(".").rstrip("/")
 
 
 def _official_mmlu_pro(response: str) -> str:
-    for said in (r"answer is \(?([A-J])\)?", r"Answer:\s*([A-J])"):
-        if found := re.search(said, response, re.IGNORECASE):
-            return found[1]
+    for pattern in (r"answer is \(?([A-J])\)?", r"Answer:\s*([A-J])"):
+        if match := re.search(pattern, response, re.IGNORECASE):
+            return match[1]
     lone = _LONE.findall(response)
     return lone[-1] if lone else ""
 

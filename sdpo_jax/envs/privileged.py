@@ -1,17 +1,17 @@
 r"""Reference solutions as feedback: the self-teacher reads how the question is solved.
 
-A row holds a worked solution, and perhaps the final answer of a mathematical question:
+A row holds a worked solution, and optionally the answer of a mathematical question:
 
   {"uid": "a", "prompt": "...", "solution": "...", "answer": "\\frac{1}{2}"}
 
-Every attempt gets the whole solution as its feedback, solved or not, as on-policy
-self-distillation has it (OPSD, arXiv:2601.18734). Only `reprompt.max_length` cuts it,
-in its middle and with a mark. It is scored as in `mathematics`, or 0 without an answer:
-the score is then no measure of anything. Questions that are not trained on do with an
-answer alone.
+Every attempt, solved or not, gets the complete solution as its feedback, as in
+on-policy self-distillation (OPSD, arXiv:2601.18734). Only `reprompt.max_length` cuts
+it, in its middle and with a mark. Attempts are scored as in `mathematics`; without an
+answer the score is always 0 and means nothing. Questions that are not trained on need
+only an answer.
 
-The run's config decides who is shown what: `reprompt.show_feedback="always"` and
-`reprompt.demonstration_from="nobody"` show the solution and nothing else.
+To show the teacher the solution and nothing else, set `reprompt.show_feedback="always"`
+and `reprompt.demonstration_from="nobody"`.
 """
 
 import dataclasses
@@ -37,20 +37,20 @@ def environment(
 
     Args:
       files: split ("train", "validation" or "heldout") -> file of questions.
-      make_sandbox: called with the packages that comparisons of answers need, and
-        only where a row has an answer.
+      make_sandbox: called with the packages that comparisons of answers need, only if
+        a row has an answer.
 
     Raises:
       ValueError: if a row is malformed (names file, row and field), or math-verify is
         needed and missing.
-      SandboxUnavailable: if no sandbox holds here.
+      SandboxUnavailable: if no sandbox works on this machine.
     """
     questions = rows.load_splits(files, data)
     train = questions.get("train", ())
-    if untaught := [q.uid for q in train if not q.data["solution"]]:
+    if unsolved := [q.uid for q in train if not q.data["solution"]]:
         raise ValueError(
-            f"env.train: question {untaught[0]} has no solution, which is true of "
-            f"{len(untaught)}; only other splits do without"
+            f"env.train: question {unsolved[0]} has no solution ({len(unsolved)} in "
+            "all); every training question needs one"
         )
     if not any("answer" in q.data for split in questions.values() for q in split):
         return SingleTurn(questions, functools.partial(grade, None))
@@ -75,7 +75,7 @@ def grade(
     """Score by the answer, if there is one; the feedback is the reference solution.
 
     Raises:
-      GraderFailure: if the sandbox failed twice; nothing is known of the answer.
+      GraderFailure: if the sandbox failed twice.
     """
     verdict = Verdict(0.0, "Not Graded")
     if "answer" in question.data:

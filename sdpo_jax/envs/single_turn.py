@@ -1,4 +1,4 @@
-"""Environments made of lists of questions, and of a function that grades or begins."""
+"""Environments built from lists of questions and a function that grades responses."""
 
 import dataclasses
 import functools
@@ -14,11 +14,11 @@ Grade = Callable[[Question, str, bool], Verdict]
 
 
 class Listed:
-    """Questions, and how an attempt at one begins.
+    """An environment over fixed lists of questions.
 
     Args:
       questions: split -> its questions.
-      start: called from several threads at once.
+      start: begins an attempt at a question; called from several threads at once.
       close: called at the end of a run.
     """
 
@@ -43,13 +43,14 @@ class Listed:
 
 
 class SingleTurn(Listed):
-    """Questions and one function that grades every response to them.
+    """An environment whose every episode is one response, graded by one function.
 
     Args:
       questions: split -> its questions.
       grade: called from several threads at once.
       close: called at the end of a run.
-      versions: what verdicts depend on beside the config; kept in the run folder.
+      versions: what verdicts depend on in addition to the config; saved in the run
+        folder.
     """
 
     def __init__(
@@ -68,12 +69,12 @@ def sandboxed(
     grade: Callable[[Sandbox, Question, str, bool], Verdict],
     sandbox: Sandbox,
 ) -> SingleTurn:
-    """Questions that are graded with a sandbox, which is closed with them.
+    """An environment that grades with a sandbox, and closes it when it is closed.
 
     Args:
       questions: split -> its questions.
-      grade: called from several threads at once.
-      sandbox: its first argument.
+      grade: called from several threads at once, with the sandbox first.
+      sandbox: where responses or comparisons run.
     """
     versions = {"sandbox_tier": sandbox.tier}
     return SingleTurn(
@@ -81,17 +82,17 @@ def sandboxed(
     )
 
 
-def unreadable(told: str, truncated: bool, measurement: str = "format") -> Verdict:
-    """The verdict on a response that holds no answer, or no whole one.
+def unreadable(feedback: str, truncated: bool, measurement: str = "format") -> Verdict:
+    """The verdict on a response without an answer, or with an incomplete one.
 
     Args:
-      told: the feedback, unless the response was cut off.
-      truncated: whether it was.
-      measurement: what is 0 with it.
+      feedback: used unless the response was truncated, which has its own text.
+      truncated: whether the length limit cut the response off.
+      measurement: name of the measurement that is 0.
     """
     outcome = "Truncated" if truncated else "Incorrect Format"
-    told = feedback_text.TRUNCATED if truncated else told
-    return Verdict(0.0, outcome, told, {measurement: 0.0})
+    feedback = feedback_text.TRUNCATED if truncated else feedback
+    return Verdict(0.0, outcome, feedback, {measurement: 0.0})
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a name in `env.name` stands for, and what tasks make of the config's `env`."""
+"""The type of a task, and helpers that build its parts from the config's `env`."""
 
 import dataclasses
 import functools
@@ -17,13 +17,13 @@ from sdpo_jax.sandbox.values import Limits
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """One line of `envs.TASKS`.
+    """An entry of `envs.TASKS`: how the environment is built and its options checked.
 
     Args:
-      environment: makes it from the config's `env`; raises ValueError if a source of
-        questions is malformed.
-      graders: what `env.grader` may be.
-      check: raises ValueError if the task's own options cannot work.
+      environment: builds the environment from the config's `env`; raises ValueError
+        if a source of questions is malformed.
+      graders: the allowed values of `env.grader`.
+      check: raises ValueError if the task's own options are invalid.
     """
 
     environment: Callable[[ConfigDict], Environment]
@@ -34,11 +34,11 @@ class Task:
 def answered(
     data: Callable[[rows.Row, str], Mapping[str, Any]], **graders: Grade
 ) -> Task:
-    """A task whose questions are rows and whose graders read the response alone.
+    """A task whose questions are rows and whose graders need no sandbox.
 
     Args:
-      data: what a question is graded with, from its row and where that stands.
-      graders: what `env.grader` may be -> the function that grades.
+      data: (row, its file and number) -> the data that a question is graded with.
+      graders: value of `env.grader` -> the function that grades.
     """
     make = lambda env: SingleTurn(
         rows.load_splits(files(env), data), graders[env.grader]
@@ -47,12 +47,12 @@ def answered(
 
 
 def files(env: ConfigDict) -> dict[str, str]:
-    """Split -> its file of questions; datasets are read when the file is."""
+    """Split -> its source of questions; a dataset is loaded when it is first read."""
     return {split: sources.of(env[split], f"env.{split}") for split in SPLITS}
 
 
 def sandboxes(env: ConfigDict) -> Callable[..., Sandbox]:
-    """`Sandbox` with the limits and the tier that the config names."""
+    """`Sandbox` with the limits and the tier of the config already applied."""
     box = env.sandbox
     limits = Limits(cpu_s=box.time_limit_s, memory_mb=box.memory_limit_mb)
     return functools.partial(Sandbox, limits, box.tier)

@@ -1,7 +1,7 @@
-r"""Tool use: a response names the calls that a user's request needs.
+r"""Tool use: a response lists the tool calls that a user's request needs.
 
-A row is like those of the official SDPO repository, where ToolAlpaca's calls are
-written as text:
+A row is like those of the official SDPO repository, which hold ToolAlpaca's calls as
+text:
 
   {"idx": 7, "prompt": "...", "answer":
       "[{\"Action\": \"search\", \"Action_Input\": \"{\\\"page\\\": 1}\"}]"}
@@ -11,16 +11,17 @@ and a response makes calls as
   Action: search
   Action Input: {"page": 1}
 
-`grader="fixed"` compares whole calls, nested arguments included. Calls may come in any
-order, but each as often as it is expected; one whose name begins with "[Optional]" may
-be left out. A response that mentions an action anywhere else has no readable calls.
-Names of tools and arguments must be equal. Numbers are equal by value, also to text
-that holds the number; text is equal up to white space around it, plain words also up to
-case; the order of lists counts. An argument that is null or empty equals an absent one.
+`grader="fixed"` compares complete calls, including nested arguments. Calls may come in
+any order, but each as often as expected; a call whose expected name begins with
+"[Optional]" may be left out. A response that mentions an action anywhere else has no
+readable calls. Names of tools and arguments must be equal. Numbers are compared by
+value, also with text that holds a number; text is compared without surrounding white
+space, plain words also without case; the order of lists matters. An argument that is
+null or empty equals an absent one.
 
-`grader="official"` scores as the official code does: the tools' names as a multiset,
-and the arguments of all calls merged into one object, in which the last value of a name
-stays and calls with nested objects are lost.
+`grader="official"` scores as the official code does: it compares the tools' names as a
+multiset, and the arguments of all calls merged into one object, in which the last value
+of a name wins and calls with nested objects are lost.
 """
 
 import collections
@@ -41,8 +42,8 @@ INCORRECT_FORMAT = (
     "tool, and 'Action Input: ' with one JSON object of its arguments."
 )
 OPTIONAL = "[Optional]"
-# What a response may hold is bounded before it is compared.
-_MOST_CALLS, _MOST_CHARS, _MOST_DEPTH = 100, 100_000, 50
+# Limits on a response: calls, characters of one call's arguments, and their nesting.
+_MAX_CALLS, _MAX_CHARS, _MAX_DEPTH = 100, 100_000, 50
 
 _ACTION = re.compile(
     r"^(?:[ \t*_>#\u2022-]|\d+[.)])*Action[*_]*[ \t]*:[*_]*[ \t]*(?:\r?\n[ \t]*)?"
@@ -98,53 +99,53 @@ def _json(text: str, where: str) -> Any:
 
 
 def fixed(question: Question, response: str, truncated: bool) -> Verdict:
-    """Grade the calls of `response`: score 1 if they are those expected, else 0."""
+    """Grade the calls of `response`: score 1 if they are the expected ones, else 0."""
     expected = question.data["calls"]
-    calls = made(response)
+    calls = read_calls(response)
     if not calls:
         return unreadable(INCORRECT_FORMAT, truncated)
     problems = _problems(calls, expected)
     if not problems:
         return Verdict(1.0, "Accepted", measurements={"format": 1.0})
-    told = feedback_text.feedback(["Wrong Answer", *problems])
-    return Verdict(0.0, "Wrong Answer", told, {"format": 1.0})
+    feedback = feedback_text.feedback(["Wrong Answer", *problems])
+    return Verdict(0.0, "Wrong Answer", feedback, {"format": 1.0})
 
 
-def made(response: str) -> list[Call] | None:
-    """The calls that a response makes; None if it has any that cannot be read."""
-    calls, rest, place = [], [], 0
-    while action := _ACTION.search(response, place):
-        found = _INPUT.match(response, action.end())
-        if found is None or len(calls) == _MOST_CALLS:
+def read_calls(response: str) -> list[Call] | None:
+    """The calls that a response makes; None if any of them cannot be read."""
+    calls, rest, position = [], [], 0
+    while action := _ACTION.search(response, position):
+        label = _INPUT.match(response, action.end())
+        if label is None or len(calls) == _MAX_CALLS:
             return None
-        read = _object(response, found.end())
-        if read is None:
+        arguments_and_end = _object(response, label.end())
+        if arguments_and_end is None:
             return None
-        arguments, end = read
+        arguments, end = arguments_and_end
         calls.append(Call(action["name"].strip().strip("*`\"'"), arguments))
-        rest.append(response[place : action.start()])
-        place = end
-    rest.append(response[place:])
+        rest.append(response[position : action.start()])
+        position = end
+    rest.append(response[position:])
     return None if any(map(_MENTION.search, rest)) else calls
 
 
 def _object(text: str, start: int) -> tuple[dict[str, Any], int] | None:
-    """The JSON object at `start`, nothing standing for an empty one, and its end."""
+    """The JSON object at `start`, empty if nothing is there, and where it ends."""
     if nothing := _NO_ARGUMENTS.match(text, start):
         return {}, nothing.end()
     try:
-        found, end = _DECODER.raw_decode(text[start : start + _MOST_CHARS])
+        value, end = _DECODER.raw_decode(text[start : start + _MAX_CHARS])
     except (ValueError, RecursionError, ArithmeticError):
         return None
-    if not isinstance(found, dict) or _depth(found) > _MOST_DEPTH:
+    if not isinstance(value, dict) or _depth(value) > _MAX_DEPTH:
         return None
-    return found, start + end
+    return value, start + end
 
 
 def _depth(value: Any) -> int:
-    """Nesting, at most one more than what is allowed."""
+    """The nesting depth of a value, counted up to one above the limit."""
     layer, depth = [value], 0
-    while layer and depth <= _MOST_DEPTH:
+    while layer and depth <= _MAX_DEPTH:
         inner = [v.values() if isinstance(v, dict) else v for v in layer]
         layer = [x for values in inner for x in values if isinstance(x, dict | list)]
         depth += 1
@@ -169,7 +170,7 @@ _DECODER = json.JSONDecoder(
 
 
 def _problems(calls: Sequence[Call], expected: Sequence[Call]) -> list[str]:
-    """What is wrong, without the expected values; empty if nothing is."""
+    """Descriptions of the faults, without the expected values; empty for none."""
     needed = [call for call in expected if not call.name.startswith(OPTIONAL)]
     optional = [
         call._replace(name=call.name.removeprefix(OPTIONAL).strip())
@@ -180,7 +181,7 @@ def _problems(calls: Sequence[Call], expected: Sequence[Call]) -> list[str]:
     extra = _unmatched(_unmatched(calls, needed), optional)
     problems = []
     for call in missing:
-        tried = next((made for made in extra if made.name == call.name), None)
+        tried = next((other for other in extra if other.name == call.name), None)
         if tried is None:
             problems.append("A call that is needed is missing.")
         else:
@@ -191,7 +192,7 @@ def _problems(calls: Sequence[Call], expected: Sequence[Call]) -> list[str]:
 
 
 def _unmatched(calls: Sequence[Call], others: Sequence[Call]) -> list[Call]:
-    """`calls` without those that stand among `others`, each of them used once."""
+    """`calls` without those that equal one of `others`, each of which matches once."""
     unused, left = list(others), []
     for call in calls:
         equal = next((other for other in unused if _same_call(call, other)), None)
@@ -202,9 +203,9 @@ def _unmatched(calls: Sequence[Call], others: Sequence[Call]) -> list[Call]:
     return left
 
 
-def _wrong_arguments(made: Call, expected: Call) -> list[str]:
+def _wrong_arguments(call: Call, expected: Call) -> list[str]:
     """How two unequal calls of one tool differ; never empty."""
-    given, right = (_present(call.arguments) for call in (made, expected))
+    given, right = (_present(c.arguments) for c in (call, expected))
     wrong = {
         "is missing": [name for name in right if name not in given],
         "is not needed": [name for name in given if name not in right],
@@ -215,14 +216,14 @@ def _wrong_arguments(made: Call, expected: Call) -> list[str]:
         ],
     }
     return [
-        f"{_shown(made.name)}: the argument {_shown(name)} {what}."
-        for what, names in wrong.items()
+        f"{_shown(call.name)}: the argument {_shown(name)} {fault}."
+        for fault, names in wrong.items()
         for name in names
     ]
 
 
 def _shown(name: str) -> str:
-    """A name as part of one line."""
+    """A name, shortened to fit into one line of feedback."""
     return feedback_text.cut(" ".join(name.split()))
 
 
@@ -237,7 +238,7 @@ def _present(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Equality of values as the module's docstring says."""
+    """Whether two values are equal by the rules in the module's docstring."""
     if isinstance(a, dict) and isinstance(b, dict):
         a, b = _present(a), _present(b)
         return a.keys() == b.keys() and all(_same(a[name], b[name]) for name in a)
@@ -253,7 +254,7 @@ def _same(a: Any, b: Any) -> bool:
 
 
 def _are_words(*texts: str) -> bool:
-    """Whether these are words as in sentences, not names in which case may tell."""
+    """Whether all texts are plain words, not names in which case matters."""
     words = [word.rstrip(",.!?") for text in texts for word in text.split()]
     cased = lambda w: w.islower() or w.isupper() or w.istitle()
     are_long = all(len(text) > 1 for text in texts)
@@ -269,18 +270,18 @@ def _number(value: Any) -> decimal.Decimal | None:
 
 
 def official(question: Question, response: str, truncated: bool) -> Verdict:
-    """Score as the official code: no feedback, and no regard to truncation."""
+    """Score as the official code does: without feedback, truncated or not."""
     expected = question.data["calls"]
     names = collections.Counter(call.name for call in expected)
     merged = {k: v for call in expected for k, v in call.arguments.items()}
-    found = collections.Counter(re.findall(r"Action:\s*(\w+)", response))
+    called = collections.Counter(re.findall(r"Action:\s*(\w+)", response))
     arguments: dict[str, Any] = {}
     for block in re.findall(r"Action Input:\s*({.*?})", response, re.DOTALL):
         try:
             arguments |= json.loads(block)
         except (ValueError, RecursionError):
             continue
-    right = found == names and arguments == merged
+    right = called == names and arguments == merged
     return Verdict(float(right), "Accepted" if right else "Wrong Answer")
 
 

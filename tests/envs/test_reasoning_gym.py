@@ -235,12 +235,15 @@ def test_questions_are_the_same_every_time_and_follow_the_seed(tmp_path):
 @pytest.mark.parametrize(
     "wanted, told",
     [
-        ({"task": "no_such_task"}, "row 1: reasoning-gym cannot make it: error"),
+        ({"task": "no_such_task"}, "row 1: reasoning-gym cannot generate it: error"),
         (
             {"config": {"no_such_field": 1}},
-            "row 1: reasoning-gym cannot make it: error",
+            "row 1: reasoning-gym cannot generate it: error",
         ),
-        ({"config": {"min_animals": -1}}, "row 1: reasoning-gym cannot make it: error"),
+        (
+            {"config": {"min_animals": -1}},
+            "row 1: reasoning-gym cannot generate it: error",
+        ),
     ],
 )
 def test_what_the_library_cannot_make_is_refused_by_row(tmp_path, wanted, told):
@@ -273,8 +276,8 @@ LEGS = {"task": "leg_counting", "seed": 1, "size": 10}
     "text, told",
     [
         ("{", "train.json is not JSON"),
-        ("[]", "expected a JSON list of what to make"),
-        ("{}", "expected a JSON list of what to make"),
+        ("[]", "expected a JSON list of tasks with"),
+        ("{}", "expected a JSON list of tasks with"),
         ("[5]", "row 1: expected an object, got int"),
         ([{}], "row 1, field task: expected str"),
         ([LEGS | {"task": 5}], "row 1, field task: expected str, got 5"),
@@ -283,8 +286,8 @@ LEGS = {"task": "leg_counting", "seed": 1, "size": 10}
         ([LEGS | {"seed": True}], "field seed: expected at least 0, got True"),
         ([LEGS | {"size": 0}], "field size: expected at least 1, got 0"),
         ([LEGS | {"config": []}], "field config: expected dict"),
-        ([LEGS | {"config": {"seed": 5}}], "field config: seed stands beside it"),
-        ([LEGS | {"sizes": 5}], "field sizes: there are only task, seed, size, config"),
+        ([LEGS | {"config": {"seed": 5}}], "field config: seed belongs next to c"),
+        ([LEGS | {"sizes": 5}], "field sizes: unknown; expected task, seed, size, con"),
         ([LEGS | {"task": "puzzle24"}], "puzzle24 is refused: its scorer accepts any"),
         ([LEGS | {"task": "composite"}], "composite is refused"),
     ],
@@ -320,7 +323,9 @@ def test_splits_that_would_make_the_same_questions_are_refused(other, overlaps):
 
     if not overlaps:
         return reasoning_gym._refuse_overlaps(specs)
-    with pytest.raises(ValueError, match="field seed: .* makes questions that .* too"):
+    with pytest.raises(
+        ValueError, match="field seed: .* generates questions that .* too"
+    ):
         reasoning_gym._refuse_overlaps(specs)
 
 

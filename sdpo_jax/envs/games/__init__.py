@@ -1,1 +1,1 @@
-"""Boards that are played by one plan of moves."""
+"""Tasks that are games on a board, played by one plan of moves."""

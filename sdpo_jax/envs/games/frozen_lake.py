@@ -1,8 +1,8 @@
-"""Frozen lake: walk over ice to the goal, and into no hole (see grid_game.py).
+"""Frozen lake: walk over ice to the goal, without falling in a hole (see grid_game.py).
 
-As in ERL (arXiv:2602.13949, App. C): boards 2 to 9 cells wide, each cell ice with a
-probability drawn between .6 and .85, ice that is not slippery, start and goal anywhere.
-The player is A, the goal B, a hole C, ice D; at the end X is the player in a hole.
+As in ERL (arXiv:2602.13949, App. C): boards are 2 to 9 cells wide, each cell is ice
+with a probability drawn from 0.6 to 0.85, ice is not slippery, and start and goal are
+anywhere. The player is A, the goal B, a hole C, ice D; X is the player in a hole.
 """
 
 import dataclasses
@@ -29,30 +29,30 @@ class Lake:
 
     def after(self, place: Cell, move: str) -> Cell:
         """The next cell; the player stays at the edge."""
-        row, column = grid_game.beside(place, move)
+        row, column = grid_game.neighbour(place, move)
         inside = 0 <= row < self.size and 0 <= column < self.size
         return (row, column) if inside else place
 
     def least(self, place: Cell) -> int:
-        """The way of the player over ice alone."""
+        """The distance to the goal if there were no holes."""
         return grid_game.distance(place, self.goal)
 
     def lost(self, place: Cell) -> str:
-        """Where the player fell in."""
+        """The hole that the player fell into; empty if in none."""
         if place not in self.holes:
             return ""
         row, column = place
         return f"You fell into a hole, at row {row + 1} and column {column + 1}."
 
     def render(self, place: Cell) -> str:
-        """The board; the player hides what is below."""
+        """The board; the player's symbol covers that of its cell."""
         player = "X" if place in self.holes else "A"
         symbols = dict.fromkeys(self.holes, "C") | {self.goal: "B", place: player}
         return grid_game.board(self.size, symbols, "D")
 
 
 def draw(rng: random.Random) -> Lake:
-    """A lake that can be crossed in time."""
+    """A random lake whose goal can be reached in MAX_MOVES."""
     size, ice = rng.randint(*_SIZES), rng.uniform(*_ICE)
     cells = list(itertools.product(range(size), repeat=2))
     while True:
@@ -63,4 +63,4 @@ def draw(rng: random.Random) -> Lake:
             return lake
 
 
-TASK = grid_game.planned("frozen_lake", draw)
+TASK = grid_game.one_act_task("frozen_lake", draw)

@@ -1,13 +1,13 @@
-"""Games on a grid of symbols that nobody explains (ERL, arXiv:2602.13949, App. C).
+"""Games on a grid whose symbols are not explained (ERL, arXiv:2602.13949, App. C).
 
-The policy sees a board of letters and the names of four moves, but no rule. It moves at
-most eight times; a win scores 1, all else 0, and the feedback says how the game ended.
-The moves stand in the last pair of triple backticks, Up, Down, Left or Right in any
-case. `acts="many"` is ERL's way, one move per response and the board after each;
-`acts="one"` takes the moves of a whole game from one response.
+The policy sees a board of letters and the names of four moves, but no rules. It has at
+most eight moves; a win scores 1, all else 0, and the feedback says how the game ended.
+The moves are read from the last pair of triple backticks: Up, Down, Left or Right in
+any case. `acts="many"` is ERL's protocol, one move per response and the board after
+each; `acts="one"` reads the moves of a complete game from one response.
 
-The wording is this project's own. ERL's code also reads moves by number, and may ask
-for nine moves; here every board can be won in eight.
+The prompts are this project's own. ERL's code also reads moves by number, and its
+boards may need nine moves; here every board can be won in eight.
 """
 
 import collections
@@ -25,17 +25,17 @@ from sdpo_jax.questions.question import Question
 Cell = tuple[int, int]
 
 MOVES = {"Up": (-1, 0), "Down": (1, 0), "Left": (0, -1), "Right": (0, 1)}
-MOST_MOVES = 8
+MAX_MOVES = 8
 SYSTEM = (
     "You play a game on a grid. What its symbols mean and what its rules are is for "
     "you to find out. The moves are Up, Down, Left and Right. First think about what "
     "the board shows and what each move may lead to. "
 )
-ASKED = {
+INSTRUCTION = {
     "one": "Then end with all your moves, in order, in triple backticks, as in "
-    f"```Up Left Left```. At most {MOST_MOVES} moves are made.",
+    f"```Up Left Left```. At most {MAX_MOVES} moves are made.",
     "many": "Then end with your next move alone in triple backticks, as in ```Up```. "
-    f"You see the board after each of at most {MOST_MOVES} moves.",
+    f"You see the board after each of at most {MAX_MOVES} moves.",
 }
 INCORRECT_FORMAT = {
     "one": "Incorrect Format: End with your moves, and nothing else, in triple "
@@ -46,24 +46,24 @@ INCORRECT_FORMAT = {
 
 
 class Game(Protocol):
-    """A board and its rules; a place says where everything is that moves.
+    """A board and its rules; a place is the position of everything that moves.
 
     Attributes:
       start: the first place.
-      blocked: the moves that have no effect, as one sentence.
+      blocked: one sentence for the feedback that says which moves have no effect.
     """
 
     start: Hashable
     blocked: str
 
     def after(self, place: Hashable, move: str) -> Hashable:
-        """Where a move leads; the same place when it has no effect."""
+        """The place after a move; the same place if the move has no effect."""
 
     def least(self, place: Hashable) -> int:
-        """At least so many moves are still needed to win; 0 at a win only."""
+        """A lower bound on the moves still needed to win; 0 only at a win."""
 
     def lost(self, place: Hashable) -> str:
-        """How the game ends here without a win; empty when it goes on."""
+        """How the game is lost at this place; empty if it continues."""
 
     def render(self, place: Hashable) -> str:
         """The board as the policy sees it."""
@@ -75,12 +75,12 @@ def environment(
     draw: Callable[[random.Random], Game],
     acts: str,
 ) -> Listed:
-    """An environment of games that seeds draw.
+    """An environment of games drawn from seeds.
 
     Args:
-      name: what uids begin with; with the seed it decides the game.
+      name: prefix of the uids; the uid determines the game.
       sources: see `seeds.load_splits`.
-      draw: a game that can be won in time.
+      draw: draws a game that can be won in MAX_MOVES.
       acts: "one" or "many".
 
     Raises:
@@ -91,26 +91,26 @@ def environment(
         uid = f"{name}-{seed}"
         game = draw(random.Random(uid))
         prompt = f"The board:\n{game.render(game.start)}"
-        return Question(uid, prompt, SYSTEM + ASKED[acts], {"game": game})
+        return Question(uid, prompt, SYSTEM + INSTRUCTION[acts], {"game": game})
 
     start = lambda question: GridGameEpisode(question.data["game"], acts)
     return Listed(seeds.load_splits(sources, question), start)
 
 
-def planned(name: str, draw: Callable[[random.Random], Game]) -> task.Task:
-    """The task of games that one response plans as a whole; see `environment`."""
+def one_act_task(name: str, draw: Callable[[random.Random], Game]) -> task.Task:
+    """The task of games whose moves are all in one response; see `environment`."""
     sources = lambda env: {split: env[split] for split in SPLITS}
     return task.Task(lambda env: environment(name, sources(env), draw, "one"))
 
 
-def beside(cell: Cell, move: str) -> Cell:
-    """The cell that a move leads to from another."""
+def neighbour(cell: Cell, move: str) -> Cell:
+    """The cell next to `cell` in the direction of a move."""
     return cell[0] + MOVES[move][0], cell[1] + MOVES[move][1]
 
 
-def distance(one: Cell, other: Cell) -> int:
-    """Moves from one cell to another where nothing is in the way."""
-    return abs(one[0] - other[0]) + abs(one[1] - other[1])
+def distance(start: Cell, end: Cell) -> int:
+    """Moves from one cell to another if nothing is in the way."""
+    return abs(start[0] - end[0]) + abs(start[1] - end[1])
 
 
 def board(size: int, symbols: Mapping[Cell, str], otherwise: str) -> str:
@@ -121,18 +121,18 @@ def board(size: int, symbols: Mapping[Cell, str], otherwise: str) -> str:
 
 
 def shortest(game: Game) -> list[str] | None:
-    """The fewest moves that win; None if there are more than `MOST_MOVES`."""
-    found, waiting = {game.start: []}, collections.deque([game.start])
+    """The shortest moves that win; None if they are more than `MAX_MOVES`."""
+    moves_to, waiting = {game.start: []}, collections.deque([game.start])
     while waiting:
         place = waiting.popleft()
         if not (least := game.least(place)):
-            return found[place]
-        if len(found[place]) + least > MOST_MOVES or game.lost(place):
+            return moves_to[place]
+        if len(moves_to[place]) + least > MAX_MOVES or game.lost(place):
             continue
         for move in MOVES:
             after = game.after(place, move)
-            if after not in found:
-                found[after] = [*found[place], move]
+            if after not in moves_to:
+                moves_to[after] = [*moves_to[place], move]
                 waiting.append(after)
     return None
 
@@ -152,11 +152,11 @@ class GridGameEpisode:
         self._game = game
         self._acts = acts
         self._place = game.start
-        # What was moved, None when that could not be read; and whether it had effect.
-        self._made: list[tuple[str | None, bool]] = []
+        # Each move, None if it could not be read, and whether it had an effect.
+        self._history: list[tuple[str | None, bool]] = []
 
     def act(self, response: str, truncated: bool) -> Verdict | str:
-        """Make the moves in `response`; the verdict at the end of the game."""
+        """Make the moves in `response`; a verdict if they end the game."""
         moves = read(response)
         if self._acts == "many":
             move = moves[0] if moves and len(moves) == 1 else None
@@ -169,45 +169,48 @@ class GridGameEpisode:
         return self._not_won("Unfinished", "The moves ended before the game was won.")
 
     def _make(self, move: str | None) -> Verdict | None:
-        """Spend one move; a verdict if that ends the game."""
+        """Use up one move; a verdict if it ends the game."""
         before = self._place
         if move:
             self._place = self._game.after(before, move)
-        self._made.append((move, self._place != before))
+        self._history.append((move, self._place != before))
         if not self._game.least(self._place):
             return Verdict(1.0, "Accepted", measurements=self._measurements())
-        if how := self._game.lost(self._place):
-            return self._not_won("Lost", how)
-        if len(self._made) == MOST_MOVES:
-            told = f"{MOST_MOVES} moves were made, which is all there are; not won."
-            return self._not_won("Move Limit", told)
+        if reason := self._game.lost(self._place):
+            return self._not_won("Lost", reason)
+        if len(self._history) == MAX_MOVES:
+            reason = f"{MAX_MOVES} moves were made, which is all there are; not won."
+            return self._not_won("Move Limit", reason)
         return None
 
     def _observation(self, truncated: bool) -> str:
         """The next user turn."""
-        move, had_effect = self._made[-1]
-        told = [f"The board after {len(self._made)} of {MOST_MOVES} moves:"]
-        told += [self._game.render(self._place), "The game is not won yet."]
+        move, had_effect = self._history[-1]
+        lines = [f"The board after {len(self._history)} of {MAX_MOVES} moves:"]
+        lines += [self._game.render(self._place), "The game is not won yet."]
         if move is None:
-            told += [feedback_text.TRUNCATED if truncated else INCORRECT_FORMAT["many"]]
+            lines += [
+                feedback_text.TRUNCATED if truncated else INCORRECT_FORMAT["many"]
+            ]
         elif not had_effect:
-            told += [f"Your last move had no effect. {self._game.blocked}"]
-        return "\n".join([*told, "Give your next move."])
+            lines += [f"Your last move had no effect. {self._game.blocked}"]
+        return "\n".join([*lines, "Give your next move."])
 
-    def _not_won(self, outcome: str, how: str) -> Verdict:
-        """The verdict on a game that ended otherwise, with what was done in it."""
+    def _not_won(self, outcome: str, reason: str) -> Verdict:
+        """The verdict on a game that ended without a win, with its moves."""
         named = [
             f"{move or 'unreadable'}{'' if had_effect else ' (no effect)'}"
-            for move, had_effect in self._made
+            for move, had_effect in self._history
         ]
-        told = [how, f"Moves made: {', '.join(named)}."]
-        if any(move and not had_effect for move, had_effect in self._made):
-            told.append(self._game.blocked)
-        told += ["The board at the end:", self._game.render(self._place)]
-        return Verdict(0.0, outcome, feedback_text.feedback(told), self._measurements())
+        lines = [reason, f"Moves made: {', '.join(named)}."]
+        if any(move and not had_effect for move, had_effect in self._history):
+            lines.append(self._game.blocked)
+        lines += ["The board at the end:", self._game.render(self._place)]
+        feedback = feedback_text.feedback(lines)
+        return Verdict(0.0, outcome, feedback, self._measurements())
 
     def _measurements(self) -> dict[str, float]:
-        readable = sum(move is not None for move, _ in self._made)
-        effective = sum(had_effect for _, had_effect in self._made)
-        made = len(self._made)
-        return {"format": readable / made, "moves_with_effect": effective / made}
+        readable = sum(move is not None for move, _ in self._history)
+        effective = sum(had_effect for _, had_effect in self._history)
+        total = len(self._history)
+        return {"format": readable / total, "moves_with_effect": effective / total}

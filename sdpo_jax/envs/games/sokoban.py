@@ -1,8 +1,8 @@
 """Sokoban: push the one box onto the goal (see grid_game.py).
 
-As in ERL (arXiv:2602.13949, App. C): an empty room 6 to 8 cells wide, walls included,
-in which player, box and goal stand anywhere. The player is A, the box B, the goal C,
-floor D, a wall E; a is the player on the goal, b the box.
+As in ERL (arXiv:2602.13949, App. C): an empty room, 6 to 8 cells wide including its
+walls, with player, box and goal anywhere. The player is A, the box B, the goal C, floor
+D, a wall E; a is the player on the goal, b the box on the goal.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ Place = tuple[Cell, Cell]
 
 @dataclasses.dataclass(frozen=True)
 class Room:
-    """A room; its place is the cells of player and box."""
+    """A room; its place is the cell of the player and the cell of the box."""
 
     size: int
     start: Place
@@ -30,22 +30,22 @@ class Room:
     )
 
     def after(self, place: Place, move: str) -> Place:
-        """The player a cell further, and the box before it if it stood there."""
+        """The next place: the player moves by one cell and pushes the box if there."""
         player, box = place
-        player = grid_game.beside(player, move)
+        player = grid_game.neighbour(player, move)
         if player == box:
-            box = grid_game.beside(box, move)
+            box = grid_game.neighbour(box, move)
         return place if self._is_wall(player) or self._is_wall(box) else (player, box)
 
     def least(self, place: Place) -> int:
-        """The way of the box, and of the player to a cell beside it."""
+        """The player's way to a cell next to the box, plus the box's to the goal."""
         player, box = place
         if box == self.goal:
             return 0
         return grid_game.distance(player, box) - 1 + grid_game.distance(box, self.goal)
 
     def lost(self, place: Place) -> str:
-        """Nothing: a box in a corner only waits for the last move."""
+        """Always empty: a box stuck in a corner does not end the game early."""
         return ""
 
     def render(self, place: Place) -> str:
@@ -64,7 +64,7 @@ class Room:
 
 
 def draw(rng: random.Random) -> Room:
-    """A room whose box can be pushed onto the goal in time."""
+    """A random room whose box can be pushed onto the goal in MAX_MOVES."""
     size = rng.randint(*_SIZES)
     cells = list(itertools.product(range(1, size - 1), repeat=2))
     while True:
@@ -74,4 +74,4 @@ def draw(rng: random.Random) -> Room:
             return room
 
 
-TASK = grid_game.planned("sokoban", draw)
+TASK = grid_game.one_act_task("sokoban", draw)

@@ -1,1 +1,1 @@
-"""One answer, compared as mathematics."""
+"""The mathematics task: one answer, compared as mathematics."""

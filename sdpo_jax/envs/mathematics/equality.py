@@ -1,9 +1,9 @@
-r"""Whether two answers are the same mathematics. Runs in the sandbox, as text.
+r"""Decides whether two answers are the same mathematics; runs in the sandbox.
 
-Only what is understood whole is compared as mathematics: known LaTeX commands, numbers,
-operators and letters. Lists, sets, tuples, intervals, relations and matrices are taken
-apart here, and their expressions subtracted by sympy, exactly: decimals are fractions,
-and nothing is rounded. Whatever else an answer holds is compared as text.
+Only an answer that is understood completely is compared as mathematics: known LaTeX
+commands, numbers, operators and letters. Lists, sets, tuples, intervals, relations and
+matrices are split here, and their expressions subtracted by sympy, exactly: decimals
+become fractions, and nothing is rounded. All other answers are compared as text.
 """
 
 import re
@@ -13,7 +13,7 @@ import sympy
 from latex2sympy2_extended import NormalizationConfig, latex2sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 
-# LaTeX that changes the look only.
+# LaTeX that affects only the layout.
 _SPACING = re.compile(
     r"(?<!\\)\\(?:[,;: ]|quad\b|qquad\b|left\b|right\b|displaystyle\b)|~"
 )
@@ -29,9 +29,9 @@ _SAME = {
     "\u03c0": "\\pi ",
 }
 _STYLE = re.compile(r"\\(?:mathbf|mathrm|text|textbf|textit|textrm|mbox|boxed)\s*")
-_DRESSED = re.compile(_STYLE.pattern + r"\{([^{}]*)\}")
+_STYLED = re.compile(_STYLE.pattern + r"\{([^{}]*)\}")
 _UNIT = re.compile(
-    r"(?P<value>.*\S)(?:\s*\\(?:text|mathrm|textrm|mbox)\s*\{(?P<told>[^{}]*)\}"
+    r"(?P<value>.*\S)(?:\s*\\(?:text|mathrm|textrm|mbox)\s*\{(?P<text>[^{}]*)\}"
     r"|(?<=\d)\s+(?P<bare>[a-zA-Z]{2,}(?:[\s/][a-zA-Z]+){0,2}))(?P<power>\^\{?[23]\}?)?",
     re.DOTALL,
 )
@@ -46,12 +46,12 @@ _UNITS = frozenset(
 _GROUPED = re.compile(r"-?\d{1,3}(?:\{?,\}?\d{3})+(?:\.\d+)?")
 _DECIMAL = re.compile(r"(\d*)\.(\d+)")
 _MIXED = re.compile(r"(?<![\d.)}\]])(\d+)\s*\\frac\s*(?:\{(\d+)\}\{(\d+)\}|(\d)(\d))")
-# A function's argument must be told apart from what follows it.
+# The end of a function's argument must be clear: \sin 2x is, \sin 2x y is not.
 _FUNCTION = (
     r"\\(?:ln|log(?:_\d|_\{\d+\})?|exp|(?:arc)?(?:sin|cos|tan)|cot|sec|csc)(?![a-zA-Z])"
 )
 _UNCLEAR = re.compile(
-    # Two points in a number, or one at its end; a point after a letter or bracket.
+    # Two decimal points in a number, or one at its end or after a letter or bracket.
     r"\.\d*\.|[^\d\s+\-*/(^{=,]\.\d|\d\s+\.|\.(?!\d)"
     # 1/2x, \frac123, factorials of factorials.
     r"|/\s*\d+\s*[a-zA-Z(\\]|\\frac\s*\d{3}|!\s*!"
@@ -81,20 +81,20 @@ _CONNECTED = re.compile(r"\\text\s*\{\s*(?:and|or)\s*\}|\s(?:and|or)\s")
 
 def equal(answer: str, given: str) -> bool:
     """Whether `given` is the answer."""
-    (a, of_a), (b, of_b) = _measured(answer), _measured(given)
-    if of_a and of_b and of_a != of_b:
+    (a, unit_of_a), (b, unit_of_b) = _without_unit(answer), _without_unit(given)
+    if unit_of_a and unit_of_b and unit_of_a != unit_of_b:
         return False
-    if "%" in (of_a, of_b) and of_a != of_b:
-        # 50 % is 0.5, and the answer to "what percentage".
-        whole, part = (a, b) if of_a else (b, a)
-        if _same(_read(part), _read(f"\\frac{{{whole}}}{{100}}")):
+    if "%" in (unit_of_a, unit_of_b) and unit_of_a != unit_of_b:
+        # 50 % equals 0.5, and also 50 where the question asks for a percentage.
+        percentage, number = (a, b) if unit_of_a else (b, a)
+        if _same(_read(number), _read(f"\\frac{{{percentage}}}{{100}}")):
             return True
-        if not re.fullmatch(r"\d{2,}(\.\d+)?|[2-9](\.\d+)?|1\.\d+", part):
+        if not re.fullmatch(r"\d{2,}(\.\d+)?|[2-9](\.\d+)?|1\.\d+", number):
             return False
     return _as_text(a) == _as_text(b) or _same(_read(a), _read(b))
 
 
-def _measured(text: str) -> tuple[str, str]:
+def _without_unit(text: str) -> tuple[str, str]:
     """An answer without its unit, and the unit; empty if it has none."""
     for spelling, same in _SAME.items():
         text = text.replace(spelling, same)
@@ -109,8 +109,8 @@ def _measured(text: str) -> tuple[str, str]:
     if degrees := re.fullmatch(r"(-?\d+(?:\.\d+)?)\s*\^\{?\\circ\}?", text):
         return degrees[1], "degree"
     unit = _UNIT.fullmatch(text)
-    if unit and not _DRESSED.search(unit["value"]):
-        words = (unit["told"] or unit["bare"] or "").strip().rstrip(".").casefold()
+    if unit and not _STYLED.search(unit["value"]):
+        words = (unit["text"] or unit["bare"] or "").strip().rstrip(".").casefold()
         singular = [_singular(word) for word in words.split()]
         if singular and all(word in _UNITS for word in singular):
             power = (unit["power"] or "").strip("^{}")
@@ -123,10 +123,10 @@ def _singular(word: str) -> str:
 
 
 def _as_text(text: str) -> str:
-    """Text without what only changes its look; words also without case."""
+    """`text` without styles and needless spaces and braces; words also without case."""
     before = None
     while text != before:
-        before, text = text, _DRESSED.sub(r" \1 ", text)
+        before, text = text, _STYLED.sub(r" \1 ", text)
     text = " ".join(text.split())
     text = re.sub(r"(?<![0-9A-Za-z])\s|\s(?![0-9A-Za-z])", "", text)
     text = re.sub(r"([_^])\{(\w)\}(?!\w)", r"\1\2", text)
@@ -137,7 +137,7 @@ def _as_text(text: str) -> str:
 
 
 def _read(text: str) -> tuple:
-    """What kind of answer a text is, and its parts."""
+    """A text parsed as a tuple: the kind of answer, then its members."""
     text = _without_braces(text.strip())
     if _GROUPED.fullmatch(text):
         return ("expression", re.sub(r"[{},]", "", text))
@@ -181,7 +181,7 @@ def _read_bracketed(text: str) -> tuple:
 
 
 def _without_braces(text: str) -> str:
-    """Text without styles around all of it, and braces."""
+    """Text without styles and braces that enclose all of it."""
     before = None
     while text != before:
         before = text
@@ -202,7 +202,7 @@ def _encloses(text: str) -> bool:
 
 
 def _split(text: str, mark: str) -> list[str]:
-    """Parts between marks that stand in no bracket."""
+    """The pieces of `text` between marks that are in no bracket."""
     parts, depth = [""], 0
     for character in text:
         depth += (character in "([{") - (character in ")]}")
@@ -236,25 +236,25 @@ def _same(a: tuple, b: tuple) -> bool:
     return a[1] == b[1] and len(a[2]) == len(b[2]) and all(map(_same, a[2], b[2]))
 
 
-def _members(of: tuple) -> list[tuple]:
-    """Members of a list or set; "x=1,2" and "x=1,x=2" are 1 and 2."""
-    first, *others = of[1] or [()]
+def _members(collection: tuple) -> list[tuple]:
+    """Members of a list or set; those of "x=1,2" and "x=1,x=2" are 1 and 2."""
+    first, *others = collection[1] or [()]
     if not others or first[0] != "relation" or not _is_assignment(first):
-        return of[1]
+        return collection[1]
     same_name = lambda x: (
         x[0] == "relation" and _is_assignment(x) and x[2][0] == first[2][0]
     )
     if all(map(same_name, others)):
-        return [member[2][1] for member in of[1]]
+        return [member[2][1] for member in collection[1]]
     if all(other[0] == "expression" for other in others):
         return [first[2][1], *others]
-    return of[1]
+    return collection[1]
 
 
-def _same_members(a: list[tuple], b: list[tuple], once: bool) -> bool:
-    """Whether each member has its equal; in sets, repeated ones count once."""
+def _same_members(a: list[tuple], b: list[tuple], are_sets: bool) -> bool:
+    """Whether the members are equal in any order; sets ignore repeated members."""
     contains = lambda members, x: any(_identical(x, member) for member in members)
-    if once:
+    if are_sets:
         return all(contains(b, x) for x in a) and all(contains(a, x) for x in b)
     left = list(b)
     for member in a:
@@ -300,7 +300,7 @@ def _same_expressions(a: str, b: str) -> bool:
 
 
 def _expression(text: str) -> Any:
-    """A sympy expression of all of `text`; None if some of it is not understood."""
+    """The sympy expression of `text`; None if any part of it is not understood."""
     left = _COMMANDS.sub("+", text)
     words = re.search(r"[A-Za-z]{3,}|[A-Z][A-Za-z]|[a-z][A-Z]|\d\s+\d|\^\{?[A-Z]", left)
     if not text or words or not _PLAIN.fullmatch(left) or _UNCLEAR.search(text):
@@ -308,14 +308,14 @@ def _expression(text: str) -> Any:
     if len(re.findall(_FUNCTION, text)) != len(_ARGUMENT.findall(text)):
         return None
     exact = _MIXED.sub(_sum_of_mixed, text.replace("**", "^"))
-    # latex2sympy takes 2(3) for a mixed number.
+    # latex2sympy reads 2(3) as a mixed number, so write the product.
     exact = re.sub(r"\\log_(\d)", r"\\log_{\1}", exact)
     exact = re.sub(r"(?<=[\d)\]])\s*(?=\(|\\frac)", r"\\cdot ", exact)
     exact = _DECIMAL.sub(
         lambda m: f"(\\frac{{{m[1]}{m[2]}}}{{{10 ** len(m[2])}}})", exact
     )
     try:
-        found = latex2sympy(
+        expression = latex2sympy(
             exact,
             normalization_config=NormalizationConfig(
                 malformed_operators=True, boxed="none"
@@ -324,20 +324,26 @@ def _expression(text: str) -> Any:
                 lowercase_symbols=False, interpret_as_mixed_fractions=False
             ),
         )
-    # Whatever goes wrong in reading, the text is not understood.
+    # The parser raises many kinds of errors; all mean that it does not understand.
     except Exception:
         return None
-    if not isinstance(found, sympy.Expr) or found.has(*_NOT_UNDERSTOOD):
+    if not isinstance(expression, sympy.Expr) or expression.has(*_NOT_UNDERSTOOD):
         return None
-    return found.subs(sympy.Symbol("i"), sympy.I) if found.is_commutative else None
+    if not expression.is_commutative:
+        return None
+    return expression.subs(sympy.Symbol("i"), sympy.I)
 
 
 _NOT_UNDERSTOOD = (sympy.Float, sympy.Derivative, sympy.Integral, sympy.zoo, sympy.nan)
 
 
 def _sum_of_mixed(match: re.Match) -> str:
-    """A whole number and a proper fraction of digits, as their sum."""
-    whole, above, below = match[1], match[2] or match[4], match[3] or match[5]
-    if int(above) >= int(below):
+    """A mixed number as a sum; unchanged if its fraction is not below 1."""
+    integer, numerator, denominator = (
+        match[1],
+        match[2] or match[4],
+        match[3] or match[5],
+    )
+    if int(numerator) >= int(denominator):
         return match[0]
-    return f"({whole}+\\frac{{{above}}}{{{below}}})"
+    return f"({integer}+\\frac{{{numerator}}}{{{denominator}}})"

@@ -5,16 +5,16 @@ A row holds the answer as LaTeX or plain text:
   {"idx": 7, "prompt": "...", "answer": "\\frac{1}{2}"}
 
 `grader="fixed"` takes the last `\boxed{}` of the response, or its last `<answer>` tag
-where nothing is boxed, and accepts what is the same mathematics, exactly: numbers,
-fractions and percentages, expressions, equations, inequalities, intervals, sets, tuples
-and matrices, with the answer's unit or without; and what is the same text. What is not
-understood as a whole is compared as text only; see `equality`.
+where nothing is boxed. It accepts an answer that is exactly equal as mathematics
+(numbers, fractions, percentages, expressions, equations, inequalities, intervals, sets,
+tuples and matrices, with the answer's unit or without), or equal as text. An answer
+that is not understood completely is compared as text only; see `equality`.
 `grader="official"` scores as the official code does: the box must begin within the last
-100 characters, and hold the answer's very text or what math-verify finds equal to it
-without being told that it is LaTeX.
+100 characters, and hold the answer's exact text or what math-verify finds equal to it
+when it is not marked as LaTeX.
 
-Answers are evaluated, so both run in the sandbox, where what takes longer than the time
-limit is not equal.
+Comparisons evaluate the answers, so both graders run them in the sandbox. A comparison
+that exceeds the time limit counts as not equal.
 """
 
 import decimal
@@ -35,10 +35,10 @@ INCORRECT_FORMAT = (
     "Incorrect Format: Give the answer in the format: \\boxed{your_answer}."
 )
 _OFFICIAL_TAIL = 100
-_MOST_CHARS = 1000
+_MAX_CHARS = 1000
 _OFFICIAL_BOX = re.compile(r"\\boxed\{")
 
-# What runs in the sandbox, for each mode: `equal(answer, given)`.
+# The program that each grader runs in the sandbox; defines `equal(answer, given)`.
 _FIXED = Path(__file__).with_name("equality.py").read_text()
 _OFFICIAL = """
 from math_verify import parse, verify
@@ -47,8 +47,8 @@ def equal(answer, given):
     read = lambda text: parse(text, parsing_timeout=None)
     return verify(read(answer), read(given), timeout_seconds=None)
 """
-# Modules are imported late, and grammars built at first use. The warnings about missing
-# time limits go nowhere.
+# Warms up what is imported or built at first use, and silences math-verify's warnings
+# about missing time limits.
 _PREPARE = """
 import logging
 logging.disable(logging.CRITICAL)
@@ -73,8 +73,9 @@ def environment(
       make_sandbox: called with the packages that comparisons need.
 
     Raises:
-      ValueError: if a row is malformed; names file, row and field.
-      SandboxUnavailable: if no sandbox holds here, or math-verify is missing.
+      ValueError: if a row is malformed (names file, row and field), or math-verify is
+        missing.
+      SandboxUnavailable: if no sandbox works on this machine.
     """
     questions = rows.load_splits(files, data)
     sandbox = make_sandbox(packages=packages(grader))
@@ -83,7 +84,7 @@ def environment(
 
 
 def packages(grader: str) -> Packages:
-    """What a mode's comparison needs."""
+    """The packages that the comparisons of a grader need."""
     modules = installed_packages.modules(
         "env.name=mathematics", "math-verify", "math-verify>=0.9,<0.10"
     )
@@ -95,7 +96,7 @@ def data(row: rows.Row, where: str) -> dict[str, Any]:
     """The right answer."""
     answer = row.get("answer")
     if isinstance(answer, int | float) and not isinstance(answer, bool):
-        # Never with an exponent.
+        # Without an exponent: `str` alone writes 0.0000001 as 1e-07.
         answer = f"{decimal.Decimal(str(answer)):f}"
     if not isinstance(answer, str) or not answer.strip():
         raise ValueError(
@@ -110,7 +111,7 @@ def fixed(
     """Grade by the last answer that the response marks.
 
     Raises:
-      GraderFailure: if the sandbox failed twice; nothing is known of the answer.
+      GraderFailure: if the sandbox failed twice.
     """
     given = boxed.last_box(response)
     if given is None:
@@ -118,10 +119,10 @@ def fixed(
     if given is None or not given.strip():
         return unreadable(INCORRECT_FORMAT, truncated)
     answer = question.data["answer"]
-    if len(given) <= _MOST_CHARS and _equal(sandbox, _FIXED, answer, given):
+    if len(given) <= _MAX_CHARS and _equal(sandbox, _FIXED, answer, given):
         return Verdict(1.0, "Accepted", measurements={"format": 1.0})
-    told = f"Wrong Answer: {feedback_text.cut(given)} is not the right answer."
-    return Verdict(0.0, "Wrong Answer", feedback_text.feedback([told]), {"format": 1.0})
+    line = f"Wrong Answer: {feedback_text.cut(given)} is not the right answer."
+    return Verdict(0.0, "Wrong Answer", feedback_text.feedback([line]), {"format": 1.0})
 
 
 def _equal(sandbox: Sandbox, program: str, answer: str, given: str) -> bool:
@@ -135,21 +136,21 @@ def official(
     """Score and feedback of the official code.
 
     Raises:
-      GraderFailure: if the sandbox failed twice; nothing is known of the answer.
+      GraderFailure: if the sandbox failed twice.
     """
     answer = question.data["answer"]
     given = boxed.last_box(response[-_OFFICIAL_TAIL:], _OFFICIAL_BOX) or ""
     if given == answer or (given and _equal(sandbox, _OFFICIAL, answer, given)):
         return Verdict(1.0, "Accepted")
     if truncated:
-        told = "Your response was truncated because it exceeded the maximum length."
-        return Verdict(0.0, "Truncated", told)
+        feedback = "Your response was truncated because it exceeded the maximum length."
+        return Verdict(0.0, "Truncated", feedback)
     if not given:
-        told = (
+        feedback = (
             "Your answer had the wrong format. The solution must be given in the "
             "format: \\boxed{your_answer}."
         )
-        return Verdict(0.0, "Incorrect Format", told)
+        return Verdict(0.0, "Incorrect Format", feedback)
     return Verdict(0.0, "Wrong Answer")
 
 

@@ -1,1 +1,1 @@
-"""Programs, graded by hidden tests."""
+"""The programming task: programs, graded by hidden tests."""

@@ -1,7 +1,7 @@
-"""Tests that are Python, such as `assert add(1, 2) == 3`, read without being run.
+"""Reads tests written as Python, such as `assert add(1, 2) == 3`, without running them.
 
-The call goes to the sandbox; what must hold of its result stays here, so a program
-cannot see or forge it. Understood are
+Only the call goes to the sandbox. The expected result stays here, so a program cannot
+see or forge it. The supported forms are
 
   assert f(1, x=(2, 3)) == [4]        also reversed, and joined by `and`
   assert f(1) is True                 or False, None
@@ -9,9 +9,9 @@ cannot see or forge it. Understood are
   assert abs(f(1) - 0.5) < 1e-6       or <=
   assert math.isclose(f(1), 0.5, rel_tol=1e-6)
 
-each with a message or without, alone or within HumanEval's `def check(candidate)`.
+each with or without a message, alone or within HumanEval's `def check(candidate)`.
 Arguments and expected values are literals. Results come back as JSON, so a tuple
-equals its list, and the keys of an object are strings; else `==` is Python's.
+equals its list, and the keys of an object are strings; otherwise `==` is Python's.
 """
 
 import ast
@@ -27,13 +27,13 @@ _NAME = "asserted_{}_"
 
 @dataclasses.dataclass(frozen=True)
 class Asserted:
-    """What an assert says of a result.
+    """The condition that an assert puts on a result.
 
     Args:
-      relation: "==", "is", "close" (to the value), or "true" (as the value says).
-      value: JSON.
-      relative: most difference of what is close, as `math.isclose` has it.
-      absolute: likewise.
+      relation: "==", "is", "close" (to the value), or "true" (its truth is the value).
+      value: the expected JSON value.
+      relative: relative tolerance of "close", as in `math.isclose`.
+      absolute: absolute tolerance of "close".
     """
 
     relation: str
@@ -43,10 +43,10 @@ class Asserted:
 
     def __post_init__(self):
         if self.relative < 0 or self.absolute < 0:
-            raise ValueError("nothing is closer than 0")
+            raise ValueError("a tolerance is negative")
 
     def holds(self, result: Any) -> bool:
-        """Whether `result`, of JSON, is as asserted."""
+        """Whether `result`, a JSON value, satisfies the condition."""
         if self.relation == "==":
             return result == self.value
         if self.relation == "is":
@@ -68,37 +68,37 @@ class Asserted:
 
 
 def read(text: str, function: str, where: str) -> list[tuple[str, Asserted]]:
-    """The calls that a piece of Python makes, and what it asserts of each result.
+    """The calls in Python asserts, each with the condition on its result.
 
     Args:
       text: asserts, or `def check(candidate)` with some; trusted.
-      function: what `candidate` stands for; may be empty without one.
+      function: the name that `candidate` stands for; may be empty without one.
       where: file, row and field, for messages.
 
     Raises:
-      ValueError: if it says more than can be read.
+      ValueError: if the text holds anything but supported asserts.
     """
     try:
-        found = []
+        pairs = []
         for test, names in _tests(ast.parse(text), function):
-            found += _read(test, names)
-        return found
+            pairs += _read(test, names)
+        return pairs
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(f"{where}: cannot read {text!r:.80}: {error}") from error
 
 
 def callable_names(calls: Sequence[str]) -> tuple[list[str], str]:
-    """Names of functions, and source that defines them to make these calls."""
+    """Names of functions without arguments, and source in which they make the calls."""
     names = [_NAME.format(index) for index in range(len(calls))]
     lines = [
         f"def {name}(): return {call}" for name, call in zip(names, calls, strict=True)
     ]
-    # After a blank line, whatever a program ends with.
+    # The blank line ends what the program's last line may leave open by a backslash.
     return names, "\n\n" + "\n".join(lines) + "\n"
 
 
 def _tests(module: ast.Module, function: str) -> Iterator[tuple[ast.expr, dict]]:
-    """Every assert's condition, and what names of functions in it stand for."""
+    """Every assert's condition, and the functions that names in it stand for."""
     bodies = [([node for node in module.body if not _is_of_check(node)], {})]
     for node in filter(_is_of_check, module.body):
         if isinstance(node, ast.Expr) and not function:
@@ -112,12 +112,12 @@ def _tests(module: ast.Module, function: str) -> Iterator[tuple[ast.expr, dict]]
         for node in body:
             if isinstance(node, ast.Assert):
                 yield node.test, names
-            elif not _says_nothing(node):
+            elif not _asserts_nothing(node):
                 raise ValueError(f"`{ast.unparse(node):.60}` is no assert")
 
 
 def _is_of_check(node: ast.stmt) -> bool:
-    """Whether it is `def check` or a call of it with one argument."""
+    """Whether a statement is `def check`, or a call of it with one argument."""
     if isinstance(node, ast.FunctionDef):
         return node.name == "check"
     call = node.value if isinstance(node, ast.Expr) else None
@@ -130,12 +130,12 @@ def _is_of_check(node: ast.stmt) -> bool:
 
 def _candidate(check: ast.FunctionDef) -> str:
     if len(check.args.args) != 1:
-        raise ValueError("check takes something beside the candidate")
+        raise ValueError("check takes more arguments than the candidate")
     return check.args.args[0].arg
 
 
-def _says_nothing(node: ast.stmt) -> bool:
-    """Whether a statement asserts nothing: imports, texts, and names of constants."""
+def _asserts_nothing(node: ast.stmt) -> bool:
+    """Whether a statement asserts nothing: an import, a text or a named constant."""
     if isinstance(node, ast.Import | ast.ImportFrom | ast.Pass):
         return True
     value = getattr(node, "value", None)
@@ -144,7 +144,7 @@ def _says_nothing(node: ast.stmt) -> bool:
 
 def _read(test: ast.expr, names: dict) -> list[tuple[str, Asserted]]:
     if isinstance(test, ast.Constant) and test.value is True:
-        return []  # HumanEval has such, as headings.
+        return []  # HumanEval uses `assert True` as a heading.
     if isinstance(test, ast.BoolOp) and isinstance(test.op, ast.And):
         return [pair for value in test.values for pair in _read(value, names)]
     if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
@@ -173,13 +173,13 @@ def _compared(
         "None",
     ):
         return _call(left, names), Asserted("is", _literal(right))
-    raise ValueError(f"`{type(operation).__name__}` stands where ==, is or < should")
+    raise ValueError(f"expected ==, is or <, got `{type(operation).__name__}`")
 
 
 def _near(
     left: ast.expr, operation: ast.cmpop, right: ast.expr, names: dict
 ) -> tuple[str, Asserted]:
-    """`abs(f() - value) < within`."""
+    """The call and condition of `abs(f() - value) < within`."""
     inner = left.args[0] if isinstance(left, ast.Call) and left.args else None
     if (
         not isinstance(inner, ast.BinOp)
@@ -209,19 +209,19 @@ def _isclose(test: ast.Call, names: dict) -> tuple[str, Asserted]:
 
 
 def _call(node: ast.expr, names: dict) -> str:
-    """Source of a call of one function with literals."""
+    """The source of a call of one function with literals."""
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
         raise ValueError(f"`{ast.unparse(node):.60}` is no call of a function")
     function = names.get(node.func.id, node.func.id)
     if hasattr(builtins, function):
-        raise ValueError(f"{function} is Python's own")
+        raise ValueError(f"{function} is a builtin of Python")
     for argument in [*node.args, *(keyword.value for keyword in node.keywords)]:
         if not _is_literal(argument):
             raise ValueError(f"`{ast.unparse(argument):.60}` is no literal")
     if any(keyword.arg is None for keyword in node.keywords):
-        raise ValueError("** is not understood")
-    words = map(ast.unparse, [*node.args, *node.keywords])
-    return f"{function}({', '.join(words)})"
+        raise ValueError("** is not supported")
+    arguments = map(ast.unparse, [*node.args, *node.keywords])
+    return f"{function}({', '.join(arguments)})"
 
 
 def _is_literal(node: ast.expr | None) -> bool:
@@ -233,7 +233,7 @@ def _is_literal(node: ast.expr | None) -> bool:
 
 
 def _literal(node: ast.expr) -> Any:
-    """A literal as JSON gives it back."""
+    """The value of a literal after a round trip through JSON."""
     if not _is_literal(node):
         raise ValueError(f"`{ast.unparse(node):.60}` is no literal")
     try:

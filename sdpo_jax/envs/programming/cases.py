@@ -1,4 +1,4 @@
-r"""The hidden tests of a programming task, read from a row of a file.
+r"""Reads the hidden tests of a programming question from its row.
 
 `tests` of a row is an object, or a string that holds its JSON:
 
@@ -7,9 +7,9 @@ r"""The hidden tests of a programming task, read from a row of a file.
    "fn_name": "add", "time_limit": 6}
   {"inputs": ["assert add(1, 2) == 3", ...], "testtype": "asserts", "fn_name": "add"}
 
-Inputs of functions are a list of positional arguments, an object of named ones, or text
-with one JSON value after another; outputs of functions are JSON values, or text that
-holds one. Asserts are those of MBPP and HumanEval; see `asserts`.
+Inputs of functions are a list of positional arguments, an object of named arguments, or
+text with one JSON value after another; outputs of functions are JSON values, or text
+that holds one. Asserts are those of MBPP and HumanEval; see `asserts`.
 """
 
 import dataclasses
@@ -29,12 +29,12 @@ class Cases:
     """The tests of one question, which the policy does not see.
 
     Args:
-      inputs: what the sandbox is given.
-      outputs: what must come back; text for a script, a JSON value for a call, an
+      inputs: sent to the sandbox.
+      outputs: the expected results: text for a script, a JSON value for a call, an
         `Asserted` for an assert.
       shown: each input as feedback shows it.
-      time_limit: processor seconds per test; None for the sandbox's own.
-      appended: source that follows every program; holds inputs only.
+      time_limit: processor seconds per test; None for the sandbox's own limit.
+      appended: source appended to every program; contains inputs only.
     """
 
     inputs: Sequence[Call | Stdin]
@@ -44,13 +44,13 @@ class Cases:
     appended: str = ""
 
 
-def read_cases(row: rows.Row, where: str, *, written: bool = False) -> dict[str, Cases]:
-    """A row's tests, as what a question is graded with.
+def read_cases(row: rows.Row, where: str, *, raw: bool = False) -> dict[str, Cases]:
+    """The `data` of a question: its tests, under "tests".
 
     Args:
-      row: of a file.
-      where: that file and row.
-      written: leave the inputs of functions as the row has them.
+      row: a row of a file of questions.
+      where: that file and row, for messages.
+      raw: keep the inputs of functions as they are in the row, unparsed.
 
     Raises:
       ValueError: if they are malformed; names file, row (from 1) and field.
@@ -71,13 +71,13 @@ def read_cases(row: rows.Row, where: str, *, written: bool = False) -> dict[str,
         _expected(value, f"{where}, field outputs[{index}]")
         for index, value in enumerate(outputs)
     ]
-    if written:
+    if raw:
         calls = [Call(tests["fn_name"], value) for value in inputs]
     return {"tests": Cases(calls, expected, shown, limit)}
 
 
 def _object(row: rows.Row, where: str) -> tuple[dict, str]:
-    """The tests' object, whose fields are of the right types, and where it stands."""
+    """The tests' object, with fields of the right types, and its place for messages."""
     tests = row.get("tests")
     where = f"{where}, field tests"
     if isinstance(tests, str):
@@ -103,13 +103,13 @@ def _object(row: rows.Row, where: str) -> tuple[dict, str]:
 
 
 def _check_lists(tests: Mapping, kind: str, where: str) -> None:
-    """Refuse inputs and outputs that are no lists, uneven, or not text."""
+    """Refuse inputs and outputs that are not lists of equal length, or not text."""
     lists = ["inputs"] if kind == "asserts" else ["inputs", "outputs"]
     counts = [len(rows.field(tests, name, list, where)) for name in lists]
     if not counts[0] or counts[0] != counts[-1]:
         raise ValueError(
-            f"{where}: {counts[0]} inputs and {counts[-1]} outputs; there must be "
-            "as many of one as of the other, and at least one"
+            f"{where}: {counts[0]} inputs and {counts[-1]} outputs; expected equal "
+            "numbers, at least one of each"
         )
     for name in lists if kind != "functional" else ():
         for index, text in enumerate(tests[name]):
@@ -121,14 +121,14 @@ def _check_lists(tests: Mapping, kind: str, where: str) -> None:
 
 def _asserts(tests: Mapping, where: str, limit: float | None) -> Cases:
     function = tests.get("fn_name") or ""
-    found = [
+    pairs = [
         pair
         for index, text in enumerate(tests["inputs"])
         for pair in asserts.read(text, function, f"{where}, field inputs[{index}]")
     ]
-    if not found:
-        raise ValueError(f"{where}, field inputs: asserts nothing of a function")
-    calls, expected = zip(*found, strict=True)
+    if not pairs:
+        raise ValueError(f"{where}, field inputs: asserts nothing about a function")
+    calls, expected = zip(*pairs, strict=True)
     names, appended = asserts.callable_names(calls)
     inputs = [Call(name, []) for name in names]
     return Cases(inputs, expected, calls, limit, appended)

@@ -1,4 +1,4 @@
-"""What is said of a program that failed, in the words of LeetCode."""
+"""Writes the feedback on a program that failed, worded as LeetCode's messages."""
 
 import json
 from collections.abc import Sequence
@@ -29,14 +29,14 @@ def explain(
 ) -> tuple[str, str]:
     """Outcome and feedback of a failed program.
 
-    The first runtime error speaks for all; then the first spent limit; then the
-    shortest wrong answers.
+    Reports the first runtime error only; without one, the first exceeded limit; without
+    either, the shortest wrong answers.
 
     Args:
       tests: of the question.
       executions: one per test.
       passed: one per test.
-      most: wrong answers that are told.
+      most: the largest number of wrong answers to report.
       reveals: "inputs", also the program's "outputs", or also what is "expected".
     """
     for index, execution in enumerate(executions):

@@ -1,4 +1,4 @@
-r"""Programming tasks: a response holds a program, hidden tests decide.
+r"""Programming tasks: a response holds a program, which is graded by hidden tests.
 
 A file of questions is JSON lines, one JSON list or Parquet, of rows like those of the
 official SDPO repository:
@@ -6,24 +6,23 @@ official SDPO repository:
   {"idx": 7, "prompt": "...", "system": "...", "tests": {
       "inputs": ["1 2\n", ...], "outputs": ["3\n", ...], "testtype": "stdin"}}
 
-See `cases` for all that `tests` may be, and `livecodebench` for rows of
-LiveCodeBench's own.
+See `cases` for the forms of `tests`, and `livecodebench` for LiveCodeBench's own rows.
 
-`grader="fixed"` runs a program as LeetCode does: `class Solution` or a function, and
-the names that everybody imports are there without import. It accepts what the checker
-of LiveCodeBench accepts, except what only looks right:
+`grader="fixed"` runs a program as LeetCode does: it defines `class Solution` or a
+function, and commonly imported names need no import. It accepts what LiveCodeBench's
+checker accepts, except results that only look right:
 
-- printed text is compared line by line and word by word. Where both lines hold numbers
-  only, these are compared by exact value: "3.0" is "3", "1e3" is "1000". "0101" is not
-  "101", "YES" is not "Yes", and no tolerance is added to the expected digits;
+- printed text is compared line by line and word by word. Where both lines hold only
+  numbers, these are compared by exact value: "3.0" is "3", "1e3" is "1000". "0101" is
+  not "101", "YES" is not "Yes", and no tolerance is added to the expected digits;
 - values are compared as JSON, exactly: 6.0 is 6, true is not 1, a tuple is its list,
-  the keys of an object are strings, NaN equals nothing, and what has no JSON (a set, a
-  generator) is an error;
-- asserts are Python's, see `asserts`.
+  the keys of an object are strings, NaN equals nothing, and a value without JSON (a
+  set, a generator) is an error;
+- asserts are Python's; see `asserts`.
 
-`grader="official"` scores honest programs as the official code; `official`
-says how near. In both, what is expected is compared here and never comes near the
-program.
+`grader="official"` scores honest programs as the official code does; `official` lists
+the differences. Both compare results in the trainer: expected results are never sent to
+the sandbox.
 """
 
 import dataclasses
@@ -47,8 +46,8 @@ from sdpo_jax.questions.question import Question
 from sdpo_jax.sandbox.pool import Sandbox
 from sdpo_jax.sandbox.values import Call, Execution, Packages, Stdin
 
-# LeetCode and LiveCodeBench import these for every program. As builtins they move no
-# line, and a function that a test calls is never taken for one of them.
+# LeetCode and LiveCodeBench import these for every program. As builtins they shift no
+# line numbers, and a test's call of a missing function never finds one of them.
 PACKAGES = Packages(
     ("numpy",),
     prepare="""
@@ -68,7 +67,7 @@ sys.setrecursionlimit(50_000)
 """,
 )
 
-# A leading zero makes a word of a number: a string of bits, a time.
+# Digits with a leading zero are text, not a number: a string of bits, a time.
 _NUMBER = re.compile(
     r"[+-]?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?"
 )
@@ -83,8 +82,8 @@ class Programming(SingleTurn):
       grader: "fixed" or "official".
       extract: "fenced" takes the longest fenced code block as the program, "whole"
         the response as it is.
-      wrong_answers_shown: most failed tests that one feedback names.
-      reveals: what a feedback tells of them: "inputs", also the program's "outputs",
+      wrong_answers_shown: the largest number of failed tests in one feedback.
+      reveals: what the feedback shows of them: "inputs", also the program's "outputs",
         or also what is "expected".
 
     Raises:
@@ -127,12 +126,12 @@ class Programming(SingleTurn):
         """Score 1 if the program in `response` passes every test, else 0.
 
         Raises:
-          GraderFailure: if the sandbox failed twice; nothing is known of the program.
+          GraderFailure: if the sandbox failed twice.
         """
         program = self._program(response, truncated)
         if program is None:
-            told = INCORRECT_FORMAT[self.extract]
-            return unreadable(told, truncated, "tests_passed")
+            feedback = INCORRECT_FORMAT[self.extract]
+            return unreadable(feedback, truncated, "tests_passed")
         tests = question.data["tests"]
         executions = self._run(self.sandbox, program, tests)
         passed = [
@@ -141,7 +140,7 @@ class Programming(SingleTurn):
                 executions, tests.inputs, tests.outputs, strict=True
             )
         ]
-        # Only what the program decides: seconds would differ when a run is repeated.
+        # No timings: they would differ when a run is repeated.
         measurements = {"tests_passed": sum(passed) / len(passed)}
         if all(passed):
             return Verdict(1.0, "Accepted", measurements=measurements)
@@ -151,7 +150,7 @@ class Programming(SingleTurn):
         return Verdict(0.0, outcome, feedback, measurements)
 
     def _program(self, response: str, truncated: bool) -> str | None:
-        """The code to run; None when there is none, or not all of it."""
+        """The code to run; None if there is none, or it may be incomplete."""
         if self.extract == "whole":
             return None if truncated or not response.strip() else response
         return answer_extraction.longest_block(response)
@@ -159,12 +158,12 @@ class Programming(SingleTurn):
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
-        named = " or ".join(f'"{choice}"' for choice in choices)
-        raise ValueError(f"{name} must be {named}, got {value!r}")
+        allowed = " or ".join(f'"{choice}"' for choice in choices)
+        raise ValueError(f"{name} must be {allowed}, got {value!r}")
 
 
 def run(sandbox: Sandbox, program: str, tests: Cases) -> list[Execution]:
-    """What a program does on every test."""
+    """The execution of a program on every test."""
     executions = sandbox.run(
         program + tests.appended, tests.inputs, cpu_s=tests.time_limit
     )
@@ -173,7 +172,7 @@ def run(sandbox: Sandbox, program: str, tests: Cases) -> list[Execution]:
 
 
 def _within(execution: Execution, last: int) -> Execution:
-    """An execution whose error lies in the program's own lines, or nowhere."""
+    """`execution` without the place of an error outside the program's own lines."""
     if execution.error_line is None or execution.error_line <= last:
         return execution
     return dataclasses.replace(
@@ -182,7 +181,7 @@ def _within(execution: Execution, last: int) -> Execution:
 
 
 def is_right(execution: Execution, test: Call | Stdin, expected: Any) -> bool:
-    """Whether a test came out as expected."""
+    """Whether the result of a test is the expected one."""
     if execution.status != "ok":
         return False
     if isinstance(test, Stdin):
@@ -193,26 +192,28 @@ def is_right(execution: Execution, test: Call | Stdin, expected: Any) -> bool:
 
 
 def same_text(printed: str, expected: str) -> bool:
-    """Equality of text up to the white space within lines and around the whole."""
-    lines, wanted = (text.strip().split("\n") for text in (printed, expected))
-    return len(lines) == len(wanted) and all(map(_same_line, lines, wanted))
+    """Whether texts are equal up to white space within lines and around the text."""
+    lines, expected_lines = (text.strip().split("\n") for text in (printed, expected))
+    return len(lines) == len(expected_lines) and all(
+        map(_same_line, lines, expected_lines)
+    )
 
 
 def _same_line(printed: str, expected: str) -> bool:
-    words, wanted = printed.split(), expected.split()
-    if words == wanted or len(words) != len(wanted):
-        return words == wanted
-    return all(map(_NUMBER.fullmatch, words + wanted)) and all(
+    words, expected_words = printed.split(), expected.split()
+    if words == expected_words or len(words) != len(expected_words):
+        return words == expected_words
+    return all(map(_NUMBER.fullmatch, words + expected_words)) and all(
         decimal.Decimal(word) == decimal.Decimal(other)
-        for word, other in zip(words, wanted, strict=True)
+        for word, other in zip(words, expected_words, strict=True)
     )
 
 
 def same_value(result: Any, expected: Any) -> bool:
-    """Equality of JSON values: 6.0 is 6, true is not 1, order in lists counts.
+    """Whether JSON values are equal: 6.0 is 6, true is not 1, order in lists matters.
 
-    Tuples have become lists, and the keys of objects strings, on the way here. Floats
-    must be exactly equal.
+    JSON has already turned tuples into lists and the keys of objects into strings.
+    Floats must be exactly equal.
     """
     if isinstance(result, bool) or isinstance(expected, bool):
         return result is expected

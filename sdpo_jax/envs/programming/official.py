@@ -1,19 +1,19 @@
-"""Programs scored as the official code scores honest ones, for comparison.
+"""Scores programs as the official code scores honest ones, for comparison.
 
-As there: the tests that a row holds must all pass; standard output must be the same
-text, up to white space around it and spaces for line ends; what a call returns must be
-the same JSON, so 6.0 is not 6 and a tuple is its list; the text of a call's arguments
-is cut at every white space, so a list written with spaces fails each program; the first
-function is called where the named one is missing; a program that exits fails, also with
-the right output; so do `class Solution`, objects that cannot be pickled, named tuples,
-missing names (`divmod`, `super`, `type`, `ValueError`, ...) and modules (`copy`,
-`threading`, ...) and `sys.stdin.buffer`. `official_driver` holds those rules.
+The same: all tests of a row must pass. Standard output must be the same text, up to
+white space around it and spaces for line ends. A call must return the same JSON, so 6.0
+is not 6 and a tuple is its list. The text of a call's arguments is split at all white
+space, so a list written with spaces fails every program. If the named function is
+missing, the first function is called. A program that exits fails, even with the right
+output. So does a program with `class Solution`, objects that cannot be pickled, named
+tuples, missing names (`divmod`, `super`, `type`, `ValueError`, ...) or modules (`copy`,
+`threading`, ...), or `sys.stdin.buffer`. `official_driver` holds these rules.
 
-Not as there: modules that the official sandbox breaks although its list allows them;
-sortedcontainers, and numpy where programs are not given it; `debug_print`; time is
-counted on the processor, not by the clock while all tests run at once; asserts are
-compared outside of the program; feedback is worded as in the fixed mode. What was
-forged there fails here.
+Different: modules that the official list allows but its sandbox breaks;
+sortedcontainers, and numpy where programs may not import it; `debug_print`. Time is
+processor time, not wall-clock time while all tests run at once. Asserts are compared
+outside the program. Feedback is worded as in the fixed grader. Programs that can forge
+their results there fail here.
 """
 
 import dataclasses
@@ -29,21 +29,21 @@ from sdpo_jax.sandbox.pool import Sandbox
 from sdpo_jax.sandbox.values import Call, Execution, Stdin
 
 _DRIVER = Path(__file__).with_name("official_driver.py").read_text()
-_TIME_LIMIT_S = 1.0  # Without one of the row's own.
-_MORE_TIME_S = 1.0
+_TIME_LIMIT_S = 1.0  # For rows without a time limit.
+_EXTRA_TIME_S = 1.0  # Added to every time limit.
 
 
 def read_cases(row: rows.Row, where: str) -> dict[str, Cases]:
-    """A row's tests; the inputs of functions stay as they are written.
+    """A row's tests, with unparsed inputs of functions.
 
     Raises:
       ValueError: if they are malformed; names file, row (from 1) and field.
     """
-    return cases.read_cases(row, where, written=True)
+    return cases.read_cases(row, where, raw=True)
 
 
 def run(sandbox: Sandbox, program: str, tests: Cases) -> list[Execution]:
-    """What a program does on every test, under the official rules."""
+    """The execution of a program on every test, under the official rules."""
     source = program + tests.appended
     calls = [
         Call("script", [source, test.text])
@@ -51,7 +51,7 @@ def run(sandbox: Sandbox, program: str, tests: Cases) -> list[Execution]:
         else Call("call", [source, test.function, test.arguments])
         for test in tests.inputs
     ]
-    cpu_s = (tests.time_limit or _TIME_LIMIT_S) + _MORE_TIME_S
+    cpu_s = (tests.time_limit or _TIME_LIMIT_S) + _EXTRA_TIME_S
     executions = sandbox.run(_DRIVER, calls, cpu_s=cpu_s)
     return [
         _of_program(execution, program, isinstance(test, Stdin))
@@ -60,9 +60,9 @@ def run(sandbox: Sandbox, program: str, tests: Cases) -> list[Execution]:
 
 
 def _of_program(execution: Execution, program: str, is_script: bool) -> Execution:
-    """What the driver reports, as if the program had run without it.
+    """The driver's execution as if the program had run without the driver.
 
-    The program may have written anything in the driver's name.
+    The result is untrusted: the program may have forged it in the driver's process.
     """
     if execution.status == "error":
         return _error(execution, execution.error_type, execution.error_message)
@@ -96,7 +96,7 @@ def _error(execution: Execution, kind: str, message: str, **where: Any) -> Execu
 
 
 def is_right(execution: Execution, test: Call | Stdin, expected: Any) -> bool:
-    """Whether a test came out as the official code wants it."""
+    """Whether the official code accepts the result of a test."""
     if execution.status != "ok":
         return False
     if isinstance(test, Stdin):
@@ -107,7 +107,7 @@ def is_right(execution: Execution, test: Call | Stdin, expected: Any) -> bool:
 
 
 def _without_dash(expected: str) -> str:
-    """Expected text, cut where a dash ends it."""
+    """Expected text without a dash at its end."""
     expected = expected.strip()
     return expected.rpartition("-")[0].rstrip() if expected.endswith("-") else expected
 

@@ -1,9 +1,8 @@
-"""Runs a program under the official grader's rules. Read as text, run in the sandbox.
+"""Runs a program under the official grader's rules; itself runs in the sandbox.
 
-The rules that honest programs can notice: names that are missing, modules that cannot
-be imported, standard input without bytes, any exit a failure, and the first function
-where the named one is missing. What the official code does to keep programs out is
-not here.
+It holds the rules that affect honest programs: missing names, modules that cannot be
+imported, standard input without bytes, every exit a failure, and the first function
+where the named one is missing. The official code's isolation is not reproduced.
 """
 
 import __future__
@@ -40,10 +39,10 @@ Generic Literal TypedDict NoReturn overload
 
 
 def import_allowed(name, *arguments, **options):
-    """`__import__` for a list of modules."""
+    """`__import__` for the modules of MODULES only."""
     if name.split(".")[0] not in MODULES.split():
         raise ImportError(f"Import of module '{name}' is not allowed")
-    # Modules may ask for frames as they begin, as numpy does; programs may not.
+    # Modules such as numpy use frames while they are imported; programs may not.
     sys._getframe = getframe
     try:
         return builtins.__import__(name, *arguments, **options)
@@ -53,7 +52,7 @@ def import_allowed(name, *arguments, **options):
 
 def namespace(name):
     """The globals that a program starts with."""
-    # Named tuples and type variables need it, and fail there.
+    # Named tuples and type variables need frames; without them they fail as officially.
     sys._getframe = None
     sys.setrecursionlimit(1000)
     known = {word: getattr(builtins, word) for word in BUILTINS.split()}
@@ -63,7 +62,7 @@ def namespace(name):
 
 
 def script(program, text):
-    """What a program prints that reads `text`, or its error."""
+    """The output of a program with `text` as its standard input, or its error."""
     output = sys.stdout = io.StringIO()
     sys.stdin = io.StringIO(text)
     try:
@@ -75,18 +74,19 @@ def script(program, text):
         return describe(error)
 
 
-def call(program, function, written):
-    """What a function returns for arguments as a row has them, or its error."""
+def call(program, function, arguments):
+    """The result of a function for unparsed arguments of a row, or its error."""
     names = namespace("__not_main__")
     flags = __future__.annotations.compiler_flag
     sys.stdout = io.StringIO()
     try:
         exec(compile(program, FILENAME, "exec", flags, dont_inherit=True), names)
-        found = names[function_name(program, function, names)]
-        if isinstance(written, str):
-            written = [json.loads(word) for word in written.split()]
-        output = found(**written) if isinstance(written, dict) else found(*written)
-        pickle.dumps(output)  # There it is sent to the trainer so.
+        run = names[function_name(program, function, names)]
+        if isinstance(arguments, str):
+            arguments = [json.loads(word) for word in arguments.split()]
+        named = isinstance(arguments, dict)
+        output = run(**arguments) if named else run(*arguments)
+        pickle.dumps(output)  # The official code pickles it to return it.
         return {"output": json.loads(json.dumps(output))}
     except MemoryError:
         raise
@@ -95,7 +95,7 @@ def call(program, function, written):
 
 
 def function_name(program, function, names):
-    """The function to call: the named one, else the first of the program."""
+    """The name of the function to call: the given one, else the program's first."""
     if callable(names.get(function)):
         return function
     for node in ast.parse(program).body:
@@ -113,5 +113,4 @@ def describe(error):
             line, function = number, frame.f_code.co_name
     if isinstance(error, SyntaxError) and error.filename == FILENAME:
         line = error.lineno
-    said = [type(error).__name__, str(error), line, function]
-    return {"error": said}
+    return {"error": [type(error).__name__, str(error), line, function]}

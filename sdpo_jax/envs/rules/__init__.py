@@ -1,1 +1,1 @@
-"""Answers that keep a rule of the row."""
+"""The rules task: an answer must satisfy the rule in its question's row."""

@@ -1,7 +1,7 @@
-"""Checks of what a model wrote: JSON, Python, and text against a pattern.
+"""Checks an answer: JSON, Python, and text against a pattern; runs in the sandbox.
 
-`rules` runs this file in the sandbox, so it imports nothing of ours. Each check says
-what is wrong, or nothing.
+The sandbox has none of this project's modules, so this file imports none. Each check
+returns a description of the fault, or None.
 """
 
 import ast
@@ -13,13 +13,13 @@ MOST_DEPTH = 50  # Nesting of JSON.
 
 
 def pattern_fault(pattern, match, text):
-    """Whether a regular expression matches; `match` is "full" or "search"."""
+    """The fault of text that does not match; `match` is "full" or "search"."""
     find = {"full": re.fullmatch, "search": re.search}[match]
     return None if find(pattern, text) else "it does not have the form asked for"
 
 
 def json_fault(schema, text):
-    """Whether `text` is JSON of a schema; names no value that the schema wants."""
+    """The fault of text that is not JSON or breaks the schema; reveals no answer."""
     import jsonschema
 
     try:
@@ -34,10 +34,11 @@ def json_fault(schema, text):
 
 
 def read_json(text):
-    """The value of strict JSON text: no name twice, no NaN, nothing infinite or deep.
+    """The value of strict JSON text.
 
     Raises:
-      ValueError: says what is wrong.
+      ValueError: if it is not JSON, repeats a name in an object, holds a number that is
+        not finite, or is nested too deep.
     """
     try:
         value = json.loads(
@@ -74,7 +75,7 @@ def _depth(value):
 
 
 def function_fault(name, source):
-    """Whether `source` compiles, and leaves a function `name` at its top level."""
+    """The fault of source that does not compile or define `name` at its top level."""
     try:
         tree = ast.parse(source)
         compile(tree, "answer", "exec")
@@ -89,7 +90,7 @@ def function_fault(name, source):
 
 
 def _binds(node, name):
-    """Whether a top-level statement gives `name` a meaning, or takes it away."""
+    """Whether a top-level statement binds or deletes `name`."""
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
         return node.name == name
     return any(

@@ -1,4 +1,4 @@
-r"""A task of one's own without code: every row says by which rule it is graded.
+r"""A custom task without code: every row holds the rule that its answers must satisfy.
 
   {"uid": "a", "prompt": "...", "rule":
       {"kind": "exact", "answer": "Bern", "ignore_case": true, "answer_in": "tag"}}
@@ -6,24 +6,24 @@ r"""A task of one's own without code: every row says by which rule it is graded.
 kind             fields ("=" gives the default)
 exact            answer; ignore_case=false
 regex            pattern (Python's); match="full" or "search"
-number           answer; absolute=0 and relative=0, tolerances of which either may hold
+number           answer; absolute=0 and relative=0, tolerances; the larger one applies
 json_schema      schema (no references to elsewhere; "format" is not checked)
 python_function  name: the answer compiles and has this function at its top level
 
-`answer_in` says what of the response is the answer, always without the white space
-around it:
+`answer_in` says which part of the response is the answer; surrounding white space is
+removed:
 
-response    all of it; the default
+response    the entire response; the default
 tag         the last <answer> tag
 box         the last \boxed{}
 code_block  the longest fenced block; the default of python_function
 last_line   the last line that is not empty
 
-Of a response that was cut off only what is closed counts: no whole response, last line
-or open tag. Numbers are plain decimals: "-1,234.5", "1e-3", no units or fractions.
-Patterns, JSON and Python are checked in the sandbox, as a pattern may backtrack for
-ever and a parser crash. A pattern or schema that takes longer than the time limit is a
-failure of the grader, and says nothing of the attempt.
+A truncated response has an answer only in a closed tag, box or code block, not in its
+last line or an open tag. Numbers are plain decimals: "-1,234.5", "1e-3", no units or
+fractions. Patterns, JSON and Python are checked in the sandbox, because a pattern may
+backtrack forever and a parser may crash. A pattern or schema that exceeds the time
+limit is a failure of the grader, and the attempt is masked.
 """
 
 import fractions
@@ -42,19 +42,19 @@ from sdpo_jax.questions.question import Question
 from sdpo_jax.sandbox.pool import Sandbox
 from sdpo_jax.sandbox.values import Call, Packages
 
-_NEEDED = object()
+_REQUIRED = object()
 _PLACES = ("response", "tag", "box", "code_block", "last_line")
 # Fields of each kind, and their defaults.
 _FIELDS = {
-    "exact": {"answer": _NEEDED, "ignore_case": False},
-    "regex": {"pattern": _NEEDED, "match": "full"},
-    "number": {"answer": _NEEDED, "absolute": 0, "relative": 0},
-    "json_schema": {"schema": _NEEDED},
-    "python_function": {"name": _NEEDED, "answer_in": "code_block"},
+    "exact": {"answer": _REQUIRED, "ignore_case": False},
+    "regex": {"pattern": _REQUIRED, "match": "full"},
+    "number": {"answer": _REQUIRED, "absolute": 0, "relative": 0},
+    "json_schema": {"schema": _REQUIRED},
+    "python_function": {"name": _REQUIRED, "answer_in": "code_block"},
 }
 _SCHEMAS, _JSONSCHEMA = "a rule of the kind json_schema", "jsonschema>=4.20,<5"
-_MOST_CHARS = 100_000
-_MOST_DIGITS = 100
+_MAX_CHARS = 100_000
+_MAX_DIGITS = 100
 _NUMBER = re.compile(
     r"[+-]?(?=\.?[0-9])(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]*)(?:\.[0-9]*)?"
     r"(?:[eE][+-]?[0-9]{1,3})?"
@@ -68,7 +68,7 @@ _NO_ANSWER = {
 }
 
 _CHECK = Path(__file__).with_name("check.py").read_text()
-# The function there that checks a kind, and the fields it is told.
+# Kind -> the function of `check.py` that checks it, and the fields that it is given.
 _IN_SANDBOX = {
     "regex": ("pattern_fault", ("pattern", "match")),
     "json_schema": ("json_fault", ("schema",)),
@@ -80,17 +80,17 @@ def environment(
     files: Mapping[str, str | Path],
     make_sandbox: Callable[..., Sandbox] = Sandbox,
 ) -> SingleTurn:
-    """An environment of questions that carry their rules.
+    """An environment of questions whose rows hold their rules.
 
     Args:
       files: split ("train", "validation" or "heldout") -> file of questions.
-      make_sandbox: called with the packages that checks need, and only where a rule
-        is checked there.
+      make_sandbox: called with the packages that checks need, only if a rule is
+        checked in the sandbox.
 
     Raises:
       ValueError: if a row is malformed (names file, row and field), or jsonschema is
         needed and missing.
-      SandboxUnavailable: if no sandbox holds here.
+      SandboxUnavailable: if no sandbox works on this machine.
     """
     questions = rows.load_splits(files, data)
     kinds = {q.data["rule"]["kind"] for split in questions.values() for q in split}
@@ -108,8 +108,8 @@ def _packages(schemas: bool) -> Packages:
 
 
 def data(row: rows.Row, where: str) -> dict[str, Any]:
-    """A row's rule, whole; raises ValueError with file, row and field."""
-    # A column of Parquet gives every rule the fields of all.
+    """A row's rule, with its defaults; raises ValueError with file, row and field."""
+    # Parquet gives every rule the fields of all rules, as null.
     given = rows.field(row, "rule", dict, where).items()
     given = {name: value for name, value in given if value is not None}
     where = f"{where}, field rule"
@@ -124,14 +124,16 @@ def data(row: rows.Row, where: str) -> dict[str, Any]:
             f"{where}, field {min(unknown)}: a rule of the kind {kind} has only "
             f"answer_in, {', '.join(_FIELDS[kind])}"
         )
-    if missing := [name for name, value in rule.items() if value is _NEEDED]:
+    if missing := [name for name, value in rule.items() if value is _REQUIRED]:
         raise ValueError(f"{where}, field {missing[0]}: is missing")
-    _one_of(rule, "answer_in", _PLACES, where)
+    _check_choice(rule, "answer_in", _PLACES, where)
     _CHECKS[kind](rule, where)
     return {"rule": rule}
 
 
-def _one_of(rule: rows.Row, name: str, choices: tuple[str, ...], where: str) -> None:
+def _check_choice(
+    rule: rows.Row, name: str, choices: tuple[str, ...], where: str
+) -> None:
     if rule[name] not in choices:
         raise ValueError(
             f"{where}, field {name}: expected one of {', '.join(choices)}, got "
@@ -146,7 +148,7 @@ def _check_exact(rule: rows.Row, where: str) -> None:
 
 
 def _check_regex(rule: rows.Row, where: str) -> None:
-    _one_of(rule, "match", ("full", "search"), where)
+    _check_choice(rule, "match", ("full", "search"), where)
     try:
         re.compile(rows.field(rule, "pattern", str, where))
     except (re.error, RecursionError, OverflowError) as error:
@@ -160,7 +162,7 @@ def _check_number(rule: rows.Row, where: str) -> None:
     for name, least, most in (
         ("answer", -math.inf, math.inf),
         ("absolute", 0, math.inf),
-        # One that reaches 1 would let 0 pass for everything.
+        # A relative tolerance of 1 or more would accept 0 for every answer.
         ("relative", 0, 1),
     ):
         value = rule[name]
@@ -175,16 +177,16 @@ def _check_number(rule: rows.Row, where: str) -> None:
 
 def _check_schema(rule: rows.Row, where: str) -> None:
     try:
-        import jsonschema  # Few tasks need it, and few installations have it.
+        import jsonschema  # Optional: only rules of the kind json_schema need it.
     except ImportError as error:
         raise ValueError(
             f'{_SCHEMAS} needs the package jsonschema: pip install "{_JSONSCHEMA}"'
         ) from error
     schema = rows.field(rule, "schema", dict, where)
-    if away := [name for name in _references(schema) if not name.startswith("#")]:
+    if remote := [name for name in _references(schema) if not name.startswith("#")]:
         raise ValueError(
-            f"{where}, field schema: refers to {away[0]!r:.80}; the sandbox has no "
-            "network, so put it in here"
+            f"{where}, field schema: refers to {remote[0]!r:.80}; the sandbox has no "
+            "network, so include it in the schema"
         )
     try:
         jsonschema.validators.validator_for(schema).check_schema(schema)
@@ -193,14 +195,14 @@ def _check_schema(rule: rows.Row, where: str) -> None:
 
 
 def _references(schema: Any) -> list[str]:
-    """What a schema refers to, at any depth."""
+    """The references in a schema, at any depth."""
     if isinstance(schema, list):
         return [name for inner in schema for name in _references(inner)]
     if not isinstance(schema, dict):
         return []
     own = [schema.get(name) for name in ("$ref", "$dynamicRef", "$recursiveRef")]
-    found = [name for name in own if isinstance(name, str)]
-    return found + _references(list(schema.values()))
+    references = [name for name in own if isinstance(name, str)]
+    return references + _references(list(schema.values()))
 
 
 def _check_name(rule: rows.Row, where: str) -> None:
@@ -223,18 +225,17 @@ _CHECKS = {
 def grade(
     sandbox: Sandbox | None, question: Question, response: str, truncated: bool
 ) -> Verdict:
-    """Score 1 if the answer in `response` keeps the question's rule, else 0.
+    """Score 1 if the answer in `response` satisfies the question's rule, else 0.
 
     Raises:
-      GraderFailure: if the sandbox failed twice, or the rule itself could not be
-        applied; nothing is known of the answer.
+      GraderFailure: if the sandbox failed twice, or the rule could not be applied.
     """
     rule = question.data["rule"]
     answer = (_answer(rule["answer_in"], response, truncated) or "").strip()
     if not answer:
-        told = f"Incorrect Format: {_NO_ANSWER[rule['answer_in']]}"
-        return unreadable(told, truncated)
-    if len(answer) > _MOST_CHARS:
+        feedback = f"Incorrect Format: {_NO_ANSWER[rule['answer_in']]}"
+        return unreadable(feedback, truncated)
+    if len(answer) > _MAX_CHARS:
         return unreadable("Incorrect Format: The answer is too long.", truncated)
     if rule["kind"] in _IN_SANDBOX:
         fault = _fault_in_sandbox(sandbox, question, answer)
@@ -244,12 +245,12 @@ def grade(
         )
     if fault is None:
         return Verdict(1.0, "Accepted", measurements={"format": 1.0})
-    told = ["Wrong Answer", f"You wrote {feedback_text.cut(answer)}", f"But {fault}."]
-    return Verdict(0.0, "Wrong Answer", feedback_text.feedback(told), {"format": 1.0})
+    lines = ["Wrong Answer", f"You wrote {feedback_text.cut(answer)}", f"But {fault}."]
+    return Verdict(0.0, "Wrong Answer", feedback_text.feedback(lines), {"format": 1.0})
 
 
 def _answer(place: str, response: str, truncated: bool) -> str | None:
-    """What of a response is its answer; None if there is none, or not all of it."""
+    """The answer in a response; None if there is none, or it may be incomplete."""
     if place == "tag":
         return answer_extraction.last_tag(response, closed=truncated)
     if place == "box":
@@ -269,12 +270,12 @@ def _exact_fault(rule: rows.Row, answer: str) -> str | None:
 
 def _number_fault(rule: rows.Row, answer: str) -> str | None:
     answer = answer.replace("\u2212", "-")
-    if len(answer) > _MOST_DIGITS or not _NUMBER.fullmatch(answer):
+    if len(answer) > _MAX_DIGITS or not _NUMBER.fullmatch(answer):
         return "it is not a plain number"
-    # Exactly: 0.1 is a tenth, in the rule as in the answer.
-    wanted = _exact(rule["answer"])
-    distance = abs(_exact(answer.replace(",", "")) - wanted)
-    allowed = max(_exact(rule["absolute"]), _exact(rule["relative"]) * abs(wanted))
+    # Fractions, so that 0.1 is exactly a tenth in both the rule and the answer.
+    expected = _exact(rule["answer"])
+    distance = abs(_exact(answer.replace(",", "")) - expected)
+    allowed = max(_exact(rule["absolute"]), _exact(rule["relative"]) * abs(expected))
     return None if distance <= allowed else "it is not the right number"
 
 
