@@ -37,13 +37,17 @@ _EXPORT = {
     "path": flags.DEFINE_string(
         "export_path", None, "Folder to create; <run folder>/export if unset."
     ),
-    "weights": flags.DEFINE_string("export_weights", None, "student | teacher"),
-    "checkpoint": flags.DEFINE_string(
-        "export_checkpoint", None, "last | best, by validation"
+    "weights": flags.DEFINE_string(
+        "export_weights", None, "student (the default) | teacher"
     ),
-    "dtype": flags.DEFINE_string("export_dtype", None, "bfloat16 | float32"),
+    "checkpoint": flags.DEFINE_string(
+        "export_checkpoint", None, "last (the default) | best, by validation"
+    ),
+    "dtype": flags.DEFINE_string(
+        "export_dtype", None, "bfloat16 (the default) | float32"
+    ),
     "lora": flags.DEFINE_string(
-        "export_lora", None, "merged into the base weights | peft: adapters only"
+        "export_lora", None, "merged (the default): into the base | peft: adapters only"
     ),
 }
 # Flag -> the jobs that read it, for flags that only some jobs read.
@@ -144,11 +148,15 @@ def _explain(error: Exception, argv: Sequence[str]) -> str:
     while "Error whilst parsing config file" in str(error):
         error = error.__context__
     fields = config.flat(config.default())
-    keys = []
+    given, keys = re.findall(r"--config\.([\w.]+)", " ".join(argv)), []
+    for key in given:
+        inside = [f for f in fields if f.startswith(f"{key}.")]
+        if inside and "ConfigDict" in str(error):
+            return f"--config.{key}: is a group of fields: {', '.join(inside)}"
     if isinstance(error, (AttributeError, KeyError)):
         # The two forms in which ml_collections reports a missing field.
         keys = re.findall(r"""^(?:.?Key )?['"\\]+(\w+)['"\\]""", str(error))
-        keys = re.findall(r"--config\.([\w.]+)", " ".join(argv)) + keys
+        keys = given + keys
     for key in keys:
         if not any(f == key or f.startswith(f"{key}.") for f in fields):
             near = config.nearest(key, fields)

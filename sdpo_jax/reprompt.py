@@ -10,9 +10,6 @@ import random
 import re
 from collections.abc import Sequence
 
-DEMONSTRATION_FROM = ("peers", "own_if_solved", "any_attempt", "nobody")
-SHOW_FEEDBACK = ("never", "without_solution", "always")
-
 # Encloses the attempt where `reprompt.show_attempt` is set.
 ATTEMPT_TEMPLATE = "\nYour earlier attempt:\n\n{attempt}"
 _THINKING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)

@@ -89,13 +89,16 @@ def _check_same(folder, c: ConfigDict, may_change: Sequence[str]) -> list[str]:
     # A round trip through JSON turns tuples into lists, as in the saved config.
     new = json.loads(json.dumps(config.flat(c)))
     saved = json.loads(file.read_text())
-    fields = sorted(new.keys() | saved.keys())
-    changed = [f for f in fields if new.get(f) != saved.get(f)]
+    if unknown := sorted(new.keys() ^ saved.keys()):
+        raise ValueError(
+            f"{folder} was written by another version of sdpo_jax, whose config fields "
+            f"differ: {', '.join(unknown)}; give another --workdir"
+        )
+    fields = sorted(new)
+    changed = [f for f in fields if new[f] != saved[f]]
     refused = [f for f in changed if f not in may_change]
     if refused:
-        lines = "".join(
-            f"\n  {f}: {saved.get(f)!r} saved, {new.get(f)!r} now" for f in refused
-        )
+        lines = "".join(f"\n  {f}: {saved[f]!r} saved, {new[f]!r} now" for f in refused)
         raise ValueError(
             f"{folder} holds a run with another config:{lines}\nGive another "
             f"--workdir, or --may_change={','.join(refused)} to continue anyway"

@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from sdpo_jax import config, envs, json_files, sweep_grid
+from sdpo_jax import config, json_files, sweep_grid
 
 RESULTS = "results.json"
 _SUMMARY = "summary.json"
@@ -54,6 +54,7 @@ class Run:
     name: str
     config: str
     overrides: Mapping[str, str]
+    flags: Sequence[str] = ()
 
 
 @dataclasses.dataclass
@@ -129,8 +130,10 @@ def load(run: Run) -> ConfigDict:
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     try:
         values(argv)
-        config.validate(values["config"].value)
-        envs.validate(values["config"].value)
+        # Loads JAX, which a sweep otherwise does without; it never uses a device.
+        from sdpo_jax import components
+
+        components.validate(values["config"].value)
     except Exception as error:
         # A run file is the user's code: it may raise anything.
         while "Error whilst parsing config file" in str(error):
@@ -158,14 +161,17 @@ def main(argv: Sequence[str] | None = None) -> int | str:
     parser.add_argument(
         "--jobs", type=int, default=2, help="number of concurrent runs (default 2)"
     )
+    parser.add_argument("--wandb_project", help="as for one run; none by default")
     parser.add_argument("axes", nargs="*", metavar="field=value,value")
     arguments = parser.parse_intermixed_args(argv)
     workdir = pathlib.Path(arguments.workdir)
     try:
         cells = sweep_grid.grid(sweep_grid.parse_axes(arguments.axes))
         varied = sweep_grid.varied_fields(cells)
+        project = arguments.wandb_project
+        flags_of_runs = [f"--wandb_project={project}"] if project else []
         runs = [
-            Run(sweep_grid.name_of(cell, varied), arguments.config, cell)
+            Run(sweep_grid.name_of(cell, varied), arguments.config, cell, flags_of_runs)
             for cell in cells
         ]
         write = lambda summaries: _write_results(workdir, runs, summaries)
@@ -223,7 +229,7 @@ def _start(run: Run, workdir: pathlib.Path, cores: set[int]) -> _Child:
     folder = workdir / run.name
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "sdpo_jax.main", f"--config={run.config}"]
-    command += [f"--workdir={folder}", *_flags(run)]
+    command += [f"--workdir={folder}", *run.flags, *_flags(run)]
     with _on(cores), (folder / _LOG).open("a") as log:
         print(f"{_PROMPT}{shlex.join(command)}", file=log, flush=True)
         process = subprocess.Popen(

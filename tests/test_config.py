@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from sdpo_jax import config, envs, reprompt
+from sdpo_jax import config, envs
 from sdpo_jax.methods import METHODS
 
 
@@ -99,7 +99,6 @@ def test_choices_are_those_that_the_code_knows():
 
     assert set(config.METHODS) == set(METHODS)
     assert allowed("method") == " | ".join(config.METHODS)
-    assert allowed("reprompt.show_feedback") == " | ".join(reprompt.SHOW_FEEDBACK)
 
 
 # A method's or task's own knobs, where they may be more than 8.

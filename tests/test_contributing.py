@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import sys
 import pytest
 
 from sdpo_jax import json_files
+from tests import compiling
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Example -> the table that its entry goes into, and how the table begins.
@@ -20,21 +22,6 @@ TABLES = {
     "counted": ("questions/sources.py", "SOURCES: Mapping[str, SourceKind] = {\n"),
 }
 KNOBS = ("config.py", "METHODS = {\n")
-RUN_FILE = """
-from sdpo_jax import config
-
-def get_config():
-    c = config.from_file({quickstart!r})
-    c.method, c.env.name = "reinforce", "word_count"
-    c.env.programming = config.default().env.programming
-    for split, count in zip(config.SPLITS, (8, 2, 2)):
-        c.env[split] = f"counted:{{count}}?words=2"
-    c.rollout.questions = c.step.questions = 4
-    c.rollout.attempts = c.eval.attempts = 4
-    c.rollout.max_response = 8
-    c.train.updates = 2
-    return c
-"""
 
 
 def blocks():
@@ -75,26 +62,33 @@ def add(file, table, entry):
     file.write_text(text.replace(table, table + entry))
 
 
+def command():
+    """The command that CONTRIBUTING.md shows."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    (shown,) = re.findall(r"^    (python -m (?:.*\\\n)*.*)", text, re.MULTILINE)
+    return [sys.executable, *shlex.split(shown.replace("\\\n", " "))[1:]]
+
+
 def test_method_task_and_source_of_the_examples_train(package):
-    run_file = package / "mine.py"
-    quickstart = str(ROOT / "configs" / "quickstart.py")
-    run_file.write_text(RUN_FILE.format(quickstart=quickstart))
+    shutil.copytree(ROOT / "configs", package / "configs")
+    for folder in ("base", "questions"):
+        path = pathlib.Path("experiments", "quickstart", folder)
+        shutil.copytree(ROOT / path, package / path)
 
     done = subprocess.run(
-        [sys.executable, "-m", "sdpo_jax.main"]
-        + [f"--config={run_file}", f"--workdir={package / 'run'}"],
+        [*command(), "--config.train.updates=2"],
         cwd=package,
-        env=os.environ | {"PYTHONPATH": str(package), "XLA_FLAGS": ""},
+        env=os.environ | {"PYTHONPATH": str(package), "XLA_FLAGS": compiling.flags(1)},
         capture_output=True,
         text=True,
     )
 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["updates"] == 2
-    attempts = list(json_files.read_lines(package / "run" / "attempts.jsonl"))
-    assert len(attempts) == 2 * 4 * 4
+    attempts = list(json_files.read_lines(package / "runs/mine/attempts.jsonl"))
+    assert len(attempts) == 2 * 8 * 8
     wrong = [a for a in attempts if a["outcome"] == "Wrong Answer"]
     assert all(a["feedback"].startswith("Expected 2 words, got") for a in wrong)
-    lines = list(json_files.read_lines(package / "run" / "metrics.jsonl"))
+    lines = list(json_files.read_lines(package / "runs/mine/metrics.jsonl"))
     assert [line["step"] for line in lines] == [0, 1, 2]
     assert all("entropy" in line and "sampler_gap" not in line for line in lines[1:])

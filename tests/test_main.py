@@ -68,7 +68,7 @@ MISTAKES = {
     ),
     "a number for a group": (
         [RUN_FILE, "--config.sdpo=3"],
-        "flag --config.sdpo=3: Failed to parse '3' as a ConfigDict",
+        "--config.sdpo: is a group of fields: sdpo.divergence, sdpo.importance",
     ),
     "neither true nor false": (
         [RUN_FILE, "--config.sdpo.keep_tail=maybe"],
@@ -92,7 +92,7 @@ MISTAKES = {
     ),
     "an option of another task": (
         [RUN_FILE, "--config.env.judge.model=m"],
-        "env.judge.model='m' with env.name=programming: only env.name=judge reads it",
+        "env.judge.model='m' (leave it at ''): env.name=programming does not read",
     ),
     "a folder for a job that has none": (
         [RUN_FILE, "--job=evaluate", "--workdir=x"],

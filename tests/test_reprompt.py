@@ -1,5 +1,4 @@
 import random
-import re
 
 import pytest
 
@@ -61,7 +60,7 @@ def test_demonstrations_are_drawn_from_all_that_are_eligible(source, pattern):
 
 
 @pytest.mark.parametrize("source, pattern", CASES)
-@pytest.mark.parametrize("show", reprompt.SHOW_FEEDBACK)
+@pytest.mark.parametrize("show", ["never", "without_solution", "always"])
 def test_feedback_is_shown_as_the_rule_says(source, pattern, show):
     shown = choose(PATTERNS[pattern], demonstration_from=source, show_feedback=show)
 
@@ -149,19 +148,3 @@ def test_braces_in_what_is_shown_are_left_alone():
     found = reprompt.render(rules(), tricky, reprompt.Shown(tricky, tricky, tricky))
 
     assert found.count(tricky) == 4
-
-
-def test_the_names_of_the_rules_are_those_that_the_config_accepts():
-    for name, names in [
-        ("demonstration_from", reprompt.DEMONSTRATION_FROM),
-        ("show_feedback", reprompt.SHOW_FEEDBACK),
-    ]:
-        c = config.default()
-        c.model.path = "somewhere"
-        for value in names:
-            c.reprompt[name] = value
-            config.validate(c)
-        c.reprompt[name] = "?"
-        allowed = f"must be one of {' | '.join(names)}; meaning"
-        with pytest.raises(ValueError, match=re.escape(allowed)):
-            config.validate(c)

@@ -78,6 +78,13 @@ def test_overrides_get_the_types_of_their_fields():
     assert c.reprompt.solution_template == ""
 
 
+def test_setting_that_makes_no_sense_for_its_method_is_refused():
+    run = sweep.Run("a run", QUICKSTART, {"method": "grpo", "rollout.attempts": "1"})
+
+    with pytest.raises(ValueError, match="a run: rollout.attempts=1: GRPO compares"):
+        sweep.load(run)
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="Linux only")
 @pytest.mark.parametrize(
     "cores, jobs, shares",

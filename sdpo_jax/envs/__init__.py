@@ -45,9 +45,7 @@ def validate(c: ConfigDict) -> None:
             f"env.name={name!r}: must be one of {' | '.join(TASKS)}, or empty for an "
             "environment that is passed to train.run"
         )
-    for other in TASKS:
-        if other != name and other in c.env:
-            _check_unchanged(c, other)
+    _check_other_tasks(c)
     task = TASKS.get(name)
     if c.env.grader not in (task.graders if task else ("fixed",)):
         others = [n for n, other in TASKS.items() if c.env.grader in other.graders]
@@ -59,15 +57,21 @@ def validate(c: ConfigDict) -> None:
         task.check(c.env)
 
 
-def _check_unchanged(c: ConfigDict, task: str) -> None:
-    """Refuse changed options of a task other than `env.name`."""
-    defaults = config.default().env[task]
-    for option, value in c.env[task].items():
-        if value != defaults[option]:
-            raise ValueError(
-                f"env.{task}.{option}={value!r} with env.name={c.env.name}: only "
-                f"env.name={task} reads it; leave it at {defaults[option]!r}"
-            )
+def _check_other_tasks(c: ConfigDict) -> None:
+    """Refuse changed options of tasks other than `env.name`, all of them at once."""
+    defaults = config.default().env
+    changed = [
+        f"env.{task}.{option}={value!r} (leave it at {defaults[task][option]!r})"
+        for task in TASKS
+        if task != c.env.name and task in c.env
+        for option, value in c.env[task].items()
+        if value != defaults[task][option]
+    ]
+    if changed:
+        raise ValueError(
+            f"{', '.join(changed)}: env.name={c.env.name} does not read the options of "
+            "another task"
+        )
 
 
 def from_config(c: ConfigDict) -> Environment:

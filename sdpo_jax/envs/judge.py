@@ -48,6 +48,8 @@ for the author of the attempt; do not give the answer away>"}}"""
 
 # Scheme, host, optional port and path: no user, key or query.
 _URL = r"https?://(\[[0-9a-f:.]+\]|[^\s/?#@:\[\]]+)(:\d+)?(/[^\s?#]*)?"
+# Hosts that a key reaches without crossing a network.
+_LOCAL = re.compile(r"http://(?:localhost|127\.0\.0\.1|\[::1\])(?:[:/]|$)")
 _NO_KEY = "no-key"  # The client requires a key even if the endpoint does not.
 _TIMEOUT_S = 60.0  # To connect, and between two chunks of a response.
 _RETRIES = 4  # After the first call.
@@ -89,8 +91,8 @@ def environment(files: Mapping[str, str | Path], endpoint: Endpoint) -> SingleTu
       ValueError: if a row is malformed (names file, row and field), the package openai
         is missing, or OPENAI_API_KEY is not a valid key.
     """
-    questions = rows.load_splits(files, data)
     judge = Judge(endpoint)
+    questions = rows.load_splits(files, data)
     return SingleTurn(questions, functools.partial(grade, judge), judge.close)
 
 
@@ -160,7 +162,8 @@ class Judge:
             raise ValueError(
                 'env.name=judge needs the package openai: pip install "openai>=3,<4"'
             ) from error
-        self._openai, self._model, self._key = openai, endpoint.model, _key()
+        self._openai, self._model = openai, endpoint.model
+        self._key = _key_for(endpoint.url)
         self._client = openai.OpenAI(
             base_url=endpoint.url,
             api_key=self._key,
@@ -239,16 +242,24 @@ class Judge:
         )
 
 
-def _key() -> str:
+def _key_for(url: str) -> str:
     """The key, or a placeholder where OPENAI_API_KEY is not set.
 
     Raises:
-      ValueError: if the key is not valid in an HTTP header; the message does not show
-        the key.
+      ValueError: if the key would cross a network unencrypted, or is not valid in an
+        HTTP header; the message does not show the key.
     """
-    key = os.environ.get("OPENAI_API_KEY", "").strip() or _NO_KEY
+    key = os.environ.get("OPENAI_API_KEY", "").strip()
+    if not key:
+        return _NO_KEY
     if not key.isascii() or not key.isprintable() or " " in key:
         raise ValueError("OPENAI_API_KEY: expected one word of ASCII")
+    if url.startswith("http://") and not _LOCAL.match(url):
+        raise ValueError(
+            f"env.judge.url={url} would get OPENAI_API_KEY unencrypted: use https, or "
+            "unset the variable"
+        )
+    _log.info("judge: %s gets the key in OPENAI_API_KEY", url)
     return key
 
 

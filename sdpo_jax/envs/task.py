@@ -22,7 +22,7 @@ class Task:
     Args:
       environment: builds the environment from the config's `env`; raises ValueError
         if a source of questions is malformed.
-      graders: the allowed values of `env.grader`.
+      graders: values of `env.grader` that it has: "fixed", "official" or both.
       check: raises ValueError if the task's own options are invalid.
     """
 

@@ -4,6 +4,8 @@
   hf:NAME?split=train&...          the datasets library; NAME is on the hub, or a folder
   tfds:NAME/CONFIG:1.0.0?split=... tensorflow-datasets, without TensorFlow
 
+Games draw their questions from seeds instead; see `seeds`.
+
 Options after the question mark, each at most once:
 
   split     required for datasets; in the library's syntax: test, train[:90%]

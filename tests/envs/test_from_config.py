@@ -123,20 +123,26 @@ JUDGE = {"env__judge__url": "u", "env__judge__model": "m"}
         ({"env__name": "function"}, "env.function.grade is empty: env.name=function"),
         (
             {"env__function__grade": "a:b"},
-            "env.function.grade='a:b' with env.name=programming: only env.name=func",
+            r"env.function.grade='a:b' \(leave it at ''\): env.name=programming does",
         ),
         ({"env__name": "judge", "env__judge__model": "m"}, "env.judge.url is empty"),
         ({"env__name": "judge", "env__judge__url": "u"}, "env.judge.model is empty"),
-        ({"env__judge__url": "u"}, "env.judge.url='u' with env.name=programming"),
-        ({"env__name": "", **JUDGE}, "env.judge.model='m' with env.name=: only"),
+        (
+            {"env__judge__url": "u"},
+            r"env.judge.url='u' .*env.name=programming does not",
+        ),
+        (
+            {"env__name": "", **JUDGE},
+            "env.judge.model='m' .* env.judge.url='u' .*env.name= does",
+        ),
         (
             {"env__name": "rules", "env__programming__wrong_answers_shown": 1},
-            "env.programming.wrong_answers_shown=1 with env.name=rules: only "
-            "env.name=programming reads it; leave it at 2",
+            r"env.programming.wrong_answers_shown=1 \(leave it at 2\): env.name=rules "
+            "does not read the options of another task",
         ),
         (
             {"env__name": "rules", "env__programming__packages": ()},
-            r"env.programming.packages=\(\) with env.name=rules",
+            r"env.programming.packages=\(\) .*env.name=rules does not",
         ),
         ({"env__grader": "official", "env__name": "rules"}, "env.name=rules has no su"),
         ({"env__grader": "official", "env__name": "privileged"}, "tool_use.* have one"),

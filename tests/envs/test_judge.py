@@ -304,6 +304,20 @@ def test_odd_key_is_refused_without_being_shown(value, monkeypatch):
     assert value not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "url", ["http://10.0.0.7:8000/v1", "http://judge", "http://localhost.example/v1"]
+)
+def test_key_is_not_sent_unencrypted_over_a_network(url, monkeypatch):
+    endpoint = judge.Endpoint(url, "m")
+    judge.Judge(endpoint).close()
+
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+    with pytest.raises(ValueError, match="OPENAI_API_KEY unencrypted") as error:
+        judge.Judge(endpoint)
+    assert KEY not in str(error.value)
+
+
 def test_missing_package_is_named_with_its_remedy(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
 
