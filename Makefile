@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
-# Test files that run beside each other.
+# Test files that run beside each other, in the order of tests/conftest.py.
 WORKERS ?= 2
+TEST = $(RUN) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder \
+  --durations=15 --durations-min=5
 
 .PHONY: quickstart test test-slow lint
 
@@ -14,10 +16,10 @@ quickstart: $(VENV)/installed
 	$(RUN) -m experiments.quickstart.compare runs/quickstart runs/quickstart_grpo
 
 test: $(VENV)/installed-test
-	$(RUN) -m pytest -n $(WORKERS) --dist loadfile
+	$(TEST)
 
 test-slow: $(VENV)/installed-test
-	$(RUN) -m pytest -n $(WORKERS) --dist loadfile -m slow
+	$(TEST) -m slow
 
 lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff format --check .

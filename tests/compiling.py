@@ -25,6 +25,11 @@ FLAGS = (
     "--xla_llvm_disable_expensive_passes=true",
     *([CPU_ONLY] if HAS_OLDER_GENERATOR else []),
 )
+# For a program that takes longer to run than to compile well.
+WELL = {
+    "xla_backend_optimization_level": 3,
+    "xla_llvm_disable_expensive_passes": False,
+}
 SETTINGS = {
     "JAX_COMPILATION_CACHE_DIR": str(CACHE),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

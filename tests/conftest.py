@@ -1,6 +1,7 @@
 """Every test sees eight CPU devices and JAX's strictest numerics."""
 
 import os
+import pathlib
 
 import pytest
 
@@ -19,6 +20,26 @@ import jax  # noqa: E402
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+# What takes longest with an empty cache, in `make test` or in `make test-slow`. The
+# workers begin with it, so that none is left alone with a long file at the end.
+LONGEST = (
+    "test_aot.py",
+    "test_run_command.py",
+    "model/test_decoder.py",
+    "test_step.py",
+    "rollout/test_sampler.py",
+    "test_end_to_end.py",
+    "test_resume.py",
+    "test_sweep.py",
+)
+
+
+def pytest_collection_modifyitems(items):
+    folder = pathlib.Path(__file__).parent
+    ranks = {folder / name: rank for rank, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
 
 
 @pytest.fixture

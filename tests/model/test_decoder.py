@@ -12,6 +12,7 @@ from sdpo_jax import distributed
 from sdpo_jax.batch import PAD
 from sdpo_jax.model import cache as kv_cache
 from sdpo_jax.model import decoder, huggingface, huggingface_export
+from tests import compiling
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 CHECKPOINTS = [
@@ -327,7 +328,8 @@ def test_32768_tokens_work_in_training_and_in_the_cache():
         states_1TD = decoder.hidden(arch, params, ids_1T, dtype=jnp.float32, remat=True)
         return jnp.mean(jnp.square(states_1TD[:, -8:])), states_1TD
 
-    gradient, states_1TD = jax.jit(jax.grad(loss, has_aux=True))(params)
+    jit = functools.partial(jax.jit, compiler_options=compiling.WELL)
+    gradient, states_1TD = jit(jax.grad(loss, has_aux=True))(params)
 
     assert all(np.all(np.isfinite(g)) for g in jax.tree.leaves(gradient))
     # The embedding of the first token that full attention carries to the end.
@@ -335,9 +337,7 @@ def test_32768_tokens_work_in_training_and_in_the_cache():
     assert np.any(moved_D != 0)
     weights = decoder.unstack(arch, params, jnp.float32)
     prompt_1P = ids_1T[:, : time - last]
-    state_1D, kept = jax.jit(functools.partial(decoder.prefill, arch))(
-        weights, prompt_1P
-    )
+    state_1D, kept = jit(functools.partial(decoder.prefill, arch))(weights, prompt_1P)
     windows = [kind.window for kind in arch.kinds]
     cache = kv_cache.start(kept, windows, prompt_1P >= 0, 1, last)
     decode = jax.jit(functools.partial(decoder.decode, arch))
