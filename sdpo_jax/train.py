@@ -158,6 +158,8 @@ def _splits_due(c: ConfigDict, update: int) -> Sequence[str]:
 
 
 def _evaluate(components, learner, update, splits, timer) -> dict[str, float]:
+    if not splits:
+        return {}
     with timer("evaluate"):
         label = f"after update {update}"
         return evaluate.on_splits(components, learner.policy, splits, label)
