@@ -8,10 +8,7 @@ from sdpo_jax.envs.programming.asserts import Asserted
 from sdpo_jax.envs.programming.cases import Cases
 from sdpo_jax.sandbox.values import Execution, Stdin
 
-INCORRECT_FORMAT = {
-    "fenced": "Incorrect Format: Put your code inside a ```python ... ``` block.",
-    "whole": "Incorrect Format: The response was empty; it must be a Python program.",
-}
+INCORRECT_FORMAT = "Incorrect Format: Put your code inside a ```python ... ``` block."
 LIMIT_NAMES = {
     "time_limit": "Time Limit Exceeded",
     "memory_limit": "Memory Limit Exceeded",

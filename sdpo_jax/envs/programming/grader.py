@@ -74,14 +74,12 @@ _NUMBER = re.compile(
 
 
 class Programming(SingleTurn):
-    """An environment whose responses are Python programs.
+    """An environment whose responses hold a Python program: the longest fenced block.
 
     Args:
       files: split ("train", "validation" or "heldout") -> file of questions.
       sandbox: where programs run, best with `PACKAGES`; closed with the environment.
       grader: "fixed" or "official".
-      extract: "fenced" takes the longest fenced code block as the program, "whole"
-        the response as it is.
       wrong_answers_shown: the largest number of failed tests in one feedback.
       reveals: what the feedback shows of them: "inputs", also the program's "outputs",
         or also what is "expected".
@@ -96,19 +94,16 @@ class Programming(SingleTurn):
         sandbox: Sandbox,
         *,
         grader: str = "fixed",
-        extract: str = "fenced",
         wrong_answers_shown: int = 2,
         reveals: str = "expected",
     ):
         _check_choice("grader", grader, ("fixed", "official"))
-        _check_choice("extract", extract, tuple(INCORRECT_FORMAT))
         _check_choice("reveals", reveals, REVEALS)
         if wrong_answers_shown < 0:
             raise ValueError(
                 f"wrong_answers_shown must not be negative, got {wrong_answers_shown}"
             )
         self.sandbox = sandbox
-        self.extract = extract
         self.wrong_answers_shown = wrong_answers_shown
         self.reveals = reveals
         is_official = grader == "official"
@@ -128,10 +123,9 @@ class Programming(SingleTurn):
         Raises:
           GraderFailure: if the sandbox failed twice.
         """
-        program = self._program(response, truncated)
+        program = answer_extraction.longest_block(response)
         if program is None:
-            feedback = INCORRECT_FORMAT[self.extract]
-            return unreadable(feedback, truncated, "tests_passed")
+            return unreadable(INCORRECT_FORMAT, truncated, "tests_passed")
         tests = question.data["tests"]
         executions = self._run(self.sandbox, program, tests)
         passed = [
@@ -148,12 +142,6 @@ class Programming(SingleTurn):
             tests, executions, passed, self.wrong_answers_shown, self.reveals
         )
         return Verdict(0.0, outcome, feedback, measurements)
-
-    def _program(self, response: str, truncated: bool) -> str | None:
-        """The code to run; None if there is none, or it may be incomplete."""
-        if self.extract == "whole":
-            return None if truncated or not response.strip() else response
-        return answer_extraction.longest_block(response)
 
 
 def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:

@@ -200,15 +200,6 @@ def test_longest_block_is_the_program(make):
     assert grade(make(ADD), response).score == 1.0
 
 
-def test_whole_response_is_the_program_if_so_configured(make):
-    environment = make(ADD, extract="whole")
-    right = "def add(a, b): return a + b"
-    assert grade(environment, right).score == 1.0
-    assert grade(environment, right, truncated=True).outcome == "Truncated"
-    assert grade(environment, " \n").outcome == "Incorrect Format"
-    assert grade(environment, fenced(right)).outcome == "Runtime Error"
-
-
 def test_time_limit_of_a_question_replaces_that_of_the_sandbox(make):
     tests = ADD["tests"] | {"time_limit": 5}
     program = (
@@ -564,8 +555,6 @@ def test_broken_and_empty_files_are_refused(tmp_path):
 def test_unknown_split_and_options_are_refused(make):
     with pytest.raises(ValueError, match="heldout.*train"):
         make(ADD).questions("heldout")
-    with pytest.raises(ValueError, match="extract"):
-        make(ADD, extract="last")
     with pytest.raises(ValueError, match="wrong_answers_shown"):
         make(ADD, wrong_answers_shown=-1)
     with pytest.raises(ValueError, match="reveals must be .*, got 'all'"):
