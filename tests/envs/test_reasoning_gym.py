@@ -54,7 +54,7 @@ def entries():
     # In the sandbox, too: some questions depend on the order of Python's sets.
     program = reasoning_gym._PROGRAM + (
         "def entry(task):\n"
-        "    made_up = made(task, 7, 1, {})[0]\n"
+        "    made_up = create(task, 7, 1, {})[0]\n"
         "    solved = made_up['metadata'].get('valid_answers', [made_up['answer']])\n"
         "    return [made_up['question'], str(solved[0])]\n"
     )
