@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pytest
 
-from sdpo_jax import config, distributed, step, train_state
+from sdpo_jax import config, distributed, methods, step, train_state
 from sdpo_jax.batch import Attempts, Batch
 from sdpo_jax.model import decoder, families, lora
 from tests import compiling
@@ -363,6 +363,21 @@ def test_live_teacher_holds_no_copy_and_is_read():
 
     assert state.teacher is None
     assert metrics.finite and metrics.per_token["divergence"] > 0
+
+
+def test_teacher_without_reprompts_reads_the_prompt(monkeypatch):
+    without = dataclasses.replace(
+        methods.METHODS["sdpo"], rows=frozenset({"sampler_logp"})
+    )
+    monkeypatch.setitem(methods.METHODS, "sdpo", without)
+    batch = host_batch().replace(reprompt_BQ=None)
+
+    _, metrics = Update(settings(teacher__mode="live"), False, batch).gradient(batch)
+
+    # The student itself, after the same prompt: there is nothing to learn.
+    assert abs(metrics.per_token["divergence"]) < 1e-12
+    _, after_reprompts = update(teacher__mode="live").gradient(host_batch())
+    assert after_reprompts.per_token["divergence"] > 1e-3
 
 
 def test_trust_region_lies_between_its_anchor_and_the_live_student():
