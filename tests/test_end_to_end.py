@@ -152,6 +152,14 @@ class Scripted(Words):
             return Verdict(next(self._scores), "Scripted")
 
 
+def test_updates_without_an_evaluation_have_no_seconds_of_one(finished):
+    lines = lines_of(finished, metrics.TIMINGS)
+
+    # The base, then every second of four updates.
+    assert ["evaluate" in line for line in lines] == [True, False, True, False, True]
+    assert all({"sample", "grade", "train"} <= line.keys() for line in lines[1:])
+
+
 def test_summary_follows_from_the_metrics_and_validation_chooses_the_best(
     base, tmp_path, one_device
 ):

@@ -326,6 +326,7 @@ def test_attempts_hold_prompts_padded_left_and_adjacent_rows(small, engine):
     attempts = sample(small, engine)
 
     assert attempts.prompt_BP.shape == (16, 8)
+    assert attempts.rows_per_prompt == SAMPLING.attempts
     for row, prompt_P in enumerate(attempts.prompt_BP):
         prompt = list(PROMPTS.values())[row // SAMPLING.attempts]
         np.testing.assert_array_equal(prompt_P[: 8 - len(prompt)], PAD)
