@@ -61,6 +61,7 @@ def collect(
     of_rows = [q for q in questions for _ in range(sampling.attempts)]
     with Grading(components.environment, components.tokenizer, of_rows) as grading:
         with timer("sample"):
+            # Questions are numbered by their place: with the key it fixes the draws.
             # Rows are graded as soon as they are sampled, while the next ones are.
             attempts = components.engine.sample(
                 policy, prompts, range(len(questions)), sampling, key, grading.add
@@ -191,6 +192,7 @@ class Grading:
         """
         verdicts = self._pool.verdicts() if distributed.is_first() else None
         verdicts = distributed.from_first(verdicts)
+        # On every host, so that all stop together where the verdicts are of no use.
         _check_verdicts(self._questions, verdicts)
         known = [verdict and Verdict(**verdict) for verdict in verdicts]
         pairs = zip(self._written, known, strict=True)

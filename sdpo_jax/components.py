@@ -71,6 +71,7 @@ def build(
       ValueError: if the config makes no sense, or mesh, checkpoint and questions do
         not fit it.
     """
+    # What is cheap to check comes first, what is slow to load last.
     validate(c)
     mesh = distributed.make_mesh(c.mesh)
     step.check_rows(c, mesh)
@@ -110,8 +111,8 @@ def _check_sampling(c: ConfigDict, mesh: Mesh) -> None:
         )
     if c.rollout.questions % shards:
         _log.warning(
-            "rollout.questions=%d leaves devices idle: %d batch shards sample a whole "
-            "number of questions each",
+            "rollout.questions=%d leaves devices idle: %d batch shards sample the "
+            "same number of questions each",
             c.rollout.questions,
             shards,
         )
@@ -124,6 +125,7 @@ def _choose_attention(c: ConfigDict, arch: Architecture, mesh: Mesh) -> tuple[st
       ValueError: if the config names one that cannot run here.
     """
     requested, dtype = c.model.attention, train_state.compute_dtype(c)
+    # How many slices the heads have, and so what can run, depends on the mesh.
     with jax.set_mesh(mesh):
         chosen = step.attention(c, arch)
         tensor = distributed.slices("heads")
@@ -148,8 +150,10 @@ def _check_lengths(c: ConfigDict, arch: Architecture) -> None:
             f"{c.reprompt.max_length}) + rollout.max_response={c.rollout.max_response} "
             f"exceeds the model's {arch.max_positions} positions"
         )
-    divergence = methods.of(c).divergence and methods.of(c).divergence(c)
-    if divergence and divergence.support == "top_k" and divergence.top_k >= arch.vocab:
+    if methods.of(c).divergence is None:
+        return
+    divergence = methods.of(c).divergence(c)
+    if divergence.support == "top_k" and divergence.top_k >= arch.vocab:
         raise ValueError(
             f"{c.method}.top_k={divergence.top_k} is not below the vocabulary of "
             f"{arch.vocab}; lower it or set {c.method}.support=full"

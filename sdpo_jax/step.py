@@ -42,7 +42,7 @@ class Metrics:
     Args:
       per_token: sums over tokens of weight times value; divided by `weight` they are
         means over the tokens that count.
-      per_step: one value of the whole step.
+      per_step: one value per step.
       weight: the sum of the tokens' weights; 0 when no row has a target.
       finite: whether loss and gradient are; if not, the weights stay as they were.
       gradient_finite: the same of each leaf of the gradient [leaves].
@@ -159,7 +159,7 @@ def _train_step(
 ) -> tuple[TrainState, Metrics]:
     rows = _rows(c, batch)
     gradient, loss, per_token = _gradient(c, arch, shards, state, rows)
-    # Of the whole gradient, before AdamW's chain clips it.
+    # Of all leaves together, before AdamW's chain clips them.
     norm = optax.tree.norm(gradient)
     # Optax mixes Python floats and counters into its arithmetic.
     with jax.numpy_dtype_promotion("standard"):

@@ -106,6 +106,7 @@ def _train(
             wandb_project=wandb_project,
         )
         exits.callback(log.close)
+        # A resumed run has the measurement of its base in the log already.
         if trained is None:
             base = _evaluate(components, learner, 0, summary.SPLITS, timer)
             log.write_metrics(0, base | dropped)
@@ -113,6 +114,7 @@ def _train(
 
         while progress.update < c.train.updates:
             with checkpoints.keep(learner, progress):
+                # Of the update alone: a resumed run draws what it would have drawn.
                 key = jax.random.fold_in(jax.random.key(c.seed), progress.update)
                 choice = curriculum.choose(
                     c, questions, progress.update, progress.known
@@ -140,11 +142,14 @@ def _train(
 
             splits = _splits_due(c, progress.update)
             scores = _evaluate(components, learner, progress.update, splits, timer)
+            # Before saving: killed between the two, a run that had saved first would
+            # resume without this line.
             log.write_metrics(progress.update, values | choice.values | scores)
             log.write_timings(progress.update, timer.take())
             if splits or progress.update % c.train.save_every == 0:
                 score = scores.get(f"validation/avg@{c.eval.attempts}")
                 checkpoints.save(learner.state, progress, score)
+            # Once more here, where the update that just ended is complete and logged.
             with checkpoints.keep(learner, progress):
                 stop.raise_if_set()
         return summary.write(components, folder, learner, checkpoints)
