@@ -5,12 +5,15 @@ import random
 import threading
 
 import numpy as np
+import pytest
 
 from sdpo_jax import config
 from sdpo_jax.batch import PAD, Attempts
 from sdpo_jax.collect import Grading
+from sdpo_jax.data.tokenizer import Tokenizer
 from sdpo_jax.envs.base import GraderFailure, Verdict
 from sdpo_jax.questions.question import Question
+from tests.data.test_tokenizer import byte_level, write
 
 GROUP = 4
 QUESTIONS = [Question("add", "Add 1 and 2.", system="Be brief."), Question("b", "Two?")]
@@ -19,6 +22,11 @@ TEXTS = [
     *["right<|im_end|>", "<think>hm</think>\nright too<|im_end|>", "bad", "<|im_end|>"],
     *["bad<|im_end|>", "right<|im_end|>", "worse<|im_end|>", "broken grader<|im_end|>"],
 ]
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    return Tokenizer(write(tmp_path_factory.mktemp("byte_level"), byte_level()))
 
 
 def settings(**fields):

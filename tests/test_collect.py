@@ -5,10 +5,8 @@ import threading
 import pytest
 
 from sdpo_jax import collect
-from sdpo_jax.data.tokenizer import Tokenizer
 from sdpo_jax.envs import grading_pool
 from sdpo_jax.envs.base import Verdict
-from tests.data.test_tokenizer import byte_level, write
 from tests.graded import (
     GROUP,
     QUESTIONS,
@@ -18,13 +16,11 @@ from tests.graded import (
     judge,
     repeated,
     settings,
+    tokenizer,
     written,
 )
 
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    return Tokenizer(write(tmp_path_factory.mktemp("byte_level"), byte_level()))
+__all__ = ["tokenizer"]
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from sdpo_jax.data.tokenizer import Tokenizer
 from sdpo_jax.envs import grading_pool
 from sdpo_jax.envs.base import GradedAttempt, Verdict
 from sdpo_jax.methods import METHODS
-from tests.data.test_tokenizer import ADDED, byte_level, ids_of, unigram, write
+from tests.data.test_tokenizer import ADDED, ids_of, unigram, write
 from tests.graded import (
     FAULTS,
     GROUP,
@@ -25,13 +25,11 @@ from tests.graded import (
     judge,
     repeated,
     settings,
+    tokenizer,
     written,
 )
 
-
-@pytest.fixture(scope="module")
-def tokenizer(tmp_path_factory):
-    return Tokenizer(write(tmp_path_factory.mktemp("byte_level"), byte_level()))
+__all__ = ["tokenizer"]
 
 
 @pytest.fixture(scope="module")
