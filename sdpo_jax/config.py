@@ -160,7 +160,7 @@ _FIELDS = {
             "when the teacher sees the environment's feedback",
         ),
         "show_attempt": flag(False, "show the attempt itself before its feedback"),
-        "strip_thinking": flag(True, "remove <think> blocks from demonstrations"),
+        "strip_thinking": flag(True, "remove reasoning from demonstrations"),
         "max_length": number(
             10240,
             "[1, 2^24]",

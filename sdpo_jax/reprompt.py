@@ -7,12 +7,12 @@ its code; where the two differ, each is a named value. This file handles text on
 
 import dataclasses
 import random
-import re
 from collections.abc import Sequence
+
+from sdpo_jax import thinking
 
 # Encloses the attempt where `reprompt.show_attempt` is set.
 ATTEMPT_TEMPLATE = "\nYour earlier attempt:\n\n{attempt}"
-_THINKING = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Rules:
         paper); "always".
       show_attempt: whether the attempt itself is shown before its feedback (an ablation
         in the paper's Table 6, where it lowers the score).
-      strip_thinking: whether to remove <think> blocks from demonstrations.
+      strip_thinking: whether to remove the reasoning from demonstrations.
       template: of the user turn, with {prompt}, {solution}, {attempt} and {feedback}.
       solution_template: of a demonstration, with {solution}.
       feedback_template: of the feedback, with {feedback}.
@@ -90,7 +90,7 @@ def _choose_one(rules, index, responses, solved, feedback, rng) -> Shown:
     eligible = _eligible(rules.demonstration_from, index, solved)
     solution = responses[rng.choice(eligible)] if eligible else None
     if solution is not None and rules.strip_thinking:
-        solution = _THINKING.sub("", solution)
+        solution = thinking.answer_of(solution)
     hidden = rules.show_feedback == "never" or (
         rules.show_feedback == "without_solution" and solution is not None
     )

@@ -107,7 +107,7 @@ def test_the_attempt_stands_only_before_its_own_feedback():
     [
         ("<think>long\nthought</think>\n\nanswer", "answer"),
         ("a <think>x</think> b <think>y</think> c", "a b c"),
-        ("<think>never closed", "<think>never closed"),
+        ("answer <think>never closed", "answer "),
         ("plain ", "plain "),
     ],
 )
