@@ -14,6 +14,9 @@ from sdpo_jax.learner import Learner, NotFiniteError
 from sdpo_jax.questions import curriculum
 from sdpo_jax.train_state import TrainState
 
+# Which checkpoint of a run is meant: the newest, or the best by validation.
+CHOICES = ("last", "best")
+
 
 @dataclasses.dataclass
 class Progress:
@@ -136,3 +139,33 @@ class RunCheckpoints:
     def student(self, shapes: PyTree, update: int) -> PyTree:
         """The student that was saved after `update`."""
         return self._checkpoints.restore_part("student", shapes, update)
+
+
+def weights(
+    shapes: TrainState, folder: pathlib.Path, checkpoint: str, part: str = "student"
+) -> tuple[PyTree, int]:
+    """A run's weights, from a process that does not train it.
+
+    Args:
+      shapes: of the state that the run saves.
+      folder: the run folder.
+      checkpoint: of `CHOICES`.
+      part: "student" or "teacher".
+
+    Returns:
+      The weights, and the update after which they were saved.
+
+    Raises:
+      FileNotFoundError: if the run has no such checkpoint yet.
+    """
+    checkpoints = Checkpoints(folder / "checkpoints")
+    try:
+        is_best = checkpoint == "best"
+        update = checkpoints.best() if is_best else checkpoints.latest()
+        if update is None:
+            raise FileNotFoundError(
+                f"{folder} holds no checkpoint yet" + " with a score" * is_best
+            )
+        return checkpoints.restore_part(part, getattr(shapes, part), update), update
+    finally:
+        checkpoints.close()
