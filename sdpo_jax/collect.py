@@ -14,7 +14,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from sdpo_jax import distributed
+from sdpo_jax import distributed, screen
 from sdpo_jax.batch import Attempts
 from sdpo_jax.components import Components
 from sdpo_jax.data.tokenizer import Tokenizer
@@ -64,14 +64,14 @@ def collect(
     of_rows = [q for q in questions for _ in range(sampling.attempts)]
     graders = components.environment, components.tokenizer
     with Grading(*graders, of_rows, each) as grading:
-        with timer("sample"):
+        with timer("sample"), screen.phase("sampling"):
             # Questions are numbered by their place: with the key it fixes the draws.
             # Rows are graded as soon as they are sampled, while the next ones are.
             attempts = components.engine.sample(
                 policy, prompts, range(len(questions)), sampling, key, grading.add
             )
         after_sampling()
-        with timer("grade"):
+        with timer("grade"), screen.phase("grading"):
             return attempts, grading.finish()
 
 
@@ -189,6 +189,7 @@ class Grading:
             if distributed.is_first():
                 self._pool.add(question, response, truncated)
         self._take_verdicts(wait=False)
+        screen.count(rows.stop, len(self._questions))
 
     def finish(self) -> list[GradedAttempt]:
         """Every attempt, in the order in which they were added.
@@ -212,6 +213,8 @@ class Grading:
             # An episode that wants another act is refused by `finish`.
             if not isinstance(verdict, str):
                 self._each(_with_verdict(written, verdict))
+            if wait:
+                screen.count(len(self._verdicts), len(self._written))
 
 
 def _with_verdict(written: GradedAttempt, verdict: dict | None) -> GradedAttempt:

@@ -26,6 +26,7 @@ from sdpo_jax import (
     metrics,
     provenance,
     run_folder,
+    screen,
     summary,
 )
 from sdpo_jax.collect import collect, pass_rates, sampling_of, training_questions
@@ -75,6 +76,12 @@ def run(
         if finished is not None:
             _log.info("%s is finished; nothing to do", folder)
             return finished
+        _log.info(
+            "%s: %d updates of %d attempts on %s, which begin with compiling; the "
+            "first one tells how long they take. Ctrl-C saves and stops",
+            *(folder, c.train.updates, c.rollout.questions * c.rollout.attempts),
+            c.model.path,
+        )
         with build(c, environment) as components, interrupt.on_signals() as stop:
             return _train(components, folder, stop, wandb_project)
 
@@ -136,7 +143,8 @@ def _train(
             # Before the update: a loss that is not finite leaves its transcripts.
             log.write_attempts(progress.update + 1, records)
             with timer("train"), checkpoints.refuse_not_finite(learner, progress):
-                values |= learner.update(batch)
+                with screen.phase("training"):
+                    values |= learner.update(batch)
             progress.update += 1
             progress.known = choice.state.measured(pass_rates(c, graded))
 

@@ -15,8 +15,8 @@ PACKAGES = ("sdpo_jax", "pallas_kernels")
 # Lowest first. A file imports from lower layers, or from its own folder.
 LAYERS = [
     ["pallas_kernels", "knobs"],
-    ["json_files", "manifest", "sweep_grid", "tables", "thinking"],
-    ["config", "batch", "distributed", "teacher", "optimizer", "sandbox"],
+    ["json_files", "manifest", "sweep_grid", "tables", "thinking", "compile_times"],
+    ["config", "batch", "distributed", "teacher", "optimizer", "sandbox", "screen"],
     ["metrics", "run_config", "run_folder", "interrupt", "questions"],
     ["model", "methods", "provenance", "envs", "reprompt", "data"],
     ["train_state"],

@@ -81,6 +81,9 @@ def undisturbed(run_file, tmp_path_factory):
     assert status == 0, err
     summary = json.loads((folder / "summary.json").read_text())
     assert out == f"{describe(summary, folder)}\n"
+    told = err.splitlines()
+    assert any("20 updates of 64 attempts on" in line for line in told)
+    assert any(line.startswith("20/20 updates [") for line in told)
     return folder
 
 
