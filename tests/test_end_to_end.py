@@ -25,6 +25,7 @@ from sdpo_jax.envs import grading_pool
 from sdpo_jax.envs.base import Verdict
 from sdpo_jax.model import huggingface
 from sdpo_jax.questions.question import Question
+from tests import metric_names
 from tests.runs import (
     CLOCK,
     Words,
@@ -62,6 +63,7 @@ def test_prompts_that_are_too_long_are_dropped_and_counted_when_asked(
     train.run(c, tmp_path, environment=Longer())
 
     first, last = lines_of(tmp_path, metrics.METRICS)
+    assert metric_names.unexplained(first) == []
     splits = ("train", "validation", "heldout")
     assert [first[f"{split}/dropped_questions"] for split in splits] == [1, 1, 1]
     assert last["heldout/dropped_questions"] == 1
@@ -109,6 +111,8 @@ def test_every_method_and_teacher_trains(fields, base, tmp_path, one_device):
 
     assert summary["method"] == c.method and summary["generations"] == 16
     lines = lines_of(tmp_path, metrics.METRICS)
+    for line in lines + lines_of(tmp_path, metrics.TIMINGS):
+        assert metric_names.unexplained(line) == []
     for line in lines[1:]:
         assert all(math.isfinite(value) for value in line.values())
         assert line["gradient_norm"] > 0
@@ -150,6 +154,12 @@ class Scripted(Words):
     def act(self, response, truncated):
         with self._lock:
             return Verdict(next(self._scores), "Scripted")
+
+
+def test_what_a_run_writes_is_explained(finished):
+    for name in (metrics.METRICS, metrics.TIMINGS):
+        for line in lines_of(finished, name):
+            assert metric_names.unexplained(line) == []
 
 
 def test_updates_without_an_evaluation_have_no_seconds_of_one(finished):
