@@ -74,6 +74,7 @@ def run(
       ValueError: if the config, checkpoint or questions cannot work.
       FileNotFoundError: if the run has no such checkpoint yet.
     """
+    screen.show_log()
     _check(workdir, checkpoint, path)
     if workdir is not None and path is None:
         path = answers.new_folder(workdir)

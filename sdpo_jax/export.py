@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdpo_jax import config, distributed, run_checkpoints, train_state
+from sdpo_jax import config, distributed, run_checkpoints, screen, train_state
 from sdpo_jax.model import huggingface, huggingface_export
 from sdpo_jax.model import lora as adapters
 
@@ -62,6 +62,7 @@ def run(
         does not save these weights.
       FileNotFoundError: if the run has no checkpoint yet.
     """
+    screen.show_log()
     config.validate(c)
     choices = {
         "weights": weights,

@@ -22,8 +22,29 @@ _LINE_S = 30.0
 _LOOK_S = 0.5
 # Of a terminal that does not say how large it is.
 _COLUMNS, _ROWS = 80, 24
+_LOG = logging.getLogger("sdpo_jax")
 # The open ones; the last is shown.
 _open: list["Progress"] = []
+
+
+def show_log() -> None:
+    """Show this package's log on stderr while nobody else shows it, as in a notebook.
+
+    Once the caller sets logging up, before or after, its handlers take over.
+    """
+    if _LOG.level == logging.NOTSET:
+        _LOG.setLevel(logging.INFO)
+    if not any(isinstance(handler, _LastResort) for handler in _LOG.handlers):
+        _LOG.addHandler(_LastResort())
+
+
+class _LastResort(logging.Handler):
+    """Prints the lines that no other handler gets."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        others = [h for h in logging.root.handlers + _LOG.handlers if h is not self]
+        if not others:
+            print(self.format(record), file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager

@@ -69,6 +69,7 @@ def run(
         saved.
       Interrupted: if SIGTERM or Ctrl-C asked to stop; the state is saved.
     """
+    screen.show_log()
     validate(c)
     metrics.check_tracker(wandb_project)
     folder = pathlib.Path(workdir)

@@ -4,8 +4,10 @@ import contextlib
 import io
 import logging
 import os
+import pathlib
 import pty
 import select
+import subprocess
 import sys
 import time
 
@@ -14,6 +16,8 @@ import jax.numpy as jnp
 import pytest
 
 from sdpo_jax import compile_times, metrics, screen
+
+ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -252,3 +256,32 @@ def test_parts_count_what_is_sampled_and_end_complete(capsys):
                 pass
             assert bar.done == sampled + size - 8
     assert bar.done == 30
+
+
+NOTEBOOK = """
+import logging
+from sdpo_jax import screen
+log = logging.getLogger("sdpo_jax.train")
+for _ in range(2):
+    screen.show_log()
+log.info("as in a notebook")
+logging.basicConfig(format="mine: %(message)s")
+log.info("once")
+logging.getLogger("other").info("not asked for")
+"""
+
+
+def test_log_is_shown_once_whoever_sets_it_up():
+    done = subprocess.run(
+        [sys.executable, "-c", NOTEBOOK], cwd=ROOT, capture_output=True, text=True
+    )
+
+    assert done.stderr == "as in a notebook\nmine: once\n"
+
+
+def test_a_level_that_the_caller_chose_is_kept(monkeypatch):
+    monkeypatch.setattr(logging.getLogger("sdpo_jax"), "level", logging.ERROR)
+
+    screen.show_log()
+
+    assert logging.getLogger("sdpo_jax").level == logging.ERROR
