@@ -53,7 +53,7 @@ class Flag:
             return
         doing = screen.doing()
         kept = "the last complete update is saved"
-        if not screen.done():
+        if screen.done() == 0:
             kept = "nothing is kept before the first update is complete"
         _log.warning(
             "%s: stopping as soon as this is done%s; %s. Once more stops at once",

@@ -72,9 +72,9 @@ def doing() -> str:
     return _open[-1].doing() if _open else ""
 
 
-def done() -> int:
-    """Units that are complete; 0 if nothing is shown."""
-    return _open[-1].done if _open else 0
+def done() -> int | None:
+    """Units that are complete; None if nothing is shown."""
+    return _open[-1].done if _open else None
 
 
 class Progress:

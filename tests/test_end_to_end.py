@@ -214,6 +214,25 @@ def test_summary_follows_from_the_metrics_and_validation_chooses_the_best(
     assert best["heldout"] == heldout_of(c, tmp_path, 4)
 
 
+@pytest.mark.parametrize("checkpoint", ["last", "best"])
+def test_evaluation_of_a_run_is_that_of_its_log(
+    checkpoint, base, finished, tmp_path, one_device
+):
+    summary = json.loads((finished / "summary.json").read_text())
+    update = {"last": 4, "best": summary["best"]["update"]}[checkpoint]
+
+    found = evaluate.run(
+        tiny(base), Words(), finished, checkpoint=checkpoint, path=tmp_path / "new"
+    )
+
+    for split in ("validation", "heldout"):
+        assert found[split] == summary[checkpoint][split]
+        lines = lines_of(tmp_path / "new", f"{split}.jsonl")
+        assert {line["update"] for line in lines} == {update}
+        mean = np.mean([line["score"] for line in lines])
+        assert mean == pytest.approx(found[split]["avg@4"])
+
+
 class Failing(Words):
     """One grading of every training batch fails, each time in another way."""
 

@@ -209,6 +209,7 @@ def test_finished_run_is_printed_as_json_when_asked(run_file, undisturbed):
     assert json.loads(out) == json.loads((undisturbed / "summary.json").read_text())
 
 
+@pytest.mark.slow
 def test_run_is_evaluated_by_its_folder_alone(undisturbed, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(undisturbed, folder)
