@@ -285,6 +285,8 @@ def test_adapters_are_trained_resumed_and_exported(base, tmp_path, one_device):
     fields = dict(lora__rank=2, rollout__questions=2, step__questions=1)
     c = tiny(base, train__updates=4, **fields)
     whole = train.run(c, tmp_path / "whole", environment=Words())
+    evaluated = evaluate.run(c, Words(), tmp_path / "whole")
+    assert evaluated["heldout"] == whole["last"]["heldout"]
     export.run(c, tmp_path / "whole")
     shorter = tiny(base, train__updates=2, **fields)
     train.run(shorter, tmp_path / "parts", environment=Words())
