@@ -123,6 +123,9 @@ def test_thinking_is_switched_where_the_template_can(tmp_path):
     assert plain.encode_chat("", "hello") == plain.encode("hello")
 
 
+OPENS = CHATML.replace("</think>\\n\\n", "").replace("not enable", "enable")
+
+
 @pytest.mark.parametrize("text", TEXTS)
 def test_decoding_gives_the_text_back(tmp_path, text):
     tokenizer = Tokenizer(write(tmp_path, unigram()))
