@@ -1,6 +1,6 @@
 """What of a response is its answer: the text that stands outside its reasoning."""
 
-_OPEN, _CLOSE = "<think>", "</think>"
+TAGS = _OPEN, _CLOSE = "<think>", "</think>"
 
 
 def answer_of(response: str) -> str:

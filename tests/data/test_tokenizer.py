@@ -142,6 +142,21 @@ def test_decoding_skips_padding_and_special_tokens(tokenizer):
     assert tokenizer.decode([*ids, tokenizer.vocab_size + 5]) == "hello ,"
 
 
+def test_tags_of_the_reasoning_are_decoded_even_as_special_tokens(tmp_path):
+    file = write(tmp_path, byte_level()) / "tokenizer.json"
+    saved = json.loads(file.read_text())
+    for token in saved["added_tokens"]:
+        token["special"] = True
+    file.write_text(json.dumps(saved))
+    tokenizer = Tokenizer(tmp_path)
+    think, unthink, end = ids_of(tokenizer, "<think>", "</think>", "<|im_end|>")
+    backend = tokenizer._tokenizer
+    ids = [think, *tokenizer.encode("a"), unthink, *tokenizer.encode("b"), end]
+
+    assert backend.decode(ids, skip_special_tokens=True) == "ab"
+    assert tokenizer.decode(ids) == "<think>a</think>b"
+
+
 def test_encoding_neither_adds_nor_recognises_special_tokens(tokenizer):
     text = "".join(SPECIAL)
     assert not set(tokenizer.encode(text)) & set(ids_of(tokenizer, *SPECIAL))
