@@ -7,6 +7,7 @@ same call; the first one grades for all.
 import collections
 import contextlib
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from sdpo_jax import distributed
+from sdpo_jax import distributed, thinking
 from sdpo_jax.batch import Attempts
 from sdpo_jax.components import Components
 from sdpo_jax.data.tokenizer import Tokenizer
@@ -27,6 +28,8 @@ from sdpo_jax.rollout import Sampling
 _log = logging.getLogger(__name__)
 # Share of attempts whose grading may fail; above it the rest is no fair sample.
 _MOST_FAILURES = 0.05
+# Tokens at a prompt's end that may open the reasoning; a tag takes a few of them.
+_TAIL = 32
 
 
 def collect(
@@ -161,6 +164,9 @@ class Grading:
     ):
         self._tokenizer, self._questions = tokenizer, questions
         self._written: list[GradedAttempt] = []
+        # The attempts at a question share its prompt.
+        self._opening = functools.cache(self._opening)
+        self._reads_reasoning = getattr(environment, "reads_reasoning", False)
         self._pool = grading_pool.GradingPool(environment)
 
     def __enter__(self) -> "Grading":
@@ -174,13 +180,22 @@ class Grading:
         drawn = zip(attempts.response_BR, attempts.response_mask_BR, strict=True)
         for question, (row, mask) in zip(self._questions[rows], drawn, strict=True):
             ids = row[mask].tolist()
-            response = self._tokenizer.decode(ids)
-            truncated = not ids or ids[-1] not in self._tokenizer.stop_ids
-            self._written.append(
-                GradedAttempt(question, response, len(ids), truncated, None)
+            written = GradedAttempt(
+                question,
+                self._tokenizer.decode(ids),
+                len(ids),
+                truncated=not ids or ids[-1] not in self._tokenizer.stop_ids,
+                verdict=None,
+                opening=self._opening(question.system, question.prompt),
             )
+            self._written.append(written)
             if distributed.is_first():
-                self._pool.add(question, response, truncated)
+                graded = written.response if self._reads_reasoning else written.turn
+                self._pool.add(question, graded, written.truncated)
+
+    def _opening(self, system: str, prompt: str) -> str:
+        end = self._tokenizer.encode_chat(system, prompt)[-_TAIL:]
+        return thinking.opening(self._tokenizer.decode(end))
 
     def finish(self) -> list[GradedAttempt]:
         """Every attempt, in the order in which they were added.

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from sdpo_jax import thinking
+
 
 class Tokenizer:
     """The tokenizer of one checkpoint, with its chat template and stop tokens.
@@ -29,6 +31,12 @@ class Tokenizer:
     def __init__(self, path: str | os.PathLike, enable_thinking: bool = False):
         self._tokenizer, generation = _load(path)
         self._enable_thinking = enable_thinking
+        # Tags of the reasoning stay in the text, even if they are special tokens.
+        self._skipped = frozenset(
+            number
+            for number, token in self._tokenizer.added_tokens_decoder.items()
+            if token.special and token.content not in thinking.TAGS
+        )
         self.vocab_size = len(self._tokenizer)
         self.stop_ids = _stop_ids(generation, self._tokenizer.eos_token_id)
         if not self._tokenizer.chat_template:
@@ -64,10 +72,13 @@ class Tokenizer:
         )
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of token ids, without special tokens; negative ids are padding."""
+        """Text of token ids, without special tokens; negative ids are padding.
+
+        The tags of the reasoning are kept.
+        """
         return self._tokenizer.decode(
-            [int(i) for i in ids if i >= 0],
-            skip_special_tokens=True,
+            [int(i) for i in ids if i >= 0 and int(i) not in self._skipped],
+            skip_special_tokens=False,
             clean_up_tokenization_spaces=False,
         )
 

@@ -8,8 +8,9 @@
 
 and `env.name=function`, `env.function.grade=my_task:grade`. The function gets the
 complete row of the file, and returns a score in [0, 1], or a score and a feedback, or a
-`base.Verdict`. It runs in the trainer, in several threads at once: it must never
-execute what a model wrote.
+`base.Verdict`. The response is only what stands outside the reasoning, if there is any.
+The function runs in the trainer, in several threads at once: it must never execute what
+a model wrote.
 """
 
 import functools

@@ -123,6 +123,9 @@ def test_thinking_is_switched_where_the_template_can(tmp_path):
     assert plain.encode_chat("", "hello") == plain.encode("hello")
 
 
+OPENS = CHATML.replace("</think>\\n\\n", "").replace("not enable", "enable")
+
+
 @pytest.mark.parametrize("text", TEXTS)
 def test_decoding_gives_the_text_back(tmp_path, text):
     tokenizer = Tokenizer(write(tmp_path, unigram()))
@@ -137,6 +140,21 @@ def test_decoding_skips_padding_and_special_tokens(tokenizer):
     assert tokenizer.decode(ids) == "hello ,"
     # A model's table may be larger than its tokenizer.
     assert tokenizer.decode([*ids, tokenizer.vocab_size + 5]) == "hello ,"
+
+
+def test_tags_of_the_reasoning_are_decoded_even_as_special_tokens(tmp_path):
+    file = write(tmp_path, byte_level()) / "tokenizer.json"
+    saved = json.loads(file.read_text())
+    for token in saved["added_tokens"]:
+        token["special"] = True
+    file.write_text(json.dumps(saved))
+    tokenizer = Tokenizer(tmp_path)
+    think, unthink, end = ids_of(tokenizer, "<think>", "</think>", "<|im_end|>")
+    backend = tokenizer._tokenizer
+    ids = [think, *tokenizer.encode("a"), unthink, *tokenizer.encode("b"), end]
+
+    assert backend.decode(ids, skip_special_tokens=True) == "ab"
+    assert tokenizer.decode(ids) == "<think>a</think>b"
 
 
 def test_encoding_neither_adds_nor_recognises_special_tokens(tokenizer):

@@ -80,7 +80,7 @@ def environment(
     questions = rows.load_splits(files, data)
     sandbox = make_sandbox(packages=packages(grader))
     grade = {"fixed": fixed, "official": official}[grader]
-    return sandboxed(questions, grade, sandbox)
+    return sandboxed(questions, grade, sandbox, grader == "official")
 
 
 def packages(grader: str) -> Packages:

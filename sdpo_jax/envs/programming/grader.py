@@ -115,6 +115,7 @@ class Programming(SingleTurn):
             self._grade,
             sandbox.close,
             {"sandbox_tier": sandbox.tier},
+            is_official,
         )
 
     def _grade(self, question: Question, response: str, truncated: bool) -> Verdict:

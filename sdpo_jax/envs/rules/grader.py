@@ -13,7 +13,7 @@ python_function  name: the answer compiles and has this function at its top leve
 `answer_in` says which part of the response is the answer; surrounding white space is
 removed:
 
-response    the entire response; the default
+response    the entire response, without its reasoning; the default
 tag         the last <answer> tag
 box         the last \boxed{}
 code_block  the longest fenced block; the default of python_function
