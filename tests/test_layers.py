@@ -24,7 +24,8 @@ LAYERS = [
     # `feedback` turns text into arrays; `components` builds a run's objects.
     ["learner", "feedback", "components"],
     ["collect"],
-    ["evaluate", "export", "run_checkpoints"],
+    ["evaluate", "export"],
+    ["run_checkpoints"],
     ["summary"],
     ["train", "discover", "plan", "report"],
     ["main"],
