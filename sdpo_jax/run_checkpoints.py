@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sdpo_jax import distributed, evaluate, json_files
+from sdpo_jax import distributed, evaluate, json_files, run_folder
 from sdpo_jax.checkpoint import Checkpoints, PyTree
 from sdpo_jax.interrupt import Interrupted
 from sdpo_jax.learner import Learner, NotFiniteError
@@ -48,7 +48,7 @@ class RunCheckpoints:
 
     def __init__(self, c: ConfigDict, folder: pathlib.Path):
         self._config, self._folder = c, folder
-        self._checkpoints = Checkpoints(folder / "checkpoints")
+        self._checkpoints = Checkpoints(folder / run_folder.CHECKPOINTS)
         self.saved: int | None = None
 
     def __enter__(self) -> "RunCheckpoints":

@@ -10,6 +10,7 @@ From a notebook:
 """
 
 import contextlib
+import functools
 import logging
 import pathlib
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ from sdpo_jax import (
     distributed,
     evaluate,
     feedback,
+    inputs,
     interrupt,
     metrics,
     provenance,
@@ -72,7 +74,8 @@ def run(
     validate(c)
     metrics.check_tracker(wandb_project)
     folder = pathlib.Path(workdir)
-    with run_folder.claim(workdir, c, may_change) as finished:
+    contents = functools.partial(inputs.contents, c, environment)
+    with run_folder.claim(workdir, c, may_change, contents) as finished:
         if finished is not None:
             _log.info("%s is finished; nothing to do", folder)
             return finished

@@ -49,6 +49,39 @@ def test_changed_config_is_refused_field_by_field(base, finished):
     assert (finished / "config.json").read_bytes() == kept
 
 
+class Edited(Words):
+    """Of another held-out question."""
+
+    def questions(self, split):
+        questions = super().questions(split)
+        if split == "heldout":
+            questions[0] = Question(questions[0].uid, questions[1].prompt)
+        return questions
+
+
+def test_another_content_is_refused_until_it_is_allowed(
+    base, finished, tmp_path, one_device
+):
+    folder, model = tmp_path / "run", tmp_path / "base"
+    shutil.copytree(base, model)
+    c = tiny(model, train__updates=1)
+    train.run(c, folder, environment=Words())
+    # A finished run only tells what it came to.
+    assert train.run(c, folder, environment=Edited())["updates"] == 1
+    (model / "chat_template.jinja").write_text("{{ messages[-1]['content'] }}")
+    c.train.updates = 2
+
+    with pytest.raises(ValueError) as told:
+        train.run(c, folder, Edited(), ["train.updates", "env.heldout"])
+
+    first, second, advice = str(told.value).splitlines()
+    assert first == f"{folder} holds a run that began with another content:"
+    assert second.startswith("  model.path: chat_template.jinja: absent recorded, sha2")
+    assert "--may_change=model.path to continue" in advice
+    may_change = ["train.updates", "env.heldout", "model.path"]
+    assert train.run(c, folder, Edited(), may_change)["updates"] == 2
+
+
 def test_run_may_be_made_longer(base, finished, tmp_path, one_device):
     folder, c = tmp_path / "longer", tiny(base, train__updates=6)
     shutil.copytree(finished, folder)
