@@ -26,6 +26,8 @@ from sdpo_jax.questions.question import Question
 from sdpo_jax.rollout import Sampling
 
 _log = logging.getLogger(__name__)
+# Seconds between two looks at the signals while attempts are graded.
+_PAUSE_S = 1.0
 # Share of attempts whose grading may fail; above it the rest is no fair sample.
 _MOST_FAILURES = 0.05
 # Tokens at a prompt's end that may open the reasoning; a tag takes a few of them.
@@ -40,7 +42,7 @@ def collect(
     key: jax.Array,
     *,
     timer: Callable[[str], contextlib.AbstractContextManager] = contextlib.nullcontext,
-    after_sampling: Callable[[], None] = lambda: None,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> tuple[Attempts, list[GradedAttempt]]:
     """Attempts at every question, and what the environment says of each.
 
@@ -51,7 +53,8 @@ def collect(
       sampling: how attempts are drawn, and how many per question.
       key: a JAX random key.
       timer: entered with "sample" and with "grade".
-      after_sampling: called in between; what it raises ends the grading under way.
+      check_stop: called after each group of rows, and every second while the rest is
+        graded; what it raises ends both.
 
     Returns:
       Host arrays, a question's attempts adjacent; and one graded attempt per row.
@@ -63,15 +66,19 @@ def collect(
     prompts = encode(components.config, components.tokenizer, questions)
     of_rows = [q for q in questions for _ in range(sampling.attempts)]
     with Grading(components.environment, components.tokenizer, of_rows) as grading:
+
+        def grade_group(rows: slice, attempts: Attempts) -> None:
+            grading.add(rows, attempts)
+            check_stop()
+
         with timer("sample"):
             # Questions are numbered by their place: with the key it fixes the draws.
             # Rows are graded as soon as they are sampled, while the next ones are.
             attempts = components.engine.sample(
-                policy, prompts, range(len(questions)), sampling, key, grading.add
+                policy, prompts, range(len(questions)), sampling, key, grade_group
             )
-        after_sampling()
         with timer("grade"):
-            return attempts, grading.finish()
+            return attempts, grading.finish(check_stop)
 
 
 def sampling_of(c: ConfigDict, how: ConfigDict) -> Sampling:
@@ -197,14 +204,22 @@ class Grading:
         end = self._tokenizer.encode_chat(system, prompt)[-_TAIL:]
         return thinking.opening(self._tokenizer.decode(end))
 
-    def finish(self) -> list[GradedAttempt]:
+    def finish(
+        self, check_stop: Callable[[], None] = lambda: None
+    ) -> list[GradedAttempt]:
         """Every attempt, in the order in which they were added.
+
+        Args:
+          check_stop: called every second, on every host; what it raises ends the wait.
 
         Raises:
           ValueError: if an episode wants another act, or the grader failed on more than
             one attempt of twenty (a single failure is never too many, unless it is
             all).
         """
+        # The other hosts have nothing to grade; the first one says when it is done.
+        while not distributed.from_first(self._pool.wait(_PAUSE_S)):
+            check_stop()
         verdicts = self._pool.verdicts() if distributed.is_first() else None
         verdicts = distributed.from_first(verdicts)
         # On every host, so that all stop together where the verdicts are of no use.

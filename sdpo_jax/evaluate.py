@@ -1,19 +1,23 @@
 """How good a policy is: avg@k and unbiased pass@k on a split of questions."""
 
+import contextlib
 import logging
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from ml_collections import ConfigDict
 
 from sdpo_jax.collect import collect, drop_long_prompts, sampling_of
 from sdpo_jax.components import Components, build
 from sdpo_jax.config import SPLITS
 from sdpo_jax.envs.base import Environment, GradedAttempt
 
+# What is never trained on.
+HELD_BACK = ("validation", "heldout")
 _log = logging.getLogger(__name__)
 
 
@@ -57,8 +61,35 @@ def run(c, environment: Environment | None = None) -> dict[str, dict[str, float]
         return {split: on_split(components, params, split)[0] for split in SPLITS}
 
 
+def splits_due(c: ConfigDict, update: int) -> Sequence[str]:
+    """The splits to evaluate after an update: all for the base and after the last."""
+    if update in (0, c.train.updates):
+        return HELD_BACK
+    return ("validation",) if update % c.train.evaluate_every == 0 else ()
+
+
+def after_update(
+    components: Components,
+    policy: Any,
+    update: int,
+    timer: Callable[[str], contextlib.AbstractContextManager],
+    check_stop: Callable[[], None],
+) -> dict[str, float]:
+    """`on_splits` of the splits that are due after an update; empty if none are."""
+    splits = splits_due(components.config, update)
+    if not splits:
+        return {}
+    with timer("evaluate"):
+        label = f"after update {update}"
+        return on_splits(components, policy, splits, label, check_stop)
+
+
 def on_splits(
-    components: Components, policy: Any, splits: Sequence[str], label: str
+    components: Components,
+    policy: Any,
+    splits: Sequence[str],
+    label: str,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """`on_split` of several splits, as "split/name"; logged as they come.
 
@@ -67,10 +98,11 @@ def on_splits(
       policy: as for `on_split`.
       splits: of "train", "validation" and "heldout".
       label: what the policy is, for the log.
+      check_stop: see `collect.collect`.
     """
     values = {}
     for split in splits:
-        of_split, _ = on_split(components, policy, split)
+        of_split, _ = on_split(components, policy, split, check_stop)
         values |= {f"{split}/{name}": x for name, x in of_split.items()}
         named = ", ".join(f"{name} {x:.4g}" for name, x in of_split.items())
         _log.info("%s, %s: %s", label, split, named)
@@ -78,7 +110,10 @@ def on_splits(
 
 
 def on_split(
-    components: Components, policy: Any, split: str
+    components: Components,
+    policy: Any,
+    split: str,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> tuple[dict[str, float], list[GradedAttempt]]:
     """Sample and grade `config.eval.attempts` attempts at every question of a split.
 
@@ -95,7 +130,10 @@ def on_split(
     dropped = len(every) - len(questions)
     questions = questions[: c.eval.max_questions or None]
     key = jax.random.fold_in(jax.random.key(c.seed), zlib.crc32(split.encode()))
-    _, graded = collect(components, policy, questions, sampling_of(c, c.eval), key)
+    sampling = sampling_of(c, c.eval)
+    _, graded = collect(
+        components, policy, questions, sampling, key, check_stop=check_stop
+    )
     counted = {"dropped_questions": float(dropped)} if dropped else {}
     return summarise(c, graded) | counted, graded
 

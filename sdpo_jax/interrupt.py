@@ -26,16 +26,16 @@ class Flag:
         """Set the flag; what `signal.signal` calls."""
         self._is_set = True
         signal.signal(number, signal.SIG_DFL)
-        _log.warning("%s: saving after this update", signal.Signals(number).name)
+        _log.warning("%s: saving the last complete update", signal.Signals(number).name)
 
     def raise_if_set(self) -> None:
-        """Raise on every host if any was signalled: all must stop at the same update.
+        """Raise on every host if any was signalled; every host must call it.
 
         Raises:
           Interrupted: if a signal arrived.
         """
         if distributed.on_any(self._is_set):
-            raise Interrupted("a signal asked the run to stop")
+            raise Interrupted("stopped by a signal")
 
 
 @contextlib.contextmanager

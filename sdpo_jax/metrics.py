@@ -31,8 +31,9 @@ ATTEMPTS = "attempts.jsonl"
 class RunLog:
     """The files that one run writes while it trains; only the first process writes.
 
-    Evaluate and write before saving a checkpoint of the same step: lines written after
-    the save are lost if the run is killed and resumed from it.
+    Attributes:
+      last_step: of the lines of metrics that were there when it was opened; None if
+        there were none, and on other processes.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class RunLog:
         Raises:
           ImportError: if a wandb project is given and wandb is not installed.
         """
+        self.last_step: int | None = None
         self._writes = is_first_process()
         if not self._writes:
             return
@@ -68,6 +70,8 @@ class RunLog:
         for name in (METRICS, TIMINGS, ATTEMPTS):
             json_files.drop_lines_from(folder / name, first_step)
             self._files[name] = (folder / name).open("ab")
+        for line in json_files.read_lines(folder / METRICS):
+            self.last_step = line["step"]
         self._curves = _Curves(folder / "tensorboard", first_step)
         self._progress = _Progress(num_steps, resume_from or 0, shown)
 

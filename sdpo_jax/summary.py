@@ -1,6 +1,7 @@
 """The summary of a finished run: its base, last and best checkpoint."""
 
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -11,15 +12,13 @@ from sdpo_jax.learner import Learner, trained_shapes
 from sdpo_jax.run_checkpoints import RunCheckpoints
 from sdpo_jax.train_state import decoder_params
 
-# What is measured of the base, the last and the best checkpoint.
-SPLITS = ("validation", "heldout")
-
 
 def write(
     components: Components,
     folder: pathlib.Path,
     learner: Learner,
     checkpoints: RunCheckpoints,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Evaluate the best checkpoint, write `summary.json` and return its content."""
     best, heldout = checkpoints.best(), None
@@ -27,7 +26,8 @@ def write(
         student = checkpoints.student(trained_shapes(*components.model).student, best)
         policy = decoder_params(learner.state.base, student)
         label = f"best, after update {best}"
-        values = evaluate.on_splits(components, policy, ("heldout",), label)
+        splits = ("heldout",)
+        values = evaluate.on_splits(components, policy, splits, label, check_stop)
         heldout = of_split(values, "heldout")
     content = None
     if distributed.is_first():
@@ -55,7 +55,7 @@ def of_run(
     by_step = {line["step"]: line for line in lines}
     timings = json_files.read_lines(folder / metrics.TIMINGS)
     seconds = sum(v for t in timings for k, v in t.items() if k != "step")
-    splits = lambda line: {split: of_split(line, split) for split in SPLITS}
+    splits = lambda line: {split: of_split(line, split) for split in evaluate.HELD_BACK}
     updates = max(by_step)
     last = splits(by_step[updates])
     return {

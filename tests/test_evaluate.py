@@ -159,6 +159,35 @@ def test_attempts_are_graded_while_others_are_sampled():
     assert found == evaluate.on_split(together, "a", "validation")
 
 
+def test_signal_is_heard_after_each_group_and_while_grading():
+    begun, go_on, looks = threading.Semaphore(0), threading.Event(), []
+
+    class Stop(Exception):
+        pass
+
+    class Slow(Sums):
+        def act(self, response, truncated):
+            begun.release()
+            go_on.wait(30)
+            return super().act(response, truncated)
+
+    def check_stop():
+        looks.append(len(looks))
+        if len(looks) > rows:
+            raise Stop
+
+    c = make_components()
+    rows = len(QUESTIONS["validation"]) * c.config.eval.attempts
+    slow = dataclasses.replace(c, environment=Slow(), engine=OneByOne(begun))
+
+    with pytest.raises(Stop):
+        evaluate.on_split(slow, "a", "validation", check_stop)
+
+    # Once for each group of one row, and once for the grading that goes on.
+    assert len(looks) == rows + 1
+    go_on.set()
+
+
 def responses(graded):
     return [g.response[1:] for g in graded]
 

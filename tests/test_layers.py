@@ -15,16 +15,17 @@ PACKAGES = ("sdpo_jax", "pallas_kernels")
 # Lowest first. A file imports from lower layers, or from its own folder.
 LAYERS = [
     ["pallas_kernels", "knobs"],
-    ["json_files", "manifest", "sweep_grid", "thinking"],
+    ["digests", "json_files", "manifest", "sweep_grid", "thinking"],
     ["config", "batch", "distributed", "teacher", "optimizer", "sandbox"],
     ["metrics", "run_config", "run_folder", "interrupt", "questions"],
     ["model", "methods", "provenance", "envs", "reprompt", "data"],
-    ["train_state"],
+    ["train_state", "inputs"],
     ["step", "rollout", "checkpoint"],
     # `feedback` turns text into arrays; `components` builds a run's objects.
     ["learner", "feedback", "components"],
     ["collect"],
-    ["evaluate", "export", "run_checkpoints"],
+    ["evaluate", "export"],
+    ["run_checkpoints"],
     ["summary"],
     ["train", "discover", "plan", "report"],
     ["main"],
@@ -39,7 +40,11 @@ ONLY_IN = {
     "transformers": ["sdpo_jax/data/tokenizer.py"],
     "jinja2": ["sdpo_jax/data/tokenizer.py"],
     "safetensors": ["sdpo_jax/model/huggingface.py"],
-    "huggingface_hub": ["sdpo_jax/model/huggingface.py", "sdpo_jax/data/tokenizer.py"],
+    "huggingface_hub": [
+        "sdpo_jax/model/huggingface.py",
+        "sdpo_jax/data/tokenizer.py",
+        "sdpo_jax/questions/hub.py",
+    ],
     "orbax": ["sdpo_jax/checkpoint.py"],
     "subprocess": ["sdpo_jax/sandbox/process.py", "sdpo_jax/sweep.py"],
     "socket": [],

@@ -2,13 +2,16 @@
 
 import functools
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sdpo_jax import digests
 from sdpo_jax.questions.source_kind import Address, SourceKind, load_or_raise
 
 _FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
+# Without an answer of the hub within this time, a commit counts as not known.
+_ANSWER_S = 5.0
 _INSTALL = 'pip install "datasets>=4,<6"'
 
 
@@ -63,6 +66,27 @@ def _files(address: Address) -> list[str]:
     return [f"hf://datasets/{address.name}{suffix}/{file}" for file in files]
 
 
+def contents(address: Address) -> Mapping[str, str]:
+    """Digests of local files; of a dataset on the hub, its commit."""
+    folder = Path(address.name)
+    if folder.is_dir():
+        files = [Path(file) for file in _files(address)]
+        return digests.of_files(folder, files or None)
+    import huggingface_hub  # Slow to import.
+
+    revision = address.options.get("revision")
+    ask = functools.partial(
+        huggingface_hub.HfApi().dataset_info,
+        address.name,
+        revision=revision,
+        timeout=_ANSWER_S,
+    )
+    return {address.name: load_or_raise(address, ask).sha}
+
+
 SOURCE = SourceKind(
-    read, frozenset({"split", "config", "revision", "files"}), frozenset({"split"})
+    read,
+    frozenset({"split", "config", "revision", "files"}),
+    frozenset({"split"}),
+    contents,
 )
