@@ -232,7 +232,7 @@ def test_devices_exchange_candidates_of_the_top_k_and_never_all_logits():
         compiled.as_text(),
     )
 
-    sizes = [size for types in moved for size in _sizes(types)]
+    sizes = [size for types in moved for size in sizes_of(types)]
     assert sizes, "top_k moves nothing: then this test is out of date"
     # One micro-batch's chunk of local logits, cut over `tensor`.
     assert max(sizes) < 2 * CHUNK * VOCAB // FIRST.mesh[2]
@@ -275,7 +275,7 @@ def test_update_of_32768_tokens_fits_a_tpu(attention):
     assert memory.temp_size_in_bytes < scores / 8
 
 
-def _sizes(types):
+def sizes_of(types):
     """Elements of each array of an HLO type."""
     shapes = re.findall(r"\w+\[([\d,]*)\]", types)
     return [math.prod(int(n) for n in shape.split(",") if n) for shape in shapes]
