@@ -1,16 +1,19 @@
 """Devices: multi-host start-up, the mesh, sharding rules, and transfers."""
 
+import functools
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "tensor")
+# TPUs whose two cores are one device, unless libtpu is told to show each.
+_MEGACORE = ("TPU v4", "TPU v5")
 
 # Logical axis -> mesh axes. Weights are sharded along their width over `fsdp` and along
 # heads, MLP width or vocabulary over `tensor`; activations along the batch.
@@ -53,8 +56,12 @@ def start() -> None:
 def make_mesh(shape: Mapping[str, int], devices: Any = None) -> Mesh:
     """A mesh of all devices; one axis may be -1, for the devices that the others leave.
 
+    Neighbours along `tensor` are next to each other in the network. Slices of TPUs,
+    which only a slower network joins, are split along `data`.
+
     Raises:
-      ValueError: if the product of the axes is not the number of devices.
+      ValueError: if the product of the axes is not the number of devices, or if the
+        slices do not divide `data`.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [shape[axis] for axis in MESH_AXES]
@@ -69,7 +76,45 @@ def make_mesh(shape: Mapping[str, int], devices: Any = None) -> Mesh:
         )
     # Auto: XLA chooses shardings between the constraints that this package sets.
     axis_types = (AxisType.Auto,) * len(MESH_AXES)
-    return jax.make_mesh(sizes, MESH_AXES, axis_types, devices=devices)
+    return Mesh(_over_slices(sizes, devices), MESH_AXES, axis_types=axis_types)
+
+
+def _over_slices(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
+    """The devices [data, fsdp, tensor]; every slice of TPUs holds a part of `data`."""
+    on_tpu = devices[0].platform == "tpu"
+    slice_of = lambda device: getattr(device, "slice_index", 0) if on_tpu else 0
+    slices = sorted({slice_of(device) for device in devices})
+    data, *others = sizes
+    if data % len(slices):
+        raise ValueError(
+            f"mesh.data={data} does not divide by the {len(slices)} slices of TPUs; "
+            "make it a multiple, as only rows are split over slices"
+        )
+    shape = (data // len(slices), *others)
+    return np.concatenate(
+        [_in_slice(shape, [d for d in devices if slice_of(d) == s]) for s in slices]
+    )
+
+
+def _in_slice(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
+    """The devices of one slice in this shape, neighbours along its last axis close."""
+    # Without splitting, many shapes of v5p and v6e are refused. Where a shape needs no
+    # splitting, the devices are in the same order.
+    layout = functools.partial(
+        mesh_utils.create_device_mesh, allow_split_physical_axes=True
+    )
+    first = [d for d in devices if getattr(d, "core_on_chip", 0) == 0]
+    if devices[0].device_kind not in _MEGACORE or len(first) == len(devices):
+        return layout(sizes, devices)
+    # JAX lays out these chips only if each is one device, so a chip's cores are put
+    # side by side along the last axis that they divide.
+    second = {tuple(d.coords): d for d in devices if d.core_on_chip == 1}
+    axis = max(axis for axis, size in enumerate(sizes) if size % 2 == 0)
+    chips = layout([n // 2 if i == axis else n for i, n in enumerate(sizes)], first)
+    partners = np.vectorize(lambda chip: second[tuple(chip.coords)], otypes=[object])(
+        chips
+    )
+    return np.stack([chips, partners], axis=axis + 1).reshape(sizes)
 
 
 def spec(*logical_axes: str | None) -> PartitionSpec:

@@ -5,7 +5,7 @@ with a sliding window keeps only what the window can reach: the end of the promp
 ring buffer of the response's last tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -85,24 +85,33 @@ def start(
     return Cache(layers, exists_UP, jnp.repeat(length_U, group), slots, tuple(windows))
 
 
-def grow(cache: Cache, slots: int) -> Cache:
+def pad(x: jax.Array, more: int) -> jax.Array:
+    """Keys or values with `more` empty slots."""
+    return jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0)))
+
+
+def grow(
+    cache: Cache, slots: int, pad: Callable[[jax.Array, int], jax.Array] = pad
+) -> Cache:
     """The same cache with room for `slots` response tokens.
 
     A ring buffer grows only while it is shorter than its window, when it has not
     wrapped around yet: every token keeps its slot.
+
+    Args:
+      cache: of the response's first tokens.
+      slots: tokens of each response that there is room for.
+      pad: called with the arrays that become longer, one after the other.
     """
 
-    def pad(x: jax.Array, window: int | None) -> jax.Array:
-        more = _ring(slots, window) - x.shape[2]
-        return jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0)))
+    def longer(layer: LayerCache, window: int | None) -> LayerCache:
+        more = _ring(slots, window) - layer.response_k.shape[2]
+        if not more:
+            return layer
+        k, v = pad(layer.response_k, more), pad(layer.response_v, more)
+        return layer.replace(response_k=k, response_v=v)
 
-    layers = tuple(
-        layer.replace(
-            response_k=pad(layer.response_k, window),
-            response_v=pad(layer.response_v, window),
-        )
-        for layer, window in zip(cache.layers, cache.windows, strict=True)
-    )
+    layers = tuple(map(longer, cache.layers, cache.windows))
     return cache.replace(layers=layers, slots=slots)
 
 

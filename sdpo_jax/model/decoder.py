@@ -83,16 +83,12 @@ def logical_axes(arch: Architecture) -> Params:
 
 
 def unstacked_axes(arch: Architecture) -> Params:
-    """`logical_axes` of what `unstack` returns, without adapters."""
+    """`logical_axes` of the weights outside the layers, and of one period's layers."""
     axes = logical_axes(arch)
     is_axes = lambda leaf: isinstance(leaf, tuple)
-    # Without the axis of periods; layers go through one period after the other.
-    layers = [
-        jax.tree.map(lambda names: names[1:], axes["layers"][index], is_leaf=is_axes)
-        for _ in range(arch.num_periods)
-        for index in range(len(arch.period))
-    ]
-    return {**axes, "layers": layers}
+    # Without the axis of periods.
+    within = lambda names: names[1:]
+    return {**axes, "layers": jax.tree.map(within, axes["layers"], is_leaf=is_axes)}
 
 
 def embed(params: Params, ids_BT: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -265,21 +261,34 @@ def final_norm(arch: Architecture, params: Params, x_BTD: jax.Array) -> jax.Arra
     return RMSNorm(arch).apply({"params": params["norm"]}, x_BTD)
 
 
-def unstack(arch: Architecture, params: Params, dtype: jnp.dtype) -> Params:
+def unstack(
+    arch: Architecture,
+    params: Params,
+    dtype: jnp.dtype,
+    place: Callable[[Params], Params] = lambda weights: weights,
+) -> Params:
     """Parameters for sampling: in `dtype`, one tree per layer instead of a stack.
 
     Decoding loops over layers in Python, because a scan would copy the stacked cache at
     every token.
+
+    Args:
+      arch: the model.
+      params: its parameters.
+      dtype: of the result.
+      place: applied to the parts one by one: embedding, norm, head, and the layers of
+        each period; `unstacked_axes` are their axes.
     """
-    params = jax.tree.map(lambda x: x.astype(dtype), params)
+    stacks = {name: params[name] for name in _STACKED & params.keys()}
+    weights = {}
+    for name in sorted(params.keys() - stacks.keys()):
+        weights |= place({name: jax.tree.map(lambda x: x.astype(dtype), params[name])})
     # In the order of depth: all kinds of the first period, then of the second.
-    by_layer = lambda stacks: [
-        jax.tree.map(lambda x, index=index: x[index], stack)
-        for index in range(arch.num_periods)
-        for stack in stacks
-    ]
-    stacked = {name: by_layer(params[name]) for name in _STACKED & params.keys()}
-    return {**params, **stacked}
+    for index in range(arch.num_periods):
+        take = lambda x, index=index: x[index].astype(dtype)
+        for name, layers in place(jax.tree.map(take, stacks)).items():
+            weights.setdefault(name, []).extend(layers)
+    return weights
 
 
 def prefill(
