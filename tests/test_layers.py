@@ -48,7 +48,7 @@ ONLY_IN = {
     "tensorflow": [],
     "wandb": ["sdpo_jax/metrics.py"],
     "matplotlib": ["sdpo_jax/report.py"],
-    "pyarrow": ["sdpo_jax/questions/rows.py"],
+    "pyarrow": ["sdpo_jax/questions/files.py"],
     "datasets": ["sdpo_jax/questions/hub.py"],
     "tensorflow_datasets": ["sdpo_jax/questions/tfds.py"],
     "urllib": [
