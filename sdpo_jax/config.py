@@ -105,7 +105,9 @@ _FIELDS = {
         "validation": text(
             "", "questions that choose the best checkpoint; share:0.1 of env.train"
         ),
-        "heldout": text("", "questions for reporting only; share:0.1 of env.train"),
+        "heldout": text(
+            "", "questions for reporting only; share:0.1 of env.train; empty for none"
+        ),
         "grader": choice(
             "fixed", "fixed | official", "official scores as the published code"
         ),
