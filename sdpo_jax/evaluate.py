@@ -54,11 +54,19 @@ def run(c, environment: Environment | None = None) -> dict[str, dict[str, float]
       environment: the caller's own, used instead of `config.env`'s.
 
     Returns:
-      Split ("train", "validation", "heldout") -> name -> value.
+      Split ("train", "validation", "heldout") -> name -> value; without "heldout" if
+      there are no such questions.
     """
     with build(c, environment) as components:
         params = components.load_params()
-        return {split: on_split(components, params, split)[0] for split in SPLITS}
+        splits = _with_questions(components, SPLITS)
+        return {split: on_split(components, params, split)[0] for split in splits}
+
+
+def _with_questions(components: Components, splits: Sequence[str]) -> list[str]:
+    """The splits to evaluate: held-out questions may be absent."""
+    questions = components.environment.questions
+    return [split for split in splits if split != "heldout" or questions(split)]
 
 
 def splits_due(c: ConfigDict, update: int) -> Sequence[str]:
@@ -93,6 +101,8 @@ def on_splits(
 ) -> dict[str, float]:
     """`on_split` of several splits, as "split/name"; logged as they come.
 
+    Held-out questions may be absent; then nothing of them is measured.
+
     Args:
       components: as for `on_split`.
       policy: as for `on_split`.
@@ -101,7 +111,7 @@ def on_splits(
       check_stop: see `collect.collect`.
     """
     values = {}
-    for split in splits:
+    for split in _with_questions(components, splits):
         of_split, _ = on_split(components, policy, split, check_stop)
         values |= {f"{split}/{name}": x for name, x in of_split.items()}
         named = ", ".join(f"{name} {x:.4g}" for name, x in of_split.items())

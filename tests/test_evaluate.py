@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import itertools
 import operator
@@ -264,3 +265,15 @@ def test_run_evaluates_every_split_of_an_environment_of_ones_own(monkeypatch):
         split: evaluate.on_split(one, "a", split)[0]
         for split in ("train", "validation", "heldout")
     }
+
+
+def test_without_held_out_questions_nothing_of_them_is_measured(monkeypatch):
+    one = make_components()
+    monkeypatch.setitem(QUESTIONS, "heldout", [])
+    monkeypatch.setattr(components.Components, "load_params", lambda self: "a")
+    monkeypatch.setattr(evaluate, "build", lambda *_: contextlib.nullcontext(one))
+
+    values = evaluate.on_splits(one, "a", ("validation", "heldout"), "base")
+
+    assert values and all(name.startswith("validation/") for name in values)
+    assert list(evaluate.run(one.config, one.environment)) == ["train", "validation"]

@@ -15,7 +15,7 @@ PACKAGES = ("sdpo_jax", "pallas_kernels")
 # Lowest first. A file imports from lower layers, or from its own folder.
 LAYERS = [
     ["pallas_kernels", "knobs"],
-    ["digests", "json_files", "manifest", "sweep_grid", "thinking"],
+    ["digests", "json_files", "manifest", "sweep_grid", "templates", "thinking"],
     ["config", "batch", "distributed", "teacher", "optimizer", "sandbox"],
     ["metrics", "run_config", "run_folder", "interrupt", "questions"],
     ["model", "methods", "provenance", "envs", "reprompt", "data"],
@@ -53,7 +53,7 @@ ONLY_IN = {
     "tensorflow": [],
     "wandb": ["sdpo_jax/metrics.py"],
     "matplotlib": ["sdpo_jax/report.py"],
-    "pyarrow": ["sdpo_jax/questions/rows.py"],
+    "pyarrow": ["sdpo_jax/questions/files.py"],
     "datasets": ["sdpo_jax/questions/hub.py"],
     "tensorflow_datasets": ["sdpo_jax/questions/tfds.py"],
     "urllib": [

@@ -1,8 +1,9 @@
 """The contract of an environment: text in, text and a score out; no arrays or model."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from sdpo_jax.questions.question import Question
 
@@ -80,7 +81,11 @@ class Environment(Protocol):
     """
 
     def questions(self, split: str) -> Sequence[Question]:
-        """The questions of "train", "validation" or "heldout", in a fixed order."""
+        """The questions of a split, in a fixed order.
+
+        Args:
+          split: "train", "validation" or "heldout"; only the last may be empty.
+        """
 
     def start(self, question: Question) -> Episode:
         """Begin one attempt."""
@@ -91,3 +96,18 @@ class Environment(Protocol):
 
 class GraderFailure(RuntimeError):
     """The grader itself failed, so the attempt has no score."""
+
+
+def real_number(value: Any) -> float | None:
+    """A finite real number of any type as a float; None for anything else.
+
+    Also of NumPy, JAX and torch: a scalar, or an array that holds a single number.
+    """
+    try:
+        # `item` raises for an array of several numbers.
+        value = value.item() if hasattr(value, "item") else value
+        # Text has no `__float__`, though `float` would read it.
+        number = float(value) if hasattr(value, "__float__") else math.nan
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return None
+    return number if math.isfinite(number) else None

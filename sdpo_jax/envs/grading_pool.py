@@ -1,14 +1,12 @@
 """Grades many attempts at once, and masks those whose grader fails or hangs."""
 
 import logging
-import math
-import numbers
 import queue
 import threading
 from concurrent import futures
 from typing import Any
 
-from sdpo_jax.envs.base import Environment, GraderFailure, Verdict
+from sdpo_jax.envs.base import Environment, GraderFailure, Verdict, real_number
 from sdpo_jax.questions.question import Question
 
 _log = logging.getLogger(__name__)
@@ -128,6 +126,7 @@ def _checked_fields(verdict: Any) -> dict:
 
 
 def _finite(name: str, value: Any) -> float:
-    if not isinstance(value, numbers.Real) or not math.isfinite(value):
+    number = real_number(value)
+    if number is None:
         raise GraderFailure(f"{name}: expected a finite number, got {value!r:.80}")
-    return float(value)
+    return number

@@ -49,8 +49,10 @@ def answered(
 
 
 def files(env: ConfigDict) -> dict[str, str]:
-    """Split -> its source of questions; a dataset is loaded when it is first read."""
-    return {split: sources.of(env[split], f"env.{split}") for split in SPLITS}
+    """Split -> its source of questions, empty without any; read by `load_splits`."""
+    return {
+        split: env[split] and sources.of(env[split], f"env.{split}") for split in SPLITS
+    }
 
 
 def sandboxes(env: ConfigDict) -> Callable[..., Sandbox]:

@@ -18,6 +18,7 @@ that exceeds the time limit counts as not equal.
 """
 
 import decimal
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,7 +27,7 @@ from typing import Any
 from sdpo_jax.envs import answer_extraction, feedback_text, installed_packages, task
 from sdpo_jax.envs.base import Verdict
 from sdpo_jax.envs.single_turn import SingleTurn, sandboxed, unreadable
-from sdpo_jax.questions import boxed, rows
+from sdpo_jax.questions import boxed, rows, solutions
 from sdpo_jax.questions.question import Question
 from sdpo_jax.sandbox.pool import Sandbox
 from sdpo_jax.sandbox.values import Call, Packages
@@ -93,15 +94,20 @@ def packages(grader: str) -> Packages:
 
 
 def data(row: rows.Row, where: str) -> dict[str, Any]:
-    """The right answer."""
-    answer = row.get("answer")
-    if isinstance(answer, int | float) and not isinstance(answer, bool):
+    """The right answer; without one, that of TRL's column "solution"."""
+    answer, solution = row.get("answer"), row.get("solution")
+    if answer is None and isinstance(solution, str) and solution.strip():
+        return {"answer": solutions.answer_of(solution, f"{where}, field solution")}
+    is_number = isinstance(answer, int | float) and not isinstance(answer, bool)
+    if is_number and math.isfinite(answer):
         # Without an exponent: `str` alone writes 0.0000001 as 1e-07.
         answer = f"{decimal.Decimal(str(answer)):f}"
     if not isinstance(answer, str) or not answer.strip():
         raise ValueError(
-            f"{where}, field answer: expected text or a number, got {answer!r:.80}"
+            f"{where}, field answer: expected text or a number, got {answer!r:.80}; "
+            "give the answer or leave out the row"
         )
+    solutions.check_is_answer(answer, f"{where}, field answer")
     return {"answer": answer}
 
 

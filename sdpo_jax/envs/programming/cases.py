@@ -7,6 +7,8 @@ r"""Reads the hidden tests of a programming question from its row.
    "fn_name": "add", "time_limit": 6}
   {"inputs": ["assert add(1, 2) == 3", ...], "testtype": "asserts", "fn_name": "add"}
 
+Tests with neither testtype nor fn_name are of a script, as in verl's data sets.
+
 Inputs of functions are a list of positional arguments, an object of named arguments, or
 text with one JSON value after another; outputs of functions are JSON values, or text
 that holds one. Asserts are those of MBPP and HumanEval; see `asserts`.
@@ -87,6 +89,8 @@ def _object(row: rows.Row, where: str) -> tuple[dict, str]:
             raise ValueError(f"{where}: is not JSON: {error}") from error
     if not isinstance(tests, dict):
         raise ValueError(f"{where}: expected an object, got {tests!r:.80}")
+    if not tests.keys() & {"testtype", "fn_name"}:
+        tests = {"testtype": "stdin", **tests}
     kind = rows.field(tests, "testtype", str, where)
     if kind not in TYPES:
         names = ", ".join(f'"{name}"' for name in TYPES)
@@ -157,12 +161,14 @@ def _arguments(value: Any, where: str) -> list | dict:
 def _expected(value: Any, where: str) -> Any:
     """The JSON value that a call must return."""
     try:
-        return json.loads(value) if isinstance(value, str) else value
+        expected = json.loads(value) if isinstance(value, str) else value
     except ValueError as error:
         raise ValueError(
             f"{where}: {value!r:.80} is not JSON; write a string with its quotes, as "
             r'"\"text\""'
         ) from error
+    rows.check_finite(expected, where)
+    return expected
 
 
 def _show(call: Call) -> str:

@@ -551,7 +551,7 @@ def changed(row, **fields):
     "row, message",
     [
         ([1], "row 2: expected an object, got list"),
-        (ADD | {"uid": None}, "row 2, field uid"),
+        (ADD | {"uid": ""}, "row 2, field uid .*: is empty"),
         (ADD | {"uid": True}, "row 2, field uid .*: expected a name, got True"),
         (ADD | {"prompt": 3}, "row 2, field prompt: expected str, got 3"),
         (ADD | {"prompt": " "}, "row 2, field prompt: is empty"),
@@ -571,6 +571,8 @@ def changed(row, **fields):
         ),
         (changed(ADD, inputs=["1 x", "1", "1"]), r"field inputs\[0\]: expected JSON"),
         (changed(ADD, outputs=["abc", 1, 2]), r"field outputs\[0\]: 'abc' is not JSON"),
+        (changed(ADD, outputs=["[NaN]", 1, 2]), r"field outputs\[0\]: expected finite"),
+        (changed(ADD, outputs=[1, float("inf"), 2]), r"outputs\[1\]: expected finite"),
         (changed(ADD, testtype="stdin"), r"field inputs\[0\]: expected text"),
         (ADD | {"uid": "echo"}, "uid 'echo' is that of row 1 too"),
     ],
