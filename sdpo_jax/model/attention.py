@@ -8,20 +8,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdpo_jax.model.families import LayerKind
+from sdpo_jax.model.layer_kind import LayerKind, Llama3
 
 
 def rope_frequencies(kind: LayerKind, head_width: int) -> np.ndarray:
     """Radians per position of each pair of dimensions, [E / 2] in float64.
 
-    YaRN (arXiv:2309.00071, section 3.2) keeps frequencies that complete many turns
-    within the original length, divides those that complete few by its factor, and
-    interpolates linearly between the two.
+    Both ways to stretch them keep frequencies that complete many turns within the
+    original length, divide those that complete few by a factor, and interpolate
+    between the two: YaRN (arXiv:2309.00071, section 3.2) linearly in the dimension,
+    Llama 3.1 (arXiv:2407.21783) in the number of turns.
     """
     # NumPy, not JAX: this depends on the config only, so it is a constant of the
     # compiled program.
     half = head_width // 2
     frequency = kind.rope_theta ** (-np.arange(half) / half)
+    if kind.llama3 is not None:
+        return _stretched(frequency, kind.llama3)
     if kind.yarn is None:
         return frequency
     y = kind.yarn
@@ -44,6 +47,13 @@ def rope_frequencies(kind: LayerKind, head_width: int) -> np.ndarray:
     return frequency * (1 - slowed) + frequency / y.factor * slowed
 
 
+def _stretched(frequency: np.ndarray, scaling: Llama3) -> np.ndarray:
+    turns = scaling.original_positions * frequency / (2 * np.pi)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    kept = np.clip((turns - low) / (high - low), 0, 1)
+    return frequency * kept + frequency / scaling.factor * (1 - kept)
+
+
 def rope(x_BTHE: jax.Array, position_BT: jax.Array, kind: LayerKind) -> jax.Array:
     """Rotate the two halves of each head by angles that grow with the position.
 
@@ -55,7 +65,7 @@ def rope(x_BTHE: jax.Array, position_BT: jax.Array, kind: LayerKind) -> jax.Arra
     frequency_E = jnp.asarray(rope_frequencies(kind, x_BTHE.shape[-1]), dtype)
     angle_BTE = jnp.einsum("bt,e->bte", position_BT.astype(dtype), frequency_E)
     # All heads rotate by the same angles. Cosines and sines stay in float32, as in
-    # transformers' Olmo3; its Qwen models round them to the dtype of x.
+    # transformers' Olmo models; its Qwen and Llama round them to the dtype of x.
     cos, sin = jnp.cos(angle_BTE)[:, :, None], jnp.sin(angle_BTE)[:, :, None]
     if kind.yarn is not None:
         # Scaling queries and keys alike scales the scores by the factor's square.

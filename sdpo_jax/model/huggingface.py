@@ -8,6 +8,7 @@ in a tensor name is the layer's number. This file reads; `huggingface_export` wr
 
 import collections
 import json
+import logging
 import math
 import os
 import pathlib
@@ -21,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding
 from safetensors import SafetensorError, safe_open
 
 from sdpo_jax import distributed
-from sdpo_jax.model import decoder, families
+from sdpo_jax.model import decoder, families, other_formats
 from sdpo_jax.model.families import Architecture
 
 
@@ -56,8 +57,8 @@ _PRE_NORM = (
     Row("layers/attention_norm/scale_D", _LAYER + "input_layernorm.weight", "D"),
     Row("layers/mlp_norm/scale_D", _LAYER + "post_attention_layernorm.weight", "D"),
 )
-# Two names are the same in both families and mean other norms: Olmo3's
-# post_attention_layernorm is on attention's output, Qwen's on the MLP's input.
+# One name is the same in all families and means two norms: post_attention_layernorm is
+# on attention's output in Olmo, on the MLP's input in the others.
 _POST_NORM = (
     Row(
         "layers/attention_norm/scale_D", _LAYER + "post_attention_layernorm.weight", "D"
@@ -84,9 +85,12 @@ TABLES = {
         "qwen2": _SHARED + _PRE_NORM + _QKV_BIAS,
         "qwen3": _SHARED + _PRE_NORM + _HEAD_NORM,
         "olmo3": _SHARED + _POST_NORM + _WIDTH_NORM,
+        "llama": _SHARED + _PRE_NORM,
+        "olmo2": _SHARED + _POST_NORM + _WIDTH_NORM,
     }.items()
 }
 
+_log = logging.getLogger(__name__)
 # As safetensors names dtypes.
 _READABLE = ("F32", "BF16", "F16")
 
@@ -94,13 +98,26 @@ _READABLE = ("F32", "BF16", "F16")
 def architecture(path: str | os.PathLike) -> Architecture:
     """The architecture that a checkpoint's config.json describes.
 
+    Logs a warning that names the fields which neither this project nor transformers
+    reads.
+
     Args:
       path: a directory, or the name of a model on the Hugging Face hub.
 
     Raises:
       ValueError: if there is no such checkpoint, or it is not supported.
     """
-    return families.from_huggingface(config_of(directory_of(path, "config.json")))
+    raw = config_of(directory_of(path, "config.json"))
+    arch = families.from_huggingface(raw)
+    if unknown := families.unknown_fields(raw):
+        _log.warning(
+            "%s: config.json has fields that transformers does not read for %s, and "
+            "they are ignored here too: %s",
+            path,
+            arch.family,
+            ", ".join(unknown),
+        )
+    return arch
 
 
 def load(
@@ -137,6 +154,12 @@ def directory_of(path: str | os.PathLike, *patterns: str) -> pathlib.Path:
     """The checkpoint's directory; from the hub, with files of these patterns only."""
     if os.path.isdir(path):
         return pathlib.Path(path)
+    if os.path.isfile(path):
+        remedy = (
+            other_formats.remedy(pathlib.Path(path).name)
+            or "give the directory that holds it"
+        )
+        raise ValueError(f"{path} is a file, no directory of a checkpoint; {remedy}")
     import huggingface_hub  # Slow to import, and local checkpoints do without.
 
     try:
@@ -165,6 +188,7 @@ def _json(file: pathlib.Path) -> dict[str, Any]:
 def config_of(directory: pathlib.Path) -> dict[str, Any]:
     """The content of the checkpoint's config.json."""
     if not (directory / "config.json").exists():
+        other_formats.refuse(directory)
         raise ValueError(f"{directory} has no config.json, so it is no checkpoint")
     return _json(directory / "config.json")
 
@@ -255,6 +279,8 @@ def _files(directory: pathlib.Path) -> dict[pathlib.Path, str]:
     single, index = directory / WEIGHTS, directory / INDEX
     # A single file wins, as in transformers; it is also the one to name as missing.
     if single.exists() or not index.exists():
+        if not single.exists():
+            other_formats.refuse(directory)
         return {single: _EMBED}
     by_tensor = _json(index).get("weight_map")
     if not isinstance(by_tensor, dict) or not by_tensor:

@@ -23,6 +23,8 @@ _CLASSES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "olmo3": "Olmo3ForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "olmo2": "Olmo2ForCausalLM",
 }
 _COPIED = (
     "generation_config.json",
@@ -210,7 +212,7 @@ def _made_config(arch: Architecture) -> dict[str, Any]:
         "vocab_size": arch.vocab,
         **_spelled_layers(arch),
     }
-    if arch.family == "qwen3":
+    if arch.family == "qwen3" or arch.head_width * arch.heads != arch.width:
         raw["head_dim"] = arch.head_width
     # Read back, because not every combination of kinds and switches has its fields.
     if families.from_huggingface(raw) != arch:
@@ -223,39 +225,35 @@ def _spelled_layers(arch: Architecture) -> dict[str, Any]:
     names = {kind: families.layer_type(kind) for kind in arch.period}
     rope = {name: _spelled_rope(kind) for kind, name in names.items()}
     windows = {kind.window for kind in arch.period} - {None}
-    fields: dict[str, Any] = {"layer_types": [names[kind] for kind in arch.kinds]}
-    # Olmo3 has rotary fields per kind of layer, the Qwen families one set for all.
+    fields: dict[str, Any] = {
+        "layer_types": [names[kind] for kind in arch.kinds],
+        "sliding_window": max(windows, default=None),
+    }
+    # Olmo3 has rotary fields per kind of layer, the other families one set for all.
     if arch.family == "olmo3":
-        return fields | {
-            "rope_parameters": rope,
-            "sliding_window": max(windows, default=None),
-        }
+        return fields | {"rope_parameters": rope}
     flat = next(iter(rope.values()))
     # transformers 4 looks for these names instead of rope_parameters.
     older = {"rope_theta": flat["rope_theta"]}
     if flat["rope_type"] != "default":
         older["rope_scaling"] = flat
-    return (
-        fields
-        | older
-        | {
-            "rope_parameters": flat,
-            "sliding_window": max(windows, default=None),
-            "use_sliding_window": bool(windows),
-        }
-    )
+    older["rope_parameters"] = flat
+    if not arch.family.startswith("qwen"):
+        return older
+    return fields | older | {"use_sliding_window": bool(windows)}
 
 
 def _spelled_rope(kind: families.LayerKind) -> dict[str, Any]:
     rope = {"rope_type": "default", "rope_theta": kind.rope_theta}
-    if kind.yarn is None:
+    scaling = kind.yarn or kind.llama3
+    if scaling is None:
         return rope
-    yarn = dataclasses.asdict(kind.yarn)
-    yarn["original_max_position_embeddings"] = yarn.pop("original_positions")
+    fields = dataclasses.asdict(scaling)
+    fields["original_max_position_embeddings"] = fields.pop("original_positions")
     # True is the default of transformers.
-    if yarn["truncate"]:
-        del yarn["truncate"]
-    return rope | yarn | {"rope_type": "yarn"}
+    if fields.get("truncate"):
+        del fields["truncate"]
+    return rope | fields | {"rope_type": "yarn" if kind.yarn else "llama3"}
 
 
 def tensors(
