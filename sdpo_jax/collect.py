@@ -43,6 +43,7 @@ def collect(
     *,
     timer: Callable[[str], contextlib.AbstractContextManager] = contextlib.nullcontext,
     check_stop: Callable[[], None] = lambda: None,
+    each: Callable[[GradedAttempt], None] = lambda graded: None,
 ) -> tuple[Attempts, list[GradedAttempt]]:
     """Attempts at every question, and what the environment says of each.
 
@@ -55,6 +56,8 @@ def collect(
       timer: entered with "sample" and with "grade".
       check_stop: called after each group of rows, and every second while the rest is
         graded; what it raises ends both.
+      each: called in order with every graded attempt as soon as those before it are
+        graded too; on a pod on the first host only.
 
     Returns:
       Host arrays, a question's attempts adjacent; and one graded attempt per row.
@@ -65,7 +68,8 @@ def collect(
     """
     prompts = encode(components.config, components.tokenizer, questions)
     of_rows = [q for q in questions for _ in range(sampling.attempts)]
-    with Grading(components.environment, components.tokenizer, of_rows) as grading:
+    graders = components.environment, components.tokenizer
+    with Grading(*graders, of_rows, each) as grading:
 
         def grade_group(rows: slice, attempts: Attempts) -> None:
             grading.add(rows, attempts)
@@ -161,6 +165,7 @@ class Grading:
       environment: what grades; see `grading_pool.GradingPool` for how it may fail.
       tokenizer: of the model that wrote them.
       questions: one per attempt, in the same order.
+      each: called with every graded attempt, in that order, as soon as it is there.
     """
 
     def __init__(
@@ -168,9 +173,11 @@ class Grading:
         environment: Environment,
         tokenizer: Tokenizer,
         questions: Sequence[Question],
+        each: Callable[[GradedAttempt], None] = lambda graded: None,
     ):
-        self._tokenizer, self._questions = tokenizer, questions
+        self._tokenizer, self._questions, self._each = tokenizer, questions, each
         self._written: list[GradedAttempt] = []
+        self._verdicts: list[dict | str | None] = []
         # The attempts at a question share its prompt.
         self._opening = functools.cache(self._opening)
         self._reads_reasoning = getattr(environment, "reads_reasoning", False)
@@ -199,6 +206,7 @@ class Grading:
             if distributed.is_first():
                 graded = written.response if self._reads_reasoning else written.turn
                 self._pool.add(question, graded, written.truncated)
+        self._take_verdicts(wait=False)
 
     def _opening(self, system: str, prompt: str) -> str:
         end = self._tokenizer.encode_chat(system, prompt)[-_TAIL:]
@@ -219,14 +227,26 @@ class Grading:
         """
         # The other hosts have nothing to grade; the first one says when it is done.
         while not distributed.from_first(self._pool.wait(_PAUSE_S)):
+            self._take_verdicts(wait=False)
             check_stop()
-        verdicts = self._pool.verdicts() if distributed.is_first() else None
-        verdicts = distributed.from_first(verdicts)
+        self._take_verdicts(wait=True)
+        verdicts = distributed.from_first(self._verdicts)
         # On every host, so that all stop together where the verdicts are of no use.
         _check_verdicts(self._questions, verdicts)
-        known = [verdict and Verdict(**verdict) for verdict in verdicts]
-        pairs = zip(self._written, known, strict=True)
-        return [dataclasses.replace(w, verdict=verdict) for w, verdict in pairs]
+        return list(map(_with_verdict, self._written, verdicts))
+
+    def _take_verdicts(self, wait: bool) -> None:
+        """Hand on the attempts that are graded; only the first host has any."""
+        for verdict in self._pool.verdicts_from(len(self._verdicts), wait=wait):
+            written = self._written[len(self._verdicts)]
+            self._verdicts.append(verdict)
+            # An episode that wants another act is refused by `finish`.
+            if not isinstance(verdict, str):
+                self._each(_with_verdict(written, verdict))
+
+
+def _with_verdict(written: GradedAttempt, verdict: dict | None) -> GradedAttempt:
+    return dataclasses.replace(written, verdict=verdict and Verdict(**verdict))
 
 
 def _check_verdicts(

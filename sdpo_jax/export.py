@@ -13,8 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdpo_jax import config, distributed, train_state
-from sdpo_jax.checkpoint import Checkpoints
+from sdpo_jax import config, distributed, run_checkpoints, train_state
 from sdpo_jax.model import huggingface, huggingface_export
 from sdpo_jax.model import lora as adapters
 
@@ -24,7 +23,7 @@ _log = logging.getLogger(__name__)
 # Keyword of `run` -> its allowed values.
 _CHOICES = {
     "weights": ("student", "teacher"),
-    "checkpoint": ("last", "best"),
+    "checkpoint": run_checkpoints.CHOICES,
     "dtype": ("bfloat16", "float32"),
     "lora": ("merged", "peft"),
 }
@@ -42,7 +41,8 @@ def run(
 ) -> dict[str, Any]:
     """Write a run's weights, with the tokenizer of the base model.
 
-    On the command line the keywords are flags: `--export_path` and so on.
+    On the command line the keywords are flags: `--checkpoint`, `--export_path` and so
+    on.
 
     Args:
       c: the run's config.
@@ -104,8 +104,9 @@ def _check(
     """Refuse unknown choices, and weights that the run does not have."""
     for name, value in choices.items():
         if value not in _CHOICES[name]:
+            flag = name if name == "checkpoint" else f"export_{name}"
             raise ValueError(
-                f"--export_{name}={value}: must be one of {' | '.join(_CHOICES[name])}"
+                f"--{flag}={value}: must be one of {' | '.join(_CHOICES[name])}"
             )
     weights, lora = choices["weights"], choices["lora"]
     if workdir is None and (weights, lora) != ("student", "merged"):
@@ -132,18 +133,9 @@ def _restore(
     c: ConfigDict, state: Any, folder: pathlib.Path, weights: str, checkpoint: str
 ) -> tuple[Any, int]:
     """The requested weights, and the update after which they were saved."""
-    part = getattr(state, weights)
-    if part is None:
+    if getattr(state, weights) is None:
         raise ValueError(
             f"--export_weights={weights}: a run with method={c.method} and "
             f"teacher.mode={c.teacher.mode} keeps no such weights; export the student"
         )
-    checkpoints = Checkpoints(folder / "checkpoints")
-    try:
-        best = checkpoint == "best"
-        update = checkpoints.best() if best else checkpoints.latest()
-        if update is None:
-            raise FileNotFoundError(f"{folder} holds no checkpoint to export yet")
-        return checkpoints.restore_part(weights, part, update), update
-    finally:
-        checkpoints.close()
+    return run_checkpoints.weights(state, folder, checkpoint, part=weights)

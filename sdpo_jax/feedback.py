@@ -210,9 +210,8 @@ def _narrowed(attempts: Attempts, keep_logp: bool) -> Attempts:
     )
 
 
-def _record(
-    graded: GradedAttempt, reprompted: str | None, has_target, advantage
-) -> dict:
+def record(graded: GradedAttempt) -> dict:
+    """What a transcript holds of an attempt, whoever asked for it."""
     verdict = graded.verdict
     return {
         "question": graded.question.uid,
@@ -222,8 +221,15 @@ def _record(
         "truncated": graded.truncated,
         "outcome": verdict.outcome if verdict else "Grader Failure",
         "score": graded.score,
-        "advantage": float(advantage),
         "feedback": verdict.feedback if verdict else "",
+    }
+
+
+def _record(
+    graded: GradedAttempt, reprompted: str | None, has_target, advantage
+) -> dict:
+    return record(graded) | {
+        "advantage": float(advantage),
         "has_target": bool(has_target),
         "reprompt": reprompted if has_target else None,
     }

@@ -128,7 +128,7 @@ def test_checkpoint_of_the_config_is_written_without_a_run(tmp_path):
     "asked, message",
     [
         ({"weights": "nobody"}, "--export_weights=nobody: must be one of student | t"),
-        ({"checkpoint": "first"}, "--export_checkpoint=first: must be one of last | "),
+        ({"checkpoint": "first"}, "--checkpoint=first: must be one of last | "),
         ({"dtype": "int8"}, "--export_dtype=int8: must be one of bfloat16 | float32"),
         ({"lora": "both"}, "--export_lora=both: must be one of merged | peft"),
         ({"lora": "peft"}, "--export_lora=peft: lora.rank=0 trains no adapters"),
@@ -160,7 +160,7 @@ def test_command_exports_a_run_by_its_folder_alone(finished, tmp_path):
     out = tmp_path / "out"
 
     done = subprocess.run(
-        [sys.executable, "-m", "sdpo_jax.main", "--job=export"]
+        [sys.executable, "-m", "sdpo_jax.main", "--job=export", "--json"]
         + [f"--workdir={finished}", f"--export_path={out}", "--export_dtype=float32"],
         cwd=ROOT,
         env=os.environ,

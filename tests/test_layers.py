@@ -15,7 +15,8 @@ PACKAGES = ("sdpo_jax", "pallas_kernels")
 # Lowest first. A file imports from lower layers, or from its own folder.
 LAYERS = [
     ["pallas_kernels", "knobs"],
-    ["digests", "json_files", "manifest", "sweep_grid", "templates", "thinking"],
+    ["digests", "json_files", "manifest", "sweep_grid", "tables", "templates"]
+    + ["thinking"],
     ["config", "batch", "distributed", "teacher", "optimizer", "sandbox"],
     ["metrics", "run_config", "run_folder", "interrupt", "questions"],
     ["model", "methods", "provenance", "envs", "reprompt", "data"],
@@ -23,9 +24,9 @@ LAYERS = [
     ["step", "rollout", "checkpoint"],
     # `feedback` turns text into arrays; `components` builds a run's objects.
     ["learner", "feedback", "components"],
-    ["collect"],
-    ["evaluate", "export"],
+    ["collect", "answers"],
     ["run_checkpoints"],
+    ["evaluate", "export"],
     ["summary"],
     ["train", "discover", "plan", "report"],
     ["main"],

@@ -3,6 +3,7 @@
 import logging
 import queue
 import threading
+from collections.abc import Iterator
 from concurrent import futures
 from typing import Any
 
@@ -51,7 +52,14 @@ class GradingPool:
           The fields of each `Verdict` in types that survive JSON, the observation of
           an episode that continues, or None if the grader failed.
         """
-        return [grading.result() for grading in self._pending]
+        return list(self.verdicts_from(0, wait=True))
+
+    def verdicts_from(self, first: int, *, wait: bool) -> Iterator[dict | str | None]:
+        """Results as of `verdicts` from the attempt `first` on; all, or those there."""
+        for grading in self._pending[first:]:
+            if not (wait or grading.done()):
+                return
+            yield grading.result()
 
     def close(self) -> None:
         """Start no more grading, abandon what is under way, log no more failures."""
