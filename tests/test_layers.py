@@ -16,7 +16,7 @@ PACKAGES = ("sdpo_jax", "pallas_kernels")
 LAYERS = [
     ["pallas_kernels", "knobs"],
     ["digests", "json_files", "manifest", "sweep_grid", "thinking"],
-    ["config", "batch", "distributed", "teacher", "optimizer", "sandbox"],
+    ["tracker", "config", "batch", "distributed", "teacher", "optimizer", "sandbox"],
     ["metrics", "run_config", "run_folder", "interrupt", "questions"],
     ["model", "methods", "provenance", "envs", "reprompt", "data"],
     ["train_state", "inputs"],
@@ -51,7 +51,7 @@ ONLY_IN = {
     "multiprocessing": [],
     "torch": [],
     "tensorflow": [],
-    "wandb": ["sdpo_jax/metrics.py"],
+    "wandb": ["sdpo_jax/tracker.py"],
     "matplotlib": ["sdpo_jax/report.py"],
     "pyarrow": ["sdpo_jax/questions/rows.py"],
     "datasets": ["sdpo_jax/questions/hub.py"],
