@@ -8,11 +8,7 @@ import time
 
 import pytest
 
-from sdpo_jax import tracker, train
-from tests.runs import Words, assert_same_run, base, finished, one_device, tiny
-
-__all__ = ["base", "finished", "one_device"]
-
+from sdpo_jax import tracker
 
 NO_NETWORK = RuntimeError("no network")
 
@@ -142,18 +138,3 @@ def test_call_that_hangs_is_left_behind(name, installed, tmp_path, caplog, monke
     (told,) = caplog.messages
     assert told.startswith("wandb is still busy after 0.3 seconds; the run goes on")
     go_on.set()
-
-
-def test_run_whose_tracker_fails_is_the_run_without_one(
-    base, finished, tmp_path, one_device, installed, caplog
-):
-    wandb = installed(failing=["log", "finish"])
-    c, folder = tiny(base), tmp_path / "run"
-
-    train.run(c, folder, environment=Words(), wandb_project="sdpo")
-
-    assert_same_run(c, folder, finished)
-    assert wandb.started[0]["config"]["optimizer.learning_rate"] == 1e-2
-    # Metrics and timings of the base and of every update.
-    assert [name for name, *_ in wandb.calls].count("log") == 2 * 5
-    assert sum("wandb failed" in message for message in caplog.messages) == 1
