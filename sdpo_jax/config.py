@@ -206,7 +206,11 @@ _FIELDS = {
     },
     "optimizer": {
         "learning_rate": number(1e-5, "(0, 1]", "AdamW's rate after the warm-up"),
-        "schedule": choice("constant", "constant | cosine", "after the warm-up"),
+        "schedule": choice(
+            "constant",
+            "constant | cosine | official",
+            "after the warm-up; official: constant, with a warm-up that starts at 0",
+        ),
         "warmup_updates": number(10, "[0, 2^31)", "rollout batches of linear warm-up"),
         "weight_decay": number(0.01, "[0, 1]", "AdamW's weight decay"),
         "clip_norm": number(1.0, "(0, 10^9]", "maximum norm of the full gradient"),

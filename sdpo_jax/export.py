@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdpo_jax import config, distributed, run_checkpoints, train_state
+from sdpo_jax import config, distributed, inputs, run_checkpoints, train_state
 from sdpo_jax.model import huggingface, huggingface_export
 from sdpo_jax.model import lora as adapters
 
@@ -58,8 +58,8 @@ def run(
       {"path", "update" of the checkpoint, "weights", "dtype", "parameters"}.
 
     Raises:
-      ValueError: if the config is invalid, the folder to write exists, or the run
-        does not save these weights.
+      ValueError: if the config is invalid, the folder to write exists, the run does
+        not save these weights, or its base model was replaced since it began.
       FileNotFoundError: if the run has no checkpoint yet.
     """
     config.validate(c)
@@ -78,6 +78,7 @@ def run(
     if workdir is None:
         params, update = read(dtype), 0
     else:
+        inputs.check_model(c, workdir)
         state = train_state.abstract_state(c, arch, mesh)
         params, update = _restore(c, state, pathlib.Path(workdir), weights, checkpoint)
     _log.info("%s: writing the %s after update %d", target, weights, update)

@@ -3,24 +3,25 @@
 import contextlib
 import importlib.util
 import json
+import os
 import pathlib
 
 from ml_collections import ConfigDict
 
-from sdpo_jax import digests, json_files
+from sdpo_jax import digests, json_files, run_folder
 from sdpo_jax.config import SPLITS
 from sdpo_jax.envs.base import Environment
 from sdpo_jax.model import huggingface
 from sdpo_jax.questions import sources
 
-# Config field -> what it names -> digest or revision.
-Contents = dict[str, dict[str, str]]
-
-# Files of a checkpoint that a run reads: weights, config, tokenizer and chat template.
+_MODEL = "model.path"
+# What a run reads of a checkpoint: weights, settings, tokenizer and chat template.
 _READ = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")
 
 
-def contents(c: ConfigDict, environment: Environment | None = None) -> Contents:
+def contents(
+    c: ConfigDict, environment: Environment | None = None
+) -> run_folder.Contents:
     """The content of the checkpoint, questions and grader that a config names.
 
     What cannot be read is left out: whoever needs it raises an error with advice.
@@ -29,7 +30,7 @@ def contents(c: ConfigDict, environment: Environment | None = None) -> Contents:
       c: the run's config.
       environment: the caller's own; its questions count instead of `config.env`'s.
     """
-    readers = {"model.path": lambda: _checkpoint(c.model.path)}
+    readers = {_MODEL: lambda: _checkpoint(c.model.path)}
     if environment is not None:
         readers |= {f"env.{s}": lambda s=s: _asked(environment, s) for s in SPLITS}
     else:
@@ -44,6 +45,15 @@ def contents(c: ConfigDict, environment: Environment | None = None) -> Contents:
         with contextlib.suppress(Exception):
             found[field] = read()
     return {field: names for field, names in found.items() if names}
+
+
+def check_model(c: ConfigDict, folder: str | os.PathLike) -> None:
+    """Refuse a base model that is not the one which the run in `folder` began with.
+
+    Raises:
+      ValueError: names the files that differ.
+    """
+    run_folder.check_contents(folder, {_MODEL: _checkpoint(c.model.path)})
 
 
 def _checkpoint(path: str) -> dict[str, str]:

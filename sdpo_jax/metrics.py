@@ -22,6 +22,7 @@ from tensorboardX import event_file_writer
 from tensorboardX.proto import event_pb2, summary_pb2
 
 from sdpo_jax import json_files
+from sdpo_jax.tracker import Tracker
 
 METRICS = "metrics.jsonl"
 TIMINGS = "timings.jsonl"
@@ -44,6 +45,7 @@ class RunLog:
         resume_from: int | None = None,
         shown: Sequence[str] = (),
         wandb_project: str | None = None,
+        config: Mapping[str, Any] | None = None,
     ):
         """Opens the log as it was right after step `resume_from`.
 
@@ -54,9 +56,7 @@ class RunLog:
             starts from the beginning: all lines are dropped.
           shown: names of the metrics to show next to the progress bar.
           wandb_project: project to which numbers are sent too; None for no wandb.
-
-        Raises:
-          ImportError: if a wandb project is given and wandb is not installed.
+          config: every field of the run's config, for wandb.
         """
         self.last_step: int | None = None
         self._writes = is_first_process()
@@ -64,7 +64,9 @@ class RunLog:
             return
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self._wandb = _start_wandb(folder, wandb_project) if wandb_project else None
+        self._tracker = None
+        if wandb_project:
+            self._tracker = Tracker(wandb_project, folder, config or {})
         first_step = 0 if resume_from is None else resume_from + 1
         self._files = {}
         for name in (METRICS, TIMINGS, ATTEMPTS):
@@ -107,8 +109,8 @@ class RunLog:
             file.close()
         self._curves.close()
         self._progress.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        if self._tracker is not None:
+            self._tracker.close()
 
     def _write(self, name: str, step: int, values: Mapping[str, Any]) -> dict:
         if "step" in values:
@@ -130,8 +132,8 @@ class RunLog:
             if name != "step" and isinstance(value, int | float)
         }
         self._curves.write(step, numbers)
-        if self._wandb is not None:
-            self._wandb.log(numbers, step=step)
+        if self._tracker is not None:
+            self._tracker.log(numbers, step)
 
 
 class Timer:
@@ -239,30 +241,6 @@ class _Progress:
 def _show(name: str, value: Any) -> str:
     number = f"{value:.4g}" if isinstance(value, float) else value
     return f"{name.rpartition('/')[2]} {number}"
-
-
-def check_tracker(wandb_project: str | None) -> None:
-    """Refuse a wandb project where wandb is not installed, before a run is built.
-
-    Raises:
-      ValueError: says how to install it.
-    """
-    if not wandb_project:
-        return
-    try:
-        import wandb  # noqa: F401
-    except ImportError as error:
-        raise ValueError(
-            f"--wandb_project={wandb_project}: wandb is not installed; pip install "
-            "wandb, or leave the flag out"
-        ) from error
-
-
-def _start_wandb(folder: pathlib.Path, project: str) -> Any:
-    import wandb  # Optional.
-
-    # The run's id is the folder's name, so that a resumed run continues the same one.
-    return wandb.init(project=project, id=folder.name, dir=folder, resume="allow")
 
 
 def is_first_process() -> bool:

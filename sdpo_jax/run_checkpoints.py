@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sdpo_jax import distributed, json_files, run_folder
+from sdpo_jax import distributed, json_files, optimizer, run_folder
 from sdpo_jax.checkpoint import Checkpoints, PyTree
 from sdpo_jax.interrupt import Interrupted
 from sdpo_jax.learner import Learner, NotFiniteError
@@ -75,6 +75,10 @@ class RunCheckpoints:
                 f"already after update {self.saved}; raise it or give another --workdir"
             )
         known = curriculum.restored(self._config, extra, self.saved)
+        state = state.replace(
+            step=optimizer.steps_at(self._config, state.step, self.saved),
+            opt_state=optimizer.at_update(self._config, state.opt_state, self.saved),
+        )
         return state, Progress(self.saved, known, extra.get(_VALUES, {}))
 
     def save(self, state: TrainState, progress: Progress) -> None:
@@ -91,6 +95,7 @@ class RunCheckpoints:
         # in between writes it when it resumes.
         extra = curriculum.saved(self._config, progress.known)
         extra |= {_VALUES: json_files.plain(progress.values)}
+        extra |= {curriculum.PLACE: progress.known.place}
         self._checkpoints.save(progress.update, state.replace(base=None), extra)
         self.saved = progress.update
 

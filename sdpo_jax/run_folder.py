@@ -137,33 +137,52 @@ def _check_contents(
       changed: fields that have another value, and so may name another content.
       may_change: fields that the caller allows to.
     """
-    file = folder / _INPUTS
     # Without a checkpoint the run begins anew, with whatever is there now.
     if not any((folder / CHECKPOINTS).glob("*")):
         return now
-    if not file.exists():
-        _log.warning("%s has no %s: content is compared from now on", folder, file.name)
+    if not (folder / _INPUTS).exists():
+        _log.warning("%s has no %s: content is compared from now on", folder, _INPUTS)
         return now
-    saved = {f: x for f, x in json.loads(file.read_text()).items() if f not in changed}
-    # A revision is not known without a network: then there is nothing to compare.
-    different = [f for f in sorted(saved.keys() & now) if saved[f] != now[f]]
-    lines = {f: _differences(f, saved[f], now[f]) for f in different}
-    if refused := [f for f in different if f not in may_change]:
+    saved = json.loads((folder / _INPUTS).read_text())
+    saved = {field: names for field, names in saved.items() if field not in changed}
+    lines = _differences(saved, now)
+    if refused := [field for field in lines if field not in may_change]:
         raise ValueError(
             f"{folder} holds a run that began with another content:"
             f"{''.join(lines[f] for f in refused)}\nRestore it, give another "
             f"--workdir, or --may_change={','.join(refused)} to continue with what is "
             "there now"
         )
-    for field in different:
-        _log.warning("%s continues with another content:%s", folder, lines[field])
+    for changes in lines.values():
+        _log.warning("%s continues with another content:%s", folder, changes)
     return saved | now
 
 
-def _differences(field: str, saved: Mapping[str, str], now: Mapping[str, str]) -> str:
-    lines = ""
-    for name in sorted(saved.keys() | now):
-        before, after = saved.get(name, "absent"), now.get(name, "absent")
-        if before != after:
-            lines += f"\n  {field}: {name}: {before:.23} recorded, {after:.23} now"
+def check_contents(folder: str | os.PathLike, now: Contents) -> None:
+    """Refuse to read the weights of a run beside another content than they began with.
+
+    Raises:
+      ValueError: names every field and file that differs from what the run recorded.
+    """
+    file = pathlib.Path(folder) / _INPUTS
+    if not file.exists():
+        return
+    lines = _differences(json.loads(file.read_text()), now)
+    if lines:
+        raise ValueError(
+            f"{folder} holds a run with another content:{''.join(lines.values())}\n"
+            "Restore it"
+        )
+
+
+def _differences(saved: Contents, now: Contents) -> dict[str, str]:
+    """Field -> a line for each name with another content, for fields that have any."""
+    lines = {}
+    # A revision is not known without a network: then there is nothing to compare.
+    for field in sorted(saved.keys() & now):
+        for name in sorted(saved[field].keys() | now[field]):
+            before, after = (x[field].get(name, "absent") for x in (saved, now))
+            if before != after:
+                line = f"\n  {field}: {name}: {before:.23} recorded, {after:.23} now"
+                lines[field] = lines.get(field, "") + line
     return lines

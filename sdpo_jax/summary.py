@@ -59,11 +59,14 @@ def of_run(
     seconds = sum(v for t in timings for k, v in t.items() if k != "step")
     splits = lambda line: {split: of_split(line, split) for split in evaluate.HELD_BACK}
     updates = max(by_step)
+    # A line each; batches may have had other sizes than the config says today.
+    with (folder / metrics.ATTEMPTS).open("rb") as attempts:
+        generations = sum(1 for _ in attempts)
     last = splits(by_step[updates])
     return {
         "method": c.method,
         "updates": updates,
-        "generations": updates * c.rollout.questions * c.rollout.attempts,
+        "generations": generations,
         "seconds": round(seconds, 1),
         "base": splits(by_step[0]),
         "last": last,

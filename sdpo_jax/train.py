@@ -30,6 +30,7 @@ from sdpo_jax import (
     provenance,
     run_folder,
     summary,
+    tracker,
 )
 from sdpo_jax.collect import collect, pass_rates, sampling_of, training_questions
 from sdpo_jax.components import Components, build, validate
@@ -72,7 +73,7 @@ def run(
       Interrupted: if SIGTERM or Ctrl-C asked to stop; the state is saved.
     """
     validate(c)
-    metrics.check_tracker(wandb_project)
+    tracker.check(wandb_project)
     folder = pathlib.Path(workdir)
     contents = functools.partial(inputs.contents, c, environment)
     with run_folder.claim(workdir, c, may_change, contents) as finished:
@@ -108,6 +109,7 @@ def _train(
             resume_from=None if trained is None else progress.update,
             shown=_SHOWN,
             wandb_project=wandb_project,
+            config=config.flat(c),
         )
         exits.callback(log.close)
         # The line is missing for a base that is not measured yet, and for an update

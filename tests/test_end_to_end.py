@@ -28,6 +28,7 @@ from sdpo_jax.questions.question import Question
 from tests.runs import (
     CLOCK,
     Words,
+    assert_same_run,
     base,
     finished,
     lines_of,
@@ -35,8 +36,9 @@ from tests.runs import (
     state_of,
     tiny,
 )
+from tests.test_tracker import installed
 
-__all__ = ["base", "finished", "one_device"]
+__all__ = ["base", "finished", "installed", "one_device"]
 
 
 def test_prompt_that_is_too_long_is_refused_at_the_start(base, tmp_path, one_device):
@@ -218,6 +220,21 @@ def test_summary_follows_from_the_metrics_and_validation_chooses_the_best(
     # Held-out questions were never asked between the first and the last evaluation.
     assert [n for n in lines if of(n, "heldout")] == [0, 6]
     assert best["heldout"] == heldout_of(c, tmp_path, 4)
+
+
+def test_run_whose_tracker_fails_is_the_run_without_one(
+    base, finished, tmp_path, one_device, installed, caplog
+):
+    wandb = installed(failing=["log", "finish"])
+    c, folder = tiny(base), tmp_path / "run"
+
+    train.run(c, folder, environment=Words(), wandb_project="sdpo")
+
+    assert_same_run(c, folder, finished)
+    assert wandb.started[0]["config"]["optimizer.learning_rate"] == 1e-2
+    # Metrics and timings of the base and of every update.
+    assert [name for name, *_ in wandb.calls].count("log") == 2 * 5
+    assert sum("wandb failed" in message for message in caplog.messages) == 1
 
 
 class Failing(Words):

@@ -156,6 +156,15 @@ def test_place_that_cannot_be_written_is_refused(tmp_path):
         export.run(run_config(), tmp_path)
 
 
+def test_base_that_was_replaced_is_not_exported(tmp_path):
+    recorded = {"model.path": {"config.json": "sha256:0"}}
+    json_files.write_json_atomically(tmp_path / "inputs.json", recorded)
+
+    with pytest.raises(ValueError, match="model.path: config.json: sha256:0 recorded"):
+        export.run(run_config(), tmp_path, path=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_command_exports_a_run_by_its_folder_alone(finished, tmp_path):
     out = tmp_path / "out"
 

@@ -17,7 +17,7 @@ LAYERS = [
     ["pallas_kernels", "knobs"],
     ["digests", "json_files", "manifest", "sweep_grid", "tables", "templates"]
     + ["thinking"],
-    ["config", "batch", "distributed", "teacher", "optimizer", "sandbox"],
+    ["tracker", "config", "batch", "distributed", "teacher", "optimizer", "sandbox"],
     ["metrics", "run_config", "run_folder", "interrupt", "questions"],
     ["model", "methods", "provenance", "envs", "reprompt", "data"],
     ["train_state", "inputs"],
@@ -52,7 +52,7 @@ ONLY_IN = {
     "multiprocessing": [],
     "torch": [],
     "tensorflow": [],
-    "wandb": ["sdpo_jax/metrics.py"],
+    "wandb": ["sdpo_jax/tracker.py"],
     "matplotlib": ["sdpo_jax/report.py"],
     "pyarrow": ["sdpo_jax/questions/files.py"],
     "datasets": ["sdpo_jax/questions/hub.py"],

@@ -1,6 +1,7 @@
 """Runs that are stopped, spoiled, made longer or started with another config."""
 
 import functools
+import itertools
 import math
 import os
 import shutil
@@ -12,6 +13,7 @@ import pytest
 from experiments.quickstart import task
 from sdpo_jax import interrupt, metrics, train
 from sdpo_jax.checkpoint import Checkpoints
+from sdpo_jax.questions import order
 from sdpo_jax.questions.question import Question
 from sdpo_jax.rollout import sampler
 from tests.runs import (
@@ -203,6 +205,24 @@ class Many(Words):
             return super().questions(split)
         prompts = [task.prompt([a, b]) for a in task.MADE_UP[4:7] for b in "xy"]
         return [Question(f"train-{n}", p) for n, p in enumerate(prompts)]
+
+
+def test_run_goes_on_with_batches_of_another_size(base, tmp_path, one_device):
+    c = tiny(base, train__updates=1, optimizer__warmup_updates=3)
+    train.run(c, tmp_path, environment=Many())
+    c.train.updates, c.rollout.questions = 2, 4
+
+    may_change = ["train.updates", "rollout.questions"]
+    summary = train.run(c, tmp_path, Many(), may_change)
+
+    attempts = lines_of(tmp_path, metrics.ATTEMPTS)
+    assert summary["generations"] == len(attempts) == 2 * 4 + 4 * 4
+    # Nothing is asked twice or left out of the first pass.
+    asked = [line["question"] for line in attempts[:: c.rollout.attempts]]
+    in_order = order.from_place(Many().questions("train"), 0, c.seed)
+    assert asked == [q.uid for q in itertools.islice(in_order, 6)]
+    rates = [line["learning_rate"] for line in lines_of(tmp_path, metrics.METRICS)[1:]]
+    assert rates == pytest.approx([1e-2 / 4, 1e-2 / 2])
 
 
 @pytest.mark.slow

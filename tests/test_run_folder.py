@@ -201,6 +201,15 @@ def test_refused_content_leaves_a_finished_run_finished(tmp_path):
     assert claimed(tmp_path, c) == SUMMARY
 
 
+def test_weights_are_not_read_beside_another_base(tmp_path):
+    run_folder.check_contents(tmp_path, {"model.path": {"config.json": "2"}})
+    saved_once(tmp_path, config.default(), model__path={"config.json": "1"})
+
+    run_folder.check_contents(tmp_path, {"model.path": {"config.json": "1"}})
+    with pytest.raises(ValueError, match="path: config.json: 1 recorded, 2 now\nResto"):
+        run_folder.check_contents(tmp_path, {"model.path": {"config.json": "2"}})
+
+
 def test_mistyped_permission_is_refused_before_a_folder_is_made(tmp_path):
     with pytest.raises(ValueError, match="=sdpo.topk: no such field; nearest: sdpo.to"):
         claimed(tmp_path / "run", config.default(), ["sdpo.topk"])
