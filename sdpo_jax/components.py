@@ -80,6 +80,7 @@ def build(
     _check_lengths(c, arch)
     attention, why = _choose_attention(c, arch, mesh)
     tokenizer = Tokenizer(c.model.path, c.model.enable_thinking)
+    tokenizer.check_rows(arch.vocab)
     engine = Sampler(
         arch,
         mesh,
