@@ -6,9 +6,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-# No template writes this text by itself.
-_ANSWER = "qzxj"
-
 
 def stop_ids(directory: pathlib.Path, tokenizer: Any) -> dict[int, str]:
     """Tokens that end a response, each with the file that names it.
@@ -55,17 +52,15 @@ def _token_id(entry: Any, file: pathlib.Path, tokenizer: Any) -> int:
     )
 
 
-def turn_end_problem(
-    tokenizer: Any, stops: Sequence[int], **options: Any
-) -> str | None:
+def turn_end_problem(tokenizer: Any, stops: Sequence[int], after: str) -> str | None:
     """What to tell the user if an assistant's turn ends with no stop token.
 
     Args:
-      tokenizer: of transformers, with a chat template.
+      tokenizer: of transformers.
       stops: tokens that end a response.
-      options: of the chat template.
+      after: what the chat template writes after an assistant's message.
     """
-    text = _turn_end(tokenizer, options)
+    text = _turn_end(tokenizer, after.strip())
     token = tokenizer.get_vocab().get(text)
     if text is None or token in stops:
         return None
@@ -81,20 +76,8 @@ def turn_end_problem(
     )
 
 
-def _turn_end(tokenizer: Any, options: dict[str, Any]) -> str | None:
-    """The special token after an assistant's message, or what looks like one."""
-    import jinja2  # As slow to import as transformers, which needs it.
-
-    messages = [
-        {"role": "user", "content": "hello"},
-        {"role": "assistant", "content": _ANSWER},
-    ]
-    try:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, **options)
-    except jinja2.TemplateError:
-        return None  # The template forbids such a dialogue, so it says nothing of it.
-    _, found, after = text.rpartition(_ANSWER)
-    after = after.strip() if found else ""
+def _turn_end(tokenizer: Any, after: str) -> str | None:
+    """The special token that a text begins with, or what looks like one."""
     special = map(str, tokenizer.added_tokens_decoder.values())
     if starts := [token for token in special if token and after.startswith(token)]:
         return max(starts, key=len)

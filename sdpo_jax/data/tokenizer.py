@@ -54,7 +54,7 @@ class Tokenizer:
                 "end-of-text token, so no response would ever end"
             )
         problem = stop_tokens.turn_end_problem(
-            self._tokenizer, self.stop_ids, enable_thinking=enable_thinking
+            self._tokenizer, self.stop_ids, self._after_answer()
         )
         if problem:
             _log.warning("%s: %s", path, problem)
@@ -85,6 +85,24 @@ class Tokenizer:
                     f"{self._path}: {file} names the stop token {token}, but "
                     f"{belongs}; correct it, or take the {file} of this checkpoint"
                 )
+
+    def _after_answer(self) -> str:
+        """What the chat template writes after an assistant's message."""
+        import jinja2  # As slow to import as transformers, which needs it.
+
+        answer = "qzxj"  # No template writes this text by itself.
+        messages = [
+            {"role": "user", "content": "hello"},
+            {"role": "assistant", "content": answer},
+        ]
+        try:
+            text = self._tokenizer.apply_chat_template(
+                messages, tokenize=False, enable_thinking=self._enable_thinking
+            )
+        except (jinja2.TemplateError, TypeError):
+            return ""  # It cannot write such a dialogue, so it says nothing of one.
+        _, found, after = text.rpartition(answer)
+        return after if found else ""
 
     def encode_chat(self, system: str, user: str) -> list[int]:
         """Token ids of a chat up to the assistant's turn.

@@ -77,7 +77,8 @@ class Fields:
         value = self._values.get(name)
         quoted = isinstance(value, str) and fault.startswith("is no")
         hint = "; write it without quotes" if quoted and _is_number(value) else ""
-        return ValueError(f"config.json: {self.name(name)}={value!r} {fault}{hint}")
+        shown = repr(value) if len(repr(value)) <= 80 else f"{value!r:.77}..."
+        return ValueError(f"config.json: {self.name(name)}={shown} {fault}{hint}")
 
     def _present(self, name: str, default: Any) -> Any:
         value = self.get(name, default)

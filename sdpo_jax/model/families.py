@@ -90,8 +90,6 @@ _ONLY = {
     "hidden_act": "silu",
     "mlp_bias": False,
     "attention_dropout": 0.0,
-    "quantization_config": None,
-    "compression_config": None,
     "is_causal": True,
     "is_encoder_decoder": False,
     "add_cross_attention": False,
@@ -121,6 +119,7 @@ _HARMLESS = frozenset(
     # What the file is and how it was saved.
     "architectures torch_dtype dtype transformers_version _name_or_path name_or_path "
     "_commit_hash tokenizer_class unsloth_version unsloth_fixed transformers.js_config "
+    "is_llama_config "
     # How transformers runs it; initial weights, of which there are none to draw.
     "use_cache initializer_range pretraining_tp chunk_size_feed_forward return_dict "
     "return_dict_in_generate output_attentions output_hidden_states torchscript "
@@ -161,6 +160,10 @@ def _read(config: Fields) -> Architecture:
             f"config.json: model_type={family!r} is not supported; "
             f"supported: {', '.join(SWITCHES)}"
         )
+    for name in ("quantization_config", "compression_config"):
+        if config.get(name):
+            take = "take the weights that it was made from, in bfloat16 or float32"
+            raise config.error(name, f"is not supported; {take}")
     for name, value in _ONLY.items():
         config.only(name, value)
     if family == "qwen2":

@@ -1,9 +1,6 @@
-"""Hugging Face checkpoints: one table of names and layouts, read in both directions.
+"""Hugging Face checkpoints, read by the table in `tensor_table`, slice by slice.
 
-A row of the table holds our parameter's path, the name of the checkpoint's tensor, and
-that tensor's axes in the letters of our name: `query_DHE` is stored as "HE D", a matrix
-whose rows run over heads and head width. Our layers are stacked over periods; `{}`
-in a tensor name is the layer's number. This file reads; `huggingface_export` writes.
+`huggingface_export` writes them.
 """
 
 import collections
@@ -13,7 +10,7 @@ import math
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,72 +21,10 @@ from safetensors import SafetensorError, safe_open
 from sdpo_jax import distributed
 from sdpo_jax.model import decoder, families, other_formats
 from sdpo_jax.model.families import Architecture
-
-
-class Row(NamedTuple):
-    """One parameter: our path, the checkpoint's name, the stored axes."""
-
-    path: str
-    tensor: str
-    axes: str
-
+from sdpo_jax.model.tensor_table import EMBED, HEAD, TABLES, Row
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_EMBED = "model.embed_tokens.weight"
-_HEAD = "lm_head.weight"
-_LAYER = "model.layers.{}."
-_ATTENTION = _LAYER + "self_attn."
-
-_SHARED = (
-    Row("embed/table_VD", _EMBED, "V D"),
-    Row("layers/attention/query_DHE", _ATTENTION + "q_proj.weight", "HE D"),
-    Row("layers/attention/key_DNE", _ATTENTION + "k_proj.weight", "NE D"),
-    Row("layers/attention/value_DNE", _ATTENTION + "v_proj.weight", "NE D"),
-    Row("layers/attention/out_HED", _ATTENTION + "o_proj.weight", "D HE"),
-    Row("layers/mlp/gate_DF", _LAYER + "mlp.gate_proj.weight", "F D"),
-    Row("layers/mlp/up_DF", _LAYER + "mlp.up_proj.weight", "F D"),
-    Row("layers/mlp/down_FD", _LAYER + "mlp.down_proj.weight", "D F"),
-    Row("norm/scale_D", "model.norm.weight", "D"),
-    Row("head/kernel_DV", _HEAD, "V D"),
-)
-_PRE_NORM = (
-    Row("layers/attention_norm/scale_D", _LAYER + "input_layernorm.weight", "D"),
-    Row("layers/mlp_norm/scale_D", _LAYER + "post_attention_layernorm.weight", "D"),
-)
-# One name is the same in all families and means two norms: post_attention_layernorm is
-# on attention's output in Olmo, on the MLP's input in the others.
-_POST_NORM = (
-    Row(
-        "layers/attention_norm/scale_D", _LAYER + "post_attention_layernorm.weight", "D"
-    ),
-    Row("layers/mlp_norm/scale_D", _LAYER + "post_feedforward_layernorm.weight", "D"),
-)
-_QKV_BIAS = (
-    Row("layers/attention/query_bias_HE", _ATTENTION + "q_proj.bias", "HE"),
-    Row("layers/attention/key_bias_NE", _ATTENTION + "k_proj.bias", "NE"),
-    Row("layers/attention/value_bias_NE", _ATTENTION + "v_proj.bias", "NE"),
-)
-_HEAD_NORM = (
-    Row("layers/attention/query_norm/scale_D", _ATTENTION + "q_norm.weight", "D"),
-    Row("layers/attention/key_norm/scale_D", _ATTENTION + "k_norm.weight", "D"),
-)
-_WIDTH_NORM = (
-    Row("layers/attention/query_norm/scale_HE", _ATTENTION + "q_norm.weight", "HE"),
-    Row("layers/attention/key_norm/scale_NE", _ATTENTION + "k_norm.weight", "NE"),
-)
-
-TABLES = {
-    family: {row.path: row for row in rows}
-    for family, rows in {
-        "qwen2": _SHARED + _PRE_NORM + _QKV_BIAS,
-        "qwen3": _SHARED + _PRE_NORM + _HEAD_NORM,
-        "olmo3": _SHARED + _POST_NORM + _WIDTH_NORM,
-        "llama": _SHARED + _PRE_NORM,
-        "olmo2": _SHARED + _POST_NORM + _WIDTH_NORM,
-    }.items()
-}
-
 _log = logging.getLogger(__name__)
 # As safetensors names dtypes.
 _READABLE = ("F32", "BF16", "F16")
@@ -141,8 +76,7 @@ def load(
     """
     shapes = jax.eval_shape(lambda: decoder.init(arch, jax.random.key(0)))
     shardings = _shardings(arch, shapes, mesh)
-    stored = _open_all(directory_of(path, "*.json", "*.safetensors"))
-    _check(stored, arch, shapes)
+    stored = open_all(directory_of(path, "*.json", "*.safetensors"), arch, shapes)
 
     def place(key: Any, leaf: jax.ShapeDtypeStruct, where: NamedSharding) -> jax.Array:
         return _place(stored, arch, key, leaf.shape, np.dtype(dtype), where)
@@ -254,8 +188,19 @@ def _shardings(arch: Architecture, shapes: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(where, shapes, axes)
 
 
-def _open_all(directory: pathlib.Path) -> dict[str, Any]:
-    """Every tensor of a checkpoint, as an object that reads slices from the file."""
+def open_all(
+    directory: pathlib.Path, arch: Architecture, shapes: Any
+) -> dict[str, Any]:
+    """Every tensor of a checkpoint, as an object that reads slices from the file.
+
+    Args:
+      directory: of the checkpoint.
+      arch: its architecture.
+      shapes: arrays of these shapes, as `decoder.init` returns them.
+
+    Raises:
+      ValueError: as `load`, but for the entries of tensors.
+    """
     stored = {}
     for file, tensor in _files(directory).items():
         try:
@@ -271,6 +216,7 @@ def _open_all(directory: pathlib.Path) -> dict[str, Any]:
         if twice := stored.keys() & slices.keys():
             raise ValueError(f"{file} holds {min(twice)}, as another file does")
         stored |= slices
+    _check(stored, arch, shapes)
     return stored
 
 
@@ -281,7 +227,7 @@ def _files(directory: pathlib.Path) -> dict[pathlib.Path, str]:
     if single.exists() or not index.exists():
         if not single.exists():
             other_formats.refuse(directory)
-        return {single: _EMBED}
+        return {single: EMBED}
     by_tensor = _json(index).get("weight_map")
     if not isinstance(by_tensor, dict) or not by_tensor:
         raise ValueError(f"{index} has no weight_map, which names the weight files")
@@ -292,10 +238,10 @@ def _check(stored: dict[str, Any], arch: Architecture, shapes: Any) -> None:
     """Raise unless `stored` holds exactly the tensors that `arch` needs."""
     expected = stored_shapes(arch, shapes)
     # Some checkpoints with a tied head store it too; it is no parameter of ours.
-    if arch.tied and {_HEAD, _EMBED} <= stored.keys():
-        if not np.array_equal(stored.pop(_HEAD)[:], stored[_EMBED][:]):
+    if arch.tied and {HEAD, EMBED} <= stored.keys():
+        if not np.array_equal(stored.pop(HEAD)[:], stored[EMBED][:]):
             raise ValueError(
-                f"{_HEAD} differs from {_EMBED}, though config.json says "
+                f"{HEAD} differs from {EMBED}, though config.json says "
                 "tie_word_embeddings=true"
             )
     for fault, names in [

@@ -1,10 +1,11 @@
-"""Writing of Hugging Face checkpoints, by the table in `huggingface`."""
+"""Writing of Hugging Face checkpoints, by the table in `tensor_table`."""
 
 import collections
 import contextlib
 import dataclasses
 import itertools
 import json
+import logging
 import math
 import os
 import pathlib
@@ -17,6 +18,7 @@ import numpy as np
 
 from sdpo_jax import distributed
 from sdpo_jax.model import decoder, families, huggingface, lora
+from sdpo_jax.model.change import Change
 from sdpo_jax.model.families import Architecture
 
 _CLASSES = {
@@ -26,6 +28,7 @@ _CLASSES = {
     "llama": "LlamaForCausalLM",
     "olmo2": "Olmo2ForCausalLM",
 }
+_log = logging.getLogger(__name__)
 _COPIED = (
     "generation_config.json",
     "tokenizer.json",
@@ -48,7 +51,8 @@ def save(
     source: str | os.PathLike | None,
     dtype: str = "bfloat16",
     max_shard_bytes: int = 5 * 10**9,
-) -> None:
+    compare: bool = False,
+) -> Change | None:
     """Write a checkpoint that transformers and inference engines can load.
 
     Weights go to disk tensor by tensor, so the host holds one at a time. On several
@@ -62,6 +66,11 @@ def save(
         copied; with None, only a config.json made from `arch` is written.
       dtype: of the files, "float32" or "bfloat16".
       max_shard_bytes: of weights in one file; a tensor is never split.
+      compare: whether to count how many weights differ from those of `source`.
+
+    Returns:
+      The counts on the first process if asked for, and if the weights of `source` are
+      on this machine; None otherwise.
 
     Raises:
       ValueError: if `path` exists, `dtype` is not supported, or `source` has another
@@ -75,19 +84,39 @@ def save(
         else huggingface.directory_of(source, "config.json", *_COPIED)
     )
     config = _exported_config(arch, folder, dtype)
-    gathered = tensors(arch, params, np.dtype(dtype))
+    gathered = tensors(arch, params, np.dtype("float32" if compare else dtype))
     if jax.process_index() != 0:
         # Gathering a tensor is a collective: every process must iterate over them all.
         collections.deque(gathered, maxlen=0)
-        return
+        return None
 
     shapes = huggingface.stored_shapes(arch, params)
+    change, base = Change(np.dtype(dtype)), None
+    if compare:
+        base = _base(folder, arch, params)
+        gathered = change.rounded(gathered, base)
     with _appearing(path) as partial:
         _write_shards(partial, shapes, gathered, dtype, max_shard_bytes)
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         for name in _COPIED:
             if folder is not None and (folder / name).exists():
                 shutil.copyfile(folder / name, partial / name)
+    return None if base is None else change
+
+
+def _base(
+    folder: pathlib.Path, arch: Architecture, params: decoder.Params
+) -> dict[str, Any] | None:
+    """The tensors of the base model, if they are there; they are not downloaded."""
+    try:
+        return huggingface.open_all(folder, arch, params)
+    except ValueError as error:
+        _log.warning(
+            "how much of the change survives rounding was not counted, for want of the "
+            "base model's weights: %s",
+            error,
+        )
+        return None
 
 
 def save_adapters(

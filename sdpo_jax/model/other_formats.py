@@ -15,7 +15,8 @@ _REMEDIES = {
     "consolidated*.safetensors": _OTHER_LAYOUT,
     "*.pth": _OTHER_LAYOUT,
     "*.gguf": "take the original model that it was made from",
-    "pytorch_model*.bin": _SAVE_AGAIN,
+    # From the hub, only the index of such files is there.
+    "pytorch_model*.bin*": _SAVE_AGAIN,
     "*.pt": _SAVE_AGAIN,
     "tf_model.h5": _SAVE_AGAIN,
     "flax_model*.msgpack": _SAVE_AGAIN,

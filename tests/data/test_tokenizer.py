@@ -335,6 +335,7 @@ def test_turn_that_ends_with_no_stop_token_is_told(tmp_path, caplog):
         ("{{ messages[-1].content }}\nUser:", None),
         ("{{ messages[0].content }}", None),
         ("{{ raise_exception('roles must alternate') }}", None),
+        ("{{ messages[-1].content + 1 }}", None),
     ],
 )
 def test_end_of_a_turn_is_found_in_any_template(tmp_path, caplog, template, fault):

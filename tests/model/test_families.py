@@ -262,6 +262,24 @@ def test_yarn_slows_what_turns_less_than_once():
 
 
 @pytest.mark.parametrize(
+    "factor, head_width, expected",
+    [
+        (8.0, 128, [0.0376060307, 0.00729266508, 0.000524846022, 3.42810235e-05]),
+        (32.0, 64, [0.0376060307, 0.00729266508, 0.000429556705, 8.57025589e-06]),
+    ],
+)
+def test_published_llamas_turn_as_in_transformers(factor, head_width, expected):
+    # Printed by LlamaRotaryEmbedding of transformers 5.23 for the 8B of Llama 3.1 and
+    # the 1B of 3.2: one frequency in eight, from what is kept to what is slowed.
+    kind = LayerKind(5e5, llama3=Llama3(factor, 8192, 1.0, 4.0))
+
+    found = attention.rope_frequencies(kind, head_width)
+
+    step = head_width // 16
+    np.testing.assert_allclose(found[::step][2:6], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
     "raw, changes, message",
     [
         (
@@ -322,7 +340,12 @@ def test_yarn_slows_what_turns_less_than_once():
         (
             QWEN3_8B,
             {"quantization_config": {"quant_method": "fp8"}},
-            "quantization_config={'quant_method': 'fp8'} is not supported",
+            "quantization_config={'quant_method': 'fp8'} is not supported; take the w",
+        ),
+        (
+            LLAMA31_8B,
+            {"quantization_config": {"modules": list(range(1000))}},
+            r"quantization_config=.{50,90}\.\.\. is not supported",
         ),
         (OLMO3_7B, {"final_logit_softcapping": 30.0}, "final_logit_softcapping=30.0"),
         (
