@@ -15,7 +15,7 @@ PACKAGES = ("sdpo_jax", "pallas_kernels")
 # Lowest first. A file imports from lower layers, or from its own folder.
 LAYERS = [
     ["pallas_kernels", "knobs"],
-    ["json_files", "manifest", "sweep_grid", "templates", "thinking"],
+    ["hub", "json_files", "manifest", "sweep_grid", "templates", "thinking"],
     ["config", "batch", "distributed", "teacher", "optimizer", "sandbox"],
     ["metrics", "run_config", "run_folder", "interrupt", "questions"],
     ["model", "methods", "provenance", "envs", "reprompt", "data"],
@@ -39,7 +39,7 @@ ONLY_IN = {
     "transformers": ["sdpo_jax/data/tokenizer.py"],
     "jinja2": ["sdpo_jax/data/tokenizer.py"],
     "safetensors": ["sdpo_jax/model/huggingface.py"],
-    "huggingface_hub": ["sdpo_jax/model/huggingface.py", "sdpo_jax/data/tokenizer.py"],
+    "huggingface_hub": ["sdpo_jax/hub.py"],
     "orbax": ["sdpo_jax/checkpoint.py"],
     "subprocess": ["sdpo_jax/sandbox/process.py", "sdpo_jax/sweep.py"],
     "socket": [],

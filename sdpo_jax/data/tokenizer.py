@@ -7,6 +7,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from sdpo_jax import hub
+
+# All of a checkpoint but its weights.
+_FILES = ("*.json", "*.jinja", "*.txt", "tokenizer.model")
+
 
 class Tokenizer:
     """The tokenizer of one checkpoint, with its chat template and stop tokens.
@@ -110,7 +115,7 @@ def _load(path: str | os.PathLike):
     import transformers  # Takes more than a second, so only where text is encoded.
 
     try:
-        directory = path if os.path.isdir(path) else _download(str(path))
+        directory = path if os.path.isdir(path) else hub.model(str(path), *_FILES)
         # The trainer checks lengths itself; transformers would warn of long texts.
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             directory, model_max_length=sys.maxsize
@@ -120,14 +125,6 @@ def _load(path: str | os.PathLike):
         raise ValueError(f"{path}: no tokenizer could be loaded ({reason})") from error
     file = pathlib.Path(directory) / "generation_config.json"
     return tokenizer, json.loads(file.read_text()) if file.exists() else {}
-
-
-def _download(name: str) -> str:
-    """The directory of a hub model, without its weights; fails at once when offline."""
-    import huggingface_hub
-
-    patterns = ["*.json", "*.jinja", "*.txt", "tokenizer.model"]
-    return huggingface_hub.snapshot_download(name, allow_patterns=patterns)
 
 
 def _stop_ids(generation: dict[str, Any], eos_id: int | None) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from safetensors import SafetensorError, safe_open
 
-from sdpo_jax import distributed
+from sdpo_jax import distributed, hub
 from sdpo_jax.model import decoder, families
 from sdpo_jax.model.families import Architecture
 
@@ -136,18 +136,9 @@ def load(
 def directory_of(path: str | os.PathLike, *patterns: str) -> pathlib.Path:
     """The checkpoint's directory; from the hub, with files of these patterns only."""
     if os.path.isdir(path):
+        hub.refuse_run_folder(pathlib.Path(path))
         return pathlib.Path(path)
-    import huggingface_hub  # Slow to import, and local checkpoints do without.
-
-    try:
-        folder = huggingface_hub.snapshot_download(str(path), allow_patterns=patterns)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ValueError(
-            f"{str(path)!r} is neither a directory nor a model that the Hugging Face "
-            f"hub let us download ({type(error).__name__}: {reason})"
-        ) from error
-    return pathlib.Path(folder)
+    return hub.model(str(path), *patterns)
 
 
 def _json(file: pathlib.Path) -> dict[str, Any]:
