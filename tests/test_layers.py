@@ -24,7 +24,7 @@ LAYERS = [
     # `feedback` turns text into arrays; `components` builds a run's objects.
     ["learner", "feedback", "components"],
     ["collect"],
-    ["evaluate", "export", "run_checkpoints"],
+    ["evaluate", "export", "run_checkpoints", "run_file"],
     ["summary"],
     ["train", "discover", "plan", "report"],
     ["main"],

@@ -77,7 +77,7 @@ def read(path: Path) -> Sequence[Any]:
     data, suffix = _content(path)
     if suffix == ".parquet" or data.startswith(b"PAR1"):
         return _parquet(data, path)
-    text = _text(data, path)
+    text = text_of(data, path)
     if not text.strip():
         raise ValueError(f"{path} holds no questions: it is empty")
     if suffix in _DELIMITERS:
@@ -124,8 +124,12 @@ def _parquet(data: bytes, path: Path) -> list[dict[str, Any]]:
     return table.to_pylist()
 
 
-def _text(data: bytes, path: Path) -> str:
-    """The text of a file in UTF-8."""
+def text_of(data: bytes, path: Path) -> str:
+    """The content of a file as text in UTF-8, with or without a byte-order mark.
+
+    Raises:
+      ValueError: if it is something else; one line that names the file and the remedy.
+    """
     known = [what for start, what in _UNREADABLE.items() if data.startswith(start)]
     if data[_TAR_OFFSET:].startswith(_TAR_MARK):
         known = [("a tar archive", "unpack it")]
