@@ -120,7 +120,8 @@ def _parquet(data: bytes, path: Path) -> list[dict[str, Any]]:
     try:
         table = pyarrow.parquet.read_table(pyarrow.BufferReader(data))
     except pyarrow.ArrowException as error:
-        raise ValueError(f"{path} is not Parquet: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is not Parquet: {reason}") from error
     return table.to_pylist()
 
 
