@@ -71,6 +71,7 @@ def test_prompts_that_are_too_long_are_dropped_and_counted_when_asked(
     assert "long" not in asked
 
 
+@pytest.mark.slow
 def test_run_without_held_out_questions_reports_validation_alone(
     base, tmp_path, one_device
 ):

@@ -15,7 +15,7 @@ PACKAGES = ("sdpo_jax", "pallas_kernels")
 # Lowest first. A file imports from lower layers, or from its own folder.
 LAYERS = [
     ["pallas_kernels", "knobs"],
-    ["digests", "json_files", "manifest", "sweep_grid", "tables", "templates"]
+    ["digests", "hub", "json_files", "manifest", "sweep_grid", "tables", "templates"]
     + ["thinking"],
     ["tracker", "config", "batch", "distributed", "teacher", "optimizer", "sandbox"],
     ["metrics", "run_config", "run_folder", "interrupt", "questions"],
@@ -26,7 +26,7 @@ LAYERS = [
     ["learner", "feedback", "components"],
     ["collect", "answers"],
     ["run_checkpoints"],
-    ["evaluate", "export"],
+    ["evaluate", "export", "run_file"],
     ["summary"],
     ["train", "discover", "plan", "report"],
     ["main"],
@@ -41,11 +41,7 @@ ONLY_IN = {
     "transformers": ["sdpo_jax/data/tokenizer.py"],
     "jinja2": ["sdpo_jax/data/tokenizer.py"],
     "safetensors": ["sdpo_jax/model/huggingface.py"],
-    "huggingface_hub": [
-        "sdpo_jax/model/huggingface.py",
-        "sdpo_jax/data/tokenizer.py",
-        "sdpo_jax/questions/hub.py",
-    ],
+    "huggingface_hub": ["sdpo_jax/hub.py"],
     "orbax": ["sdpo_jax/checkpoint.py"],
     "subprocess": ["sdpo_jax/sandbox/process.py", "sdpo_jax/sweep.py"],
     "socket": [],

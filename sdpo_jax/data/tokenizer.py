@@ -6,10 +6,13 @@ import pathlib
 import sys
 from collections.abc import Sequence
 
-from sdpo_jax import thinking
+from sdpo_jax import hub, thinking
 from sdpo_jax.data import stop_tokens
 
 _log = logging.getLogger(__name__)
+
+# All of a checkpoint but its weights.
+_FILES = ("*.json", "*.jinja", "*.txt", "tokenizer.model")
 
 
 class Tokenizer:
@@ -175,7 +178,7 @@ def _load(path: str | os.PathLike):
     import transformers  # Takes more than a second, so only where text is encoded.
 
     try:
-        directory = path if os.path.isdir(path) else _download(str(path))
+        directory = path if os.path.isdir(path) else hub.model(str(path), *_FILES)
         # The trainer checks lengths itself; transformers would warn of long texts.
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             directory, model_max_length=sys.maxsize
@@ -184,11 +187,3 @@ def _load(path: str | os.PathLike):
         reason = str(error).strip().partition("\n")[0]
         raise ValueError(f"{path}: no tokenizer could be loaded ({reason})") from error
     return tokenizer, pathlib.Path(directory)
-
-
-def _download(name: str) -> str:
-    """The directory of a hub model, without its weights; fails at once when offline."""
-    import huggingface_hub
-
-    patterns = ["*.json", "*.jinja", "*.txt", "tokenizer.model"]
-    return huggingface_hub.snapshot_download(name, allow_patterns=patterns)

@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from safetensors import SafetensorError, safe_open
 
-from sdpo_jax import distributed
+from sdpo_jax import distributed, hub
 from sdpo_jax.model import decoder, families, other_formats
 from sdpo_jax.model.families import Architecture
 from sdpo_jax.model.tensor_table import EMBED, HEAD, TABLES, Row
@@ -87,6 +87,7 @@ def load(
 def directory_of(path: str | os.PathLike, *patterns: str) -> pathlib.Path:
     """The checkpoint's directory; from the hub, with files of these patterns only."""
     if os.path.isdir(path):
+        hub.refuse_run_folder(pathlib.Path(path))
         return pathlib.Path(path)
     if os.path.isfile(path):
         remedy = (
@@ -94,17 +95,7 @@ def directory_of(path: str | os.PathLike, *patterns: str) -> pathlib.Path:
             or "give the directory that holds it"
         )
         raise ValueError(f"{path} is a file, no directory of a checkpoint; {remedy}")
-    import huggingface_hub  # Slow to import, and local checkpoints do without.
-
-    try:
-        folder = huggingface_hub.snapshot_download(str(path), allow_patterns=patterns)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise ValueError(
-            f"{str(path)!r} is neither a directory nor a model that the Hugging Face "
-            f"hub let us download ({type(error).__name__}: {reason})"
-        ) from error
-    return pathlib.Path(folder)
+    return hub.model(str(path), *patterns)
 
 
 def _json(file: pathlib.Path) -> dict[str, Any]:

@@ -24,6 +24,8 @@ _NAMES = ("uid", "idx")
 _LIKE_PROMPT = ("question", "problem", "instruction", "query", "input", "text")
 # Messages that a table holds as text, in JSON or as Python shows them.
 _MESSAGES = re.compile(r"""\s*(?:array\()?\[\s*\{\s*["'](?:role|content)["']""")
+# Columns of objects, which a table of text holds as JSON.
+_OBJECTS = ("rule", "reward_model")
 # What tasks call the ground truth of a question.
 _GROUND_TRUTH = ("answer", "tests", "reference")
 
@@ -41,11 +43,18 @@ def field(row: Row, name: str, kind: type, where: str) -> Any:
       ValueError: if the field is missing or has another type.
     """
     if not isinstance(row.get(name), kind):
-        got = f"{row.get(name)!r:.80}"
-        if name not in row:
-            got += f"; the row has {', '.join(map(str, row)) or 'no field':.200}"
-        raise ValueError(f"{where}, field {name}: expected {kind.__name__}, got {got}")
+        raise ValueError(
+            f"{where}, field {name}: expected {kind.__name__}, {got(row, name)}"
+        )
     return row[name]
+
+
+def got(row: Row, name: str) -> str:
+    """What a row has in a field, for messages; or the fields that it has instead."""
+    value = f"got {row.get(name)!r:.80}"
+    if name in row:
+        return value
+    return f"{value}; the row has {', '.join(map(str, row)) or 'no field':.200}"
 
 
 def check_finite(value: Any, where: str) -> None:
@@ -180,15 +189,32 @@ def with_ground_truth(row: Row, where: str) -> tuple[Row, str]:
 
     Fields that the row has are not replaced. `where` tells the true name of the others.
     """
+    row = _with_objects(row, where)
     name, truth = "ground_truth", row.get("ground_truth")
     if isinstance(row.get("reward_model"), Mapping):
         name = "reward_model.ground_truth"
         truth = row["reward_model"].get("ground_truth")
+    for text in (*_GROUND_TRUTH, "solution"):
+        if isinstance(row.get(text), str):
+            _check_encodable(row[text], f"{where}, field {text}")
     added = [other for other in _GROUND_TRUTH if row.get(other) is None]
     if truth is None or not added:
         return row, where
     where = f"{where} (with {name} as {', '.join(added)})"
     return {**row, **dict.fromkeys(added, truth)}, where
+
+
+def _with_objects(row: Row, where: str) -> Row:
+    """The row with objects where a table holds their JSON text."""
+    objects = {}
+    for name in _OBJECTS:
+        if not isinstance(row.get(name), str):
+            continue
+        try:
+            objects[name] = json.loads(row[name])
+        except ValueError as error:
+            raise ValueError(f"{where}, field {name}: is not JSON: {error}") from error
+    return {**row, **objects}
 
 
 def _check_encodable(text: str, where: str) -> None:

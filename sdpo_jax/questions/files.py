@@ -6,6 +6,7 @@ empty cell is a missing field.
 
 import bz2
 import csv
+import functools
 import gzip
 import io
 import json
@@ -17,15 +18,13 @@ from pathlib import Path
 from typing import Any
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
-# Columns whose cells hold JSON objects.
-_OBJECTS = ("rule", "reward_model")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def _unzstd(data: bytes) -> bytes:
+def _by_pyarrow(codec: str, data: bytes) -> bytes:
     import pyarrow  # Slow to import, and few files need it.
 
-    with pyarrow.CompressedInputStream(pyarrow.BufferReader(data), "zstd") as stream:
+    with pyarrow.CompressedInputStream(pyarrow.BufferReader(data), codec) as stream:
         return stream.read()
 
 
@@ -34,9 +33,10 @@ _COMPRESSED: Mapping[bytes, Callable[[bytes], bytes]] = {
     b"\x1f\x8b": gzip.decompress,
     b"BZh": bz2.decompress,
     b"\xfd7zXZ\0": lzma.decompress,
-    b"\x28\xb5\x2f\xfd": _unzstd,
+    b"\x28\xb5\x2f\xfd": functools.partial(_by_pyarrow, "zstd"),
+    b"\x04\x22\x4d\x18": functools.partial(_by_pyarrow, "lz4"),
 }
-_COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst")
+_COMPRESSED_SUFFIXES = (".gz", ".bz2", ".xz", ".zst", ".lz4")
 _UTF_16 = "text in UTF-16", "convert it: iconv -f UTF-16 -t UTF-8 FILE > NEW_FILE"
 _UTF_32 = "text in UTF-32", "convert it: iconv -f UTF-32 -t UTF-8 FILE > NEW_FILE"
 # First bytes of other files -> what such a file is, and what to do. UTF-32's mark
@@ -51,13 +51,17 @@ _UNREADABLE = {
         "unpack it, or save the sheet as CSV",
     ),
     b"7z\xbc\xaf": ("a 7-Zip archive", "unpack it"),
+    b"Rar!": ("a RAR archive", "unpack it"),
     b"ARROW1": ("an Arrow file", "write it as Parquet: to_parquet() of its dataset"),
     b"\xff\xff\xff\xff": (
         "an Arrow stream, perhaps of save_to_disk()",
         "write it as Parquet: to_parquet() of its dataset",
     ),
     b"SQLite format 3": ("a database", "export its table as CSV"),
-    b"\x80": ("a pickle", "write its rows as JSON lines"),
+    **dict.fromkeys(
+        (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"),
+        ("a pickle", "write its rows as JSON lines"),
+    ),
 }
 _TAR_MARK, _TAR_OFFSET = b"ustar", 257
 
@@ -77,7 +81,7 @@ def read(path: Path) -> Sequence[Any]:
     data, suffix = _content(path)
     if suffix == ".parquet" or data.startswith(b"PAR1"):
         return _parquet(data, path)
-    text = _text(data, path)
+    text = text_of(data, path)
     if not text.strip():
         raise ValueError(f"{path} holds no questions: it is empty")
     if suffix in _DELIMITERS:
@@ -120,18 +124,24 @@ def _parquet(data: bytes, path: Path) -> list[dict[str, Any]]:
     try:
         table = pyarrow.parquet.read_table(pyarrow.BufferReader(data))
     except pyarrow.ArrowException as error:
-        raise ValueError(f"{path} is not Parquet: {error}") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path} is not Parquet: {reason}") from error
     return table.to_pylist()
 
 
-def _text(data: bytes, path: Path) -> str:
-    """The text of a file in UTF-8."""
+def text_of(data: bytes, path: Path) -> str:
+    """The content of a file as text in UTF-8, with or without a byte-order mark.
+
+    Raises:
+      ValueError: if it is something else; one line that names the file and the remedy.
+    """
     known = [what for start, what in _UNREADABLE.items() if data.startswith(start)]
     if data[_TAR_OFFSET:].startswith(_TAR_MARK):
         known = [("a tar archive", "unpack it")]
-    # Text in UTF-16 without a mark has a zero byte in every ASCII character.
-    elif b"\0" in data[:1000] and not known:
-        known = [_UTF_16]
+    elif (zeros := data[:1000].count(0)) and not known:
+        # Text in UTF-16 without a mark has a zero byte in every ASCII character.
+        is_utf_16 = zeros > len(data[:1000]) / 4
+        known = [_UTF_16 if is_utf_16 else ("damaged, or no text", "write it anew")]
     if known:
         what, remedy = known[0]
         remedy = remedy.replace("FILE", str(path), 1)
@@ -183,11 +193,9 @@ def _separated(text: str, delimiter: str, path: Path) -> list[dict[str, Any]]:
             )
         named = zip(header, cells, strict=True)
         # The column of a table's index has no name.
-        row = {name.strip(): cell for name, cell in named if cell and name.strip()}
-        for name in _OBJECTS:
-            if name in row:
-                row[name] = _object(row[name], f"{path}, row {number}, field {name}")
-        rows.append(row)
+        rows.append(
+            {name.strip(): cell for name, cell in named if cell and name.strip()}
+        )
     return rows
 
 
@@ -199,13 +207,6 @@ def _check_header(header: Sequence[str], delimiter: str, path: Path) -> None:
         )
     if repeated := [name for name in header if name and header.count(name) > 1]:
         raise ValueError(f"{path} has two columns {repeated[0]!r}; rename one")
-
-
-def _object(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"{where}: is not JSON: {error}") from error
 
 
 def _json(text: str, path: Path) -> list[Any]:
@@ -224,7 +225,10 @@ def _json(text: str, path: Path) -> list[Any]:
             rows.append(json.loads(line))
         except (ValueError, RecursionError) as error:
             _refuse_one_object(text, path)
-            raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
+            raise ValueError(
+                f"{path}, line {number} is not JSON: {error}; expected one JSON object "
+                "per line, or one list of them"
+            ) from error
     return rows
 
 

@@ -13,11 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from sdpo_jax.questions import columns, files
-from sdpo_jax.questions.columns import Row, check_finite, check_object, field, name_of
+from sdpo_jax.questions.columns import (
+    Row,
+    check_finite,
+    check_object,
+    field,
+    got,
+    name_of,
+)
 from sdpo_jax.questions.question import Question
 
 # Tasks and converters use some of `columns` too.
-__all__ = ["Row", "check_finite", "check_object", "field", "name_of"]
+__all__ = ["Row", "check_finite", "check_object", "field", "got", "name_of"]
 
 SHARE = "share:"
 _log = logging.getLogger(__name__)

@@ -11,8 +11,10 @@ from sdpo_jax.questions import boxed
 _MARK = "####"
 _STATED = re.compile(r"\banswer\s*(?:is\b|:|=)", re.IGNORECASE)
 _WORD = re.compile(r"(?<![\\a-zA-Z])[a-zA-Z]{2,}")
-# A longer text is no answer: "no solution", "all real numbers greater than 2".
-_MAX_WORDS = 20
+# An answer may be a few words, "all real numbers greater than 2"; over several lines,
+# as in a matrix, or around a box it has fewer.
+_MAX_WORDS, _MAX_WORDS_OVER_LINES, _MAX_WORDS_AROUND_BOX = 20, 5, 3
+_MAX_CHARS = 1000
 _MISSING = ("nan", "null", "<na>")
 
 
@@ -35,6 +37,15 @@ def answer_of(solution: str, where: str) -> str:
     return answer
 
 
+def _is_solution(text: str) -> bool:
+    """Whether a text holds more than an answer."""
+    limit = _MAX_WORDS_OVER_LINES if "\n" in text.strip() else _MAX_WORDS
+    if (box := boxed.last_box(text)) is not None:
+        limit = len(_WORD.findall(box)) + _MAX_WORDS_AROUND_BOX
+    is_long = len(_WORD.findall(text)) > limit or len(text) > _MAX_CHARS
+    return is_long or _MARK in text or bool(_STATED.search(text))
+
+
 def check_is_answer(answer: str, where: str) -> None:
     """Refuse a worked solution, or what tables write for a missing value.
 
@@ -46,8 +57,7 @@ def check_is_answer(answer: str, where: str) -> None:
             f"{where}: {answer.strip()!r} stands for a missing value; give the answer "
             "or leave out the row"
         )
-    is_long = len(_WORD.findall(answer)) > _MAX_WORDS
-    if not (is_long or _MARK in answer or _STATED.search(answer)):
+    if not _is_solution(answer):
         return
     marked = marked_answer(answer)
     hint = f", here {marked!r:.80}" if marked else ""

@@ -8,6 +8,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
+from sdpo_jax import hub
 from sdpo_jax.model import huggingface
 from tests.model.checkpoints import (
     TIED,
@@ -283,6 +284,7 @@ def test_hub_model_is_downloaded_or_named_in_the_error(monkeypatch):
         asked.append((name, allow_patterns))
         return str(TIED)
 
+    monkeypatch.setattr(hub, "is_absent", lambda: False)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     huggingface.architecture("Qwen/Qwen3-8B")
     assert asked == [("Qwen/Qwen3-8B", ("config.json",))]

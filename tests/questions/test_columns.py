@@ -191,6 +191,12 @@ SCRIPT = {"inputs": ["1\n"], "outputs": ["2\n"]}
             {"solution": "1+2=3", "answer": "3"},
         ),
         (VERL, judge.data, {"reference": "3"}),
+        ({"reward_model": '{"ground_truth": "3"}'}, mathematics.data, {"answer": "3"}),
+        (
+            {"rule": '{"kind": "exact", "answer": "a"}'},
+            lambda row, where: row["rule"],
+            {"kind": "exact", "answer": "a"},
+        ),
         (
             VERL | {"reward_model": {"ground_truth": "B"}},
             multiple_choice.data,
@@ -267,6 +273,25 @@ NAN, INFINITY = float("nan"), float("inf")
             mathematics.data,
             "the final answer alone, here '3', got a worked solution",
         ),
+        (
+            {"answer": "So $x=2$ and thus we get \\boxed{2}."},
+            mathematics.data,
+            "re '2'",
+        ),
+        (
+            {"answer": "We add one and\nwe get it, 3"},
+            mathematics.data,
+            "alone, got a w",
+        ),
+        ({"answer": "9" * 1001}, mathematics.data, "expected the final answer alone,"),
+        ({"answer": "\ud800"}, mathematics.data, "answer: character 1 is U+D800, half"),
+        ({"reference": "a\ud800"}, judge.data, "reference: character 2 is U+D800, hal"),
+        ({"reward_model": "{"}, mathematics.data, "field reward_model: is not JSON: E"),
+        (
+            {},
+            mathematics.data,
+            "answer: expected text or a number, got None; the row has",
+        ),
         ({"solution": "so we get it " * 9}, mathematics.data, "field solution: expect"),
         ({"solution": "  "}, mathematics.data, "field answer: expected text or a numb"),
         ({"ground_truth": "2\n#### 3"}, mathematics.data, "(with ground_truth as answ"),
@@ -280,7 +305,13 @@ def test_what_is_no_answer_is_refused(tmp_path, fields, data, told):
 
 
 @pytest.mark.parametrize(
-    "answer", ["3", "None", "no solution", "\\text{the answer}", "a#b", "\\infty", 1e-7]
+    "answer",
+    [
+        *("3", "None", "no solution", "\\text{the answer}", "a#b", "\\infty", 1e-7),
+        *("\\boxed{1} or \\boxed{2}", "all real numbers greater than or equal to 2"),
+        "\\begin{cases} 1 & \\text{if } x > 0\n\\\\ 0 \\end{cases}",
+        "\\boxed{\\text{it cannot be the case that they meet}}",
+    ],
 )
 def test_short_texts_stay_answers(tmp_path, answer):
     (question,) = loaded(

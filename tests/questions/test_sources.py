@@ -8,7 +8,7 @@ import types
 import numpy as np
 import pytest
 
-from sdpo_jax import config, envs
+from sdpo_jax import config, envs, hub
 from sdpo_jax.questions import rows, sources
 
 
@@ -173,6 +173,7 @@ class Library(types.SimpleNamespace):
 
     def __init__(self, version="5.1.0", rows=(), error=None):
         super().__init__(__version__=version, called=None)
+        self.config = types.SimpleNamespace(HF_HUB_OFFLINE=False)
         self._rows, self._error = rows, error
 
     def load_dataset(self, *args, **kwargs):
@@ -184,6 +185,8 @@ class Library(types.SimpleNamespace):
 
 @pytest.fixture
 def installed(monkeypatch):
+    monkeypatch.setattr(hub, "is_absent", lambda: False)
+
     def install(**fields):
         library = Library(**fields)
         monkeypatch.setitem(sys.modules, "datasets", library)

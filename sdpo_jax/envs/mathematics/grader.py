@@ -98,14 +98,14 @@ def data(row: rows.Row, where: str) -> dict[str, Any]:
     answer, solution = row.get("answer"), row.get("solution")
     if answer is None and isinstance(solution, str) and solution.strip():
         return {"answer": solutions.answer_of(solution, f"{where}, field solution")}
-    is_number = isinstance(answer, int | float) and not isinstance(answer, bool)
-    if is_number and math.isfinite(answer):
+    is_number = isinstance(answer, int | float | decimal.Decimal)
+    if is_number and math.isfinite(answer) and not isinstance(answer, bool):
         # Without an exponent: `str` alone writes 0.0000001 as 1e-07.
         answer = f"{decimal.Decimal(str(answer)):f}"
     if not isinstance(answer, str) or not answer.strip():
         raise ValueError(
-            f"{where}, field answer: expected text or a number, got {answer!r:.80}; "
-            "give the answer or leave out the row"
+            f"{where}, field answer: expected text or a number, "
+            f"{rows.got(row, 'answer')}; give the answer or leave out the row"
         )
     solutions.check_is_answer(answer, f"{where}, field answer")
     return {"answer": answer}
