@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from sdpo_jax import config, distributed, envs, methods, step, train_state
 from sdpo_jax.data.tokenizer import Tokenizer
 from sdpo_jax.envs.base import Environment
-from sdpo_jax.model import causal_attention, huggingface
+from sdpo_jax.model import causal_attention, decoder, huggingface
 from sdpo_jax.model.families import Architecture
 from sdpo_jax.rollout import Engine
 from sdpo_jax.rollout.sampler import Sampler
@@ -78,6 +78,7 @@ def build(
     _check_sampling(c, mesh)
     arch = huggingface.architecture(c.model.path)
     _check_lengths(c, arch)
+    decoder.shardings(arch, mesh)  # Refuses weights that do not divide over the mesh.
     attention, why = _choose_attention(c, arch, mesh)
     tokenizer = Tokenizer(c.model.path, c.model.enable_thinking)
     engine = Sampler(

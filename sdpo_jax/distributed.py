@@ -127,6 +127,28 @@ def sharding(mesh: Mesh, *logical_axes: str | None) -> NamedSharding:
     return NamedSharding(mesh, spec(*logical_axes))
 
 
+def even_sharding(
+    mesh: Mesh, name: str, shape: Sequence[int], *logical_axes: str | None
+) -> NamedSharding:
+    """`sharding` of an array that is stored, whose axes must divide evenly.
+
+    Raises:
+      ValueError: if one does not.
+    """
+    placed = sharding(mesh, *logical_axes)
+    for size, axes in zip(shape, placed.spec, strict=True):
+        # A PartitionSpec gives one mesh axis, several, or None for each dimension.
+        axes = (axes,) if isinstance(axes, str) else axes or ()
+        axes = [axis for axis in axes if mesh.shape[axis] > 1]
+        if size % math.prod(mesh.shape[axis] for axis in axes):
+            fields = " x ".join(f"mesh.{axis}={mesh.shape[axis]}" for axis in axes)
+            raise ValueError(
+                f"{name} {tuple(shape)}: {fields} does not divide its axis of "
+                f"{size}; lower {' or '.join(f'mesh.{axis}' for axis in axes)}"
+            )
+    return placed
+
+
 def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
     """`x` with its sharding pinned on the mesh of `jax.set_mesh`; `x` without a mesh.
 

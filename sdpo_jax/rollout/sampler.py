@@ -262,9 +262,9 @@ def _draw_next(arch, stop_ids, weights, state, hidden_BD, sampling) -> _State:
     take = jax.lax.dynamic_index_in_dim
     uniform_B = take(state.uniform_BR, state.length, axis=1, keepdims=False)
     # Gathered over `tensor`: the running sums of a draw go through a row's entire
-    # vocabulary. Pinned before, or XLA would gather the unembedding at every token; a
-    # tied one is sharded along its width, and the logits are a sum over devices.
-    if not arch.tied:
+    # vocabulary. Pinned before, or XLA would gather the unembedding at every token. Of
+    # one that is sharded along its width, the logits are a sum over devices already.
+    if decoder.shards_vocab(arch):
         logits_BV = constrain(logits_BV, "batch", "vocab")
     logits_BV = constrain(logits_BV, "batch", None)
     token_B, logp_B = drawing.draw(logits_BV, uniform_B, sampling)

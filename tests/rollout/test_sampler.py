@@ -242,6 +242,21 @@ def test_draws_do_not_depend_on_the_mesh(small, drawn, sizes):
     assert_same(found, drawn)
 
 
+@pytest.mark.slow
+def test_draws_do_not_depend_on_a_mesh_that_does_not_divide_the_vocabulary(small):
+    arch, params = small
+    arch = dataclasses.replace(arch, vocab=arch.vocab - 1)
+    kernel_DV = params["head"]["kernel_DV"][:, : arch.vocab]
+    table_VD = params["embed"]["table_VD"][: arch.vocab]
+    params |= {"head": {"kernel_DV": kernel_DV}, "embed": {"table_VD": table_VD}}
+    mesh = make_mesh(1, 2, 2)
+    placed = jax.tree.map(jax.device_put, params, decoder.shardings(arch, mesh))
+
+    found = by_prompt((arch, placed), make_sampler(arch, mesh))
+
+    assert_same(found, by_prompt((arch, params), make_sampler(arch)))
+
+
 def test_questions_attempts_positions_and_keys_draw_different_numbers(
     small, engine, drawn
 ):
