@@ -52,7 +52,7 @@ def run(c, environment: Environment | None = None) -> dict[str, dict[str, float]
     Returns:
       Split ("train", "validation", "heldout") -> name -> value.
     """
-    with build(c, environment) as components:
+    with build(c, environment, trains=False) as components:
         params = components.load_params()
         return {split: on_split(components, params, split)[0] for split in SPLITS}
 
