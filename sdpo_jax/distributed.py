@@ -3,6 +3,7 @@
 import functools
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 MESH_AXES = ("data", "fsdp", "tensor")
 # TPUs whose two cores are one device, unless libtpu is told to show each.
 _MEGACORE = ("TPU v4", "TPU v5")
+# Part of a platform's name -> what finds its devices.
+_INSTALLED_BY = {"tpu": '-U "jax[tpu]"', "cuda": '-U "jax[cuda12]"'}
 
 # Logical axis -> mesh axes. Weights are sharded along their width over `fsdp` and along
 # heads, MLP width or vocabulary over `tensor`; activations along the batch.
@@ -41,15 +44,37 @@ def start() -> None:
     `jax.distributed.initialize` with addresses of your own instead.
 
     Raises:
-      ValueError: if there is no such cluster.
+      ValueError: if there is no such cluster, or if it is too late to join it.
     """
     if jax.distributed.is_initialized():
         return
     try:
         jax.distributed.initialize()
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"--multi_host: found no hosts to join ({error}); leave it out on one host"
+            f"--multi_host: found no hosts to join ({reason}); leave it out on one host"
+        ) from error
+
+
+def all_devices() -> list[Any]:
+    """All devices of all hosts.
+
+    Raises:
+      ValueError: if JAX is asked for a platform that it does not find here.
+    """
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        # JAX asserts that some platform is left where a plugin is not installed.
+        reason = re.sub(r" \(set JAX_PLATFORMS.*", "", str(error).partition("\n")[0])
+        platforms = jax.config.jax_platforms or ""
+        kind = next((k for k in _INSTALLED_BY if k in platforms), None)
+        install = kind and f", or where there is one: pip install {_INSTALLED_BY[kind]}"
+        raise ValueError(
+            f"JAX_PLATFORMS={platforms}: JAX found no such device "
+            f"({reason or 'no plugin for it is installed'}); unset JAX_PLATFORMS"
+            f"{install or ''}"
         ) from error
 
 
@@ -63,7 +88,7 @@ def make_mesh(shape: Mapping[str, int], devices: Any = None) -> Mesh:
       ValueError: if the product of the axes is not the number of devices, or if the
         slices do not divide `data`.
     """
-    devices = jax.devices() if devices is None else devices
+    devices = all_devices() if devices is None else devices
     sizes = [shape[axis] for axis in MESH_AXES]
     known = math.prod(size for size in sizes if size != -1)
     if sizes.count(-1) == 1 and len(devices) % known == 0:
@@ -127,6 +152,28 @@ def sharding(mesh: Mesh, *logical_axes: str | None) -> NamedSharding:
     return NamedSharding(mesh, spec(*logical_axes))
 
 
+def even_sharding(
+    mesh: Mesh, name: str, shape: Sequence[int], *logical_axes: str | None
+) -> NamedSharding:
+    """`sharding` of an array that is stored, whose axes must divide evenly.
+
+    Raises:
+      ValueError: if one does not.
+    """
+    placed = sharding(mesh, *logical_axes)
+    for size, axes in zip(shape, placed.spec, strict=True):
+        # A PartitionSpec gives one mesh axis, several, or None for each dimension.
+        axes = (axes,) if isinstance(axes, str) else axes or ()
+        axes = [axis for axis in axes if mesh.shape[axis] > 1]
+        if size % math.prod(mesh.shape[axis] for axis in axes):
+            fields = " x ".join(f"mesh.{axis}={mesh.shape[axis]}" for axis in axes)
+            raise ValueError(
+                f"{name} {tuple(shape)}: {fields} does not divide its axis of "
+                f"{size}; lower {' or '.join(f'mesh.{axis}' for axis in axes)}"
+            )
+    return placed
+
+
 def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
     """`x` with its sharding pinned on the mesh of `jax.set_mesh`; `x` without a mesh.
 
@@ -165,6 +212,7 @@ def to_devices(tree: Any, mesh: Mesh) -> Any:
 
 def is_first() -> bool:
     """Whether this is the host that reads, grades and writes for all hosts."""
+    all_devices()  # Says what to do where there are none.
     return jax.process_index() == 0
 
 

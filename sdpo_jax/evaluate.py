@@ -81,7 +81,7 @@ def run(
     _check(workdir, checkpoint, path)
     if workdir is not None and path is None:
         path = answers.new_folder(workdir)
-    with build(c, environment) as components:
+    with build(c, environment, trains=False) as components:
         policy, update = _policy(components, workdir, checkpoint)
         _log.info(
             "evaluating %s%s",

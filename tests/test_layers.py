@@ -21,7 +21,7 @@ LAYERS = [
     ["metrics", "run_config", "run_folder", "interrupt", "questions"],
     ["model", "methods", "provenance", "envs", "reprompt", "data"],
     ["train_state", "inputs"],
-    ["step", "rollout", "checkpoint"],
+    ["step", "rollout", "checkpoint", "memory"],
     # `feedback` turns text into arrays; `components` builds a run's objects.
     ["learner", "feedback", "components"],
     ["collect", "answers"],

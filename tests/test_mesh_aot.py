@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from jax.experimental import topologies
 
-from sdpo_jax import distributed
+from sdpo_jax import distributed, memory
 from tests.test_aot import topology, tpu_compiler
+from tests.test_memory import QWEN3_8B, settings
 
 __all__ = ["tpu_compiler"]
 
@@ -68,6 +69,23 @@ def test_meshes_that_jax_makes_itself_have_its_order(name):
         assert (make_mesh(sizes, devices).devices == expected.devices).all(), sizes
         same += 1
     assert same
+
+
+@pytest.mark.parametrize(
+    "name, sizes, fits",
+    [
+        ("v5e:4x8", (1, 8, 4), 184),
+        ("v6e:2x4", (1, 2, 4), 66),
+        ("v5p:2x2x1", (1, 1, 4), 175),
+    ],
+)
+def test_the_default_of_rows_at_once_is_lowered_on_small_slices(name, sizes, fits):
+    mesh = make_mesh(sizes, topology(name).devices)
+
+    limit = memory.device_bytes(mesh)
+
+    rows = memory.rows_that_fit(settings(), QWEN3_8B, mesh, limit, trains=True)
+    assert rows == fits
 
 
 def test_rows_only_are_split_over_slices():

@@ -110,26 +110,32 @@ def prompt_mask_after(
     return near_TP[None] & exists_UP[:, None]
 
 
-def scores(q_BTHE: jax.Array, k_BSNE: jax.Array) -> jax.Array:
+def scores(
+    q_BTHE: jax.Array, k_BSNE: jax.Array, dtype: jnp.dtype | None = None
+) -> jax.Array:
     """Scaled products [B, N, H/N, T, S] of grouped queries and their keys."""
     # Query head h reads key head h // (H / N): the heads of a group are neighbours, so
     # a reshape groups them and no key is repeated.
     batch, time, heads, width = q_BTHE.shape
     kv_heads = k_BSNE.shape[2]
     q = q_BTHE.reshape(batch, time, kv_heads, heads // kv_heads, width)
-    product = jnp.einsum("bsne,btnhe->bnhts", k_BSNE, q)
-    # The product is in the dtype of activations; the softmax of it is in float32 at
-    # least, as in transformers.
+    product = jnp.einsum("bsne,btnhe->bnhts", k_BSNE, q, preferred_element_type=dtype)
+    # The product is in the dtype of activations unless another is named; the softmax of
+    # it is in float32 at least, as in transformers.
     dtype = np.promote_types(product.dtype, np.float32)
     return product.astype(dtype) * width**-0.5
 
 
-def mix(weight_BNHTS: jax.Array, v_BSNE: jax.Array) -> jax.Array:
+def mix(
+    weight_BNHTS: jax.Array, v_BSNE: jax.Array, dtype: jnp.dtype | None = None
+) -> jax.Array:
     """Weighted sums of values, [B, T, H, E]."""
     # Rounded to the dtype of activations, as in transformers: the product with values
     # need not be one in float32.
     weight_BNHTS = weight_BNHTS.astype(v_BSNE.dtype)
-    out = jnp.einsum("bsne,bnhts->btnhe", v_BSNE, weight_BNHTS)
+    out = jnp.einsum(
+        "bsne,bnhts->btnhe", v_BSNE, weight_BNHTS, preferred_element_type=dtype
+    )
     batch, time, kv_heads, group, width = out.shape
     return out.reshape(batch, time, kv_heads * group, width)
 
@@ -150,10 +156,22 @@ class PartialAttention:
 
 
 def attend_partially(
-    q_BTHE: jax.Array, k_BSNE: jax.Array, v_BSNE: jax.Array, mask_BTS: jax.Array
+    q_BTHE: jax.Array,
+    k_BSNE: jax.Array,
+    v_BSNE: jax.Array,
+    mask_BTS: jax.Array,
+    dtype: jnp.dtype | None = None,
 ) -> PartialAttention:
-    """Attention to a subset of the keys, to be merged with attention to the others."""
-    logits = scores(q_BTHE, k_BSNE)
+    """Attention to a subset of the keys, to be merged with attention to the others.
+
+    Args:
+      q_BTHE: queries.
+      k_BSNE: keys.
+      v_BSNE: values.
+      mask_BTS: true where a query attends to a key.
+      dtype: that both products accumulate in and result in; None for that of q.
+    """
+    logits = scores(q_BTHE, k_BSNE, dtype)
     # The most negative finite number, not -inf: a query that may attend to none of
     # these keys gets a finite mean of values, where -inf would give NaN. Merged with a
     # subset that it may attend to, that mean has the weight exp(floor - peak) = 0.
@@ -165,7 +183,7 @@ def attend_partially(
     # [B, N, H/N, T] to [B, T, H], the layout of `mix`.
     by_time = lambda x: jnp.moveaxis(x, 3, 1).reshape(q_BTHE.shape[:3])
     total_BTH = by_time(jnp.sum(weight, axis=-1))
-    return PartialAttention(mix(weight, v_BSNE), total_BTH, by_time(peak_BNHT))
+    return PartialAttention(mix(weight, v_BSNE, dtype), total_BTH, by_time(peak_BNHT))
 
 
 def merge(partials: Sequence[PartialAttention]) -> jax.Array:

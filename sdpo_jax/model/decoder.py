@@ -15,7 +15,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
 
+from sdpo_jax import distributed
 from sdpo_jax.distributed import constrain
 from sdpo_jax.model import cache as kv_cache
 from sdpo_jax.model import causal_attention
@@ -74,17 +76,42 @@ def init(arch: Architecture, key: jax.Array) -> Params:
     return nn.meta.unbox(boxed(arch, key))
 
 
-def logical_axes(arch: Architecture) -> Params:
-    """For every parameter, the logical axis of each of its dimensions."""
+def logical_axes(arch: Architecture, vocab_slices: int = 1) -> Params:
+    """For every parameter, the logical axis of each of its dimensions.
+
+    Args:
+      arch: the model.
+      vocab_slices: that the vocabulary is sharded into. A head whose vocabulary does
+        not divide is sharded along its width instead, as the embedding is.
+    """
     # Abstract evaluation: only the boxes are of interest, and no weight is allocated.
     tree = jax.eval_shape(lambda: boxed(arch, jax.random.key(0)))
     is_box = lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)
-    return jax.tree.map(lambda box: tuple(box.names), tree, is_leaf=is_box)
+    axes = jax.tree.map(lambda box: tuple(box.names), tree, is_leaf=is_box)
+    if "head" in axes and arch.vocab % vocab_slices:
+        axes["head"]["kernel_DV"] = ("table", None)
+    return axes
+
+
+def shardings(arch: Architecture, mesh: Mesh) -> Params:
+    """The sharding of every parameter.
+
+    Raises:
+      ValueError: if a parameter does not divide over the mesh.
+    """
+
+    def place(key: Any, leaf: jax.ShapeDtypeStruct, axes: tuple) -> NamedSharding:
+        name = jax.tree_util.keystr(key, simple=True, separator="/")
+        return distributed.even_sharding(mesh, name, leaf.shape, *axes)
+
+    shapes = jax.eval_shape(lambda: init(arch, jax.random.key(0)))
+    axes = logical_axes(arch, mesh.shape[distributed.RULES["vocab"]])
+    return jax.tree_util.tree_map_with_path(place, shapes, axes)
 
 
 def unstacked_axes(arch: Architecture) -> Params:
-    """`logical_axes` of the weights outside the layers, and of one period's layers."""
-    axes = logical_axes(arch)
+    """`logical_axes` on the mesh that is set, with the layers of one period only."""
+    axes = logical_axes(arch, distributed.slices("vocab"))
     is_axes = lambda leaf: isinstance(leaf, tuple)
     # Without the axis of periods.
     within = lambda names: names[1:]
@@ -107,12 +134,20 @@ def embed(params: Params, ids_BT: jax.Array, dtype: jnp.dtype) -> jax.Array:
 
 def unembedding(arch: Architecture, params: Params) -> jax.Array:
     """The matrix [D, V] that maps hidden states to logits."""
+    # Gathered over `fsdp` first: resharded from widths to vocabulary in one step, the
+    # matrix would be rematerialised on every device.
     if arch.tied:
-        # Gathered over `fsdp` first: resharded from widths to vocabulary in one step,
-        # the table would be rematerialised on every device.
         table_VD = constrain(params["embed"]["table_VD"], None, "width_over_tensor")
         return table_VD.T
-    return params["head"]["kernel_DV"]
+    kernel_DV = params["head"]["kernel_DV"]
+    if shards_vocab(arch):
+        return kernel_DV
+    return constrain(kernel_DV, "width_over_tensor", None)
+
+
+def shards_vocab(arch: Architecture) -> bool:
+    """Whether `unembedding` is sharded along the vocabulary, not along the width."""
+    return not arch.tied and arch.vocab % distributed.slices("vocab") == 0
 
 
 def positions(exists_BT: jax.Array) -> jax.Array:

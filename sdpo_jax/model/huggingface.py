@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from safetensors import SafetensorError, safe_open
 
-from sdpo_jax import distributed, hub
+from sdpo_jax import hub
 from sdpo_jax.model import decoder, families, other_formats
 from sdpo_jax.model.families import Architecture
 from sdpo_jax.model.tensor_table import EMBED, HEAD, TABLES, Row
@@ -75,7 +75,7 @@ def load(
         a file is missing or damaged; the message names the parameter or tensor.
     """
     shapes = jax.eval_shape(lambda: decoder.init(arch, jax.random.key(0)))
-    shardings = _shardings(arch, shapes, mesh)
+    shardings = decoder.shardings(arch, mesh)
     stored = open_all(directory_of(path, "*.json", "*.safetensors"), arch, shapes)
 
     def place(key: Any, leaf: jax.ShapeDtypeStruct, where: NamedSharding) -> jax.Array:
@@ -156,27 +156,6 @@ def stored_shapes(arch: Architecture, tree: Any) -> dict[str, tuple[int, ...]]:
         row, names = row_of(arch, key)
         shapes |= dict.fromkeys(names, stored_shape(row, leaf.shape))
     return shapes
-
-
-def _shardings(arch: Architecture, shapes: Any, mesh: Mesh) -> Any:
-    """The sharding of every parameter; an error if one does not divide evenly."""
-
-    def where(key: Any, leaf: jax.ShapeDtypeStruct, logical: tuple) -> NamedSharding:
-        sharding = distributed.sharding(mesh, *logical)
-        for size, axes in zip(leaf.shape, sharding.spec, strict=True):
-            # A PartitionSpec gives one mesh axis, several, or None for each dimension.
-            axes = (axes,) if isinstance(axes, str) else axes or ()
-            axes = [axis for axis in axes if mesh.shape[axis] > 1]
-            if size % math.prod(mesh.shape[axis] for axis in axes):
-                fields = " x ".join(f"mesh.{axis}={mesh.shape[axis]}" for axis in axes)
-                raise ValueError(
-                    f"{_name(key)} {leaf.shape}: {fields} does not divide its axis of "
-                    f"{size}; lower {' or '.join(f'mesh.{axis}' for axis in axes)}"
-                )
-        return sharding
-
-    axes = decoder.logical_axes(arch)
-    return jax.tree_util.tree_map_with_path(where, shapes, axes)
 
 
 def open_all(

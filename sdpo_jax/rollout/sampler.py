@@ -5,6 +5,7 @@ when every row has stopped or the cache is full; the cache then doubles, so shor
 responses never pay for the longest allowed. Every row draws from its own key.
 """
 
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -51,7 +52,7 @@ class Sampler:
       dtype: of weights and activations while sampling.
       stop_ids: tokens that end a response; they are kept in it.
       max_prompt: tokens; longer prompts are refused.
-      rows_at_once: attempts decoded together.
+      rows_at_once: attempts decoded together, at least one on every batch shard.
       attention: how prompts are read, see `causal_attention`.
     """
 
@@ -104,35 +105,63 @@ class Sampler:
         width = padding.bucket(longest, self._max_prompt)
         prompt_UP = padding.pad_left(prompts, width)
         ids_U = np.asarray(ids, np.uint32)
-        size = self._group_size(len(prompts), sampling.attempts)
+        size, part = self._group_size(len(prompts), sampling.attempts)
         groups = []
         with jax.set_mesh(self._mesh):
             # In parts, so that no second copy of all weights is ever held.
             weights = self._unstack(params, place=self._place)
             for first in range(0, len(prompts), size):
-                drawn = self._sample_group(
-                    weights, prompt_UP, ids_U, first, size, sampling, key
-                )
+                group = self._on_devices(prompt_UP, ids_U, first, size)
+                drawn = self._sample_group(weights, group, part, sampling, key)
                 group_UP = prompt_UP[first : first + size]
                 groups.append(_attempts(group_UP, *drawn, sampling.attempts))
                 start = first * sampling.attempts
                 each(slice(start, start + len(groups[-1].prompt_BP)), groups[-1])
         return jax.tree.map(lambda *x: np.concatenate(x), *groups)
 
-    def _group_size(self, prompts: int, attempts: int) -> int:
-        """Prompts per group: a multiple of the batch shards, equal for all groups."""
-        shards = distributed.batch_shards(self._mesh)
-        most = max(self._rows_at_once // (attempts * shards), 1)
-        return shards * min(most, -(-prompts // shards))
+    def _group_size(self, prompts: int, attempts: int) -> tuple[int, int]:
+        """Prompts per group, and how many attempts at each are decoded together.
 
-    def _sample_group(self, weights, prompt_UP, ids_U, first, size, sampling, key):
+        The prompts are a multiple of the batch shards, and equal for all groups.
+        """
+        shards = distributed.batch_shards(self._mesh)
+        rows = max(self._rows_at_once // shards, 1)
+        most = max(rows // attempts, 1)
+        # Fewer than all attempts are decoded in as many parts as they need.
+        parts = -(-attempts // rows)
+        return shards * min(most, -(-prompts // shards)), -(-attempts // parts)
+
+    def _on_devices(self, prompt_UP, ids_U, first, size):
+        """The group of prompts and ids from `first` on."""
         # The last group is padded with copies of its first prompt, so that all groups
         # have the same shapes; `_attempts` drops their rows.
         index = np.arange(first, first + size)
         index = np.where(index < len(ids_U), index, first)
-        group = distributed.to_devices((prompt_UP[index], ids_U[index]), self._mesh)
+        return distributed.to_devices((prompt_UP[index], ids_U[index]), self._mesh)
+
+    def _sample_group(self, weights, group, part, sampling, key):
+        of_part = dataclasses.replace(sampling, attempts=part)
+        drawn = [
+            self._decode(weights, group, key, attempt, of_part)
+            for attempt in range(0, sampling.attempts, part)
+        ]
+        # Parts are equal too, so the last may hold attempts that nobody asked for.
+        by_prompt = lambda x_BR: x_BR.reshape(-1, part, x_BR.shape[-1])
+        join = lambda *parts: np.concatenate(list(map(by_prompt, parts)), axis=1)
+        keep = lambda x_UGR: x_UGR[:, : sampling.attempts].reshape(-1, x_UGR.shape[-1])
+        return jax.tree.map(lambda *parts: keep(join(*parts)), *drawn)
+
+    def _decode(self, weights, group, key, first_attempt, sampling):
+        """Arrays of the group's attempts from `first_attempt` on, on the host."""
         slots = min(_FIRST_SLOTS, sampling.max_response)
-        state = self._start(weights, *group, key, sampling=sampling, slots=slots)
+        state = self._start(
+            weights,
+            *group,
+            key,
+            np.int32(first_attempt),
+            sampling=sampling,
+            slots=slots,
+        )
         # Each size of the cache is a program of its own; in between the host waits for
         # `ended`.
         while True:
@@ -186,7 +215,17 @@ def _place(arch: Architecture, weights: Params) -> Params:
 
 
 def _start(
-    arch, stop_ids, attention, weights, prompt_UP, ids_U, key, *, sampling, slots
+    arch,
+    stop_ids,
+    attention,
+    weights,
+    prompt_UP,
+    ids_U,
+    key,
+    first_attempt=0,
+    *,
+    sampling,
+    slots,
 ):
     """Read the prompts and draw every row's first token."""
     hidden_UD, keys_values = decoder.prefill(arch, weights, prompt_UP, attention)
@@ -197,7 +236,8 @@ def _start(
     # the empty slots, a constant, would be replicated on every device.
     place = lambda x: constrain(x, "batch", "heads", None, None)
     cache = cache.replace(layers=jax.tree.map(place, cache.layers))
-    uniform_BR = _uniforms(key, ids_U, group, sampling.max_response)
+    attempt_G = first_attempt + jnp.arange(group)
+    uniform_BR = _uniforms(key, ids_U, attempt_G, sampling.max_response)
     # Rows of a prompt are neighbours, and all draw their first token from its state.
     hidden_BD = jnp.repeat(hidden_UD, group, axis=0)
     rows = constrain(jnp.zeros_like(uniform_BR), "batch", None)
@@ -214,7 +254,9 @@ def _start(
     return _draw_next(arch, stop_ids, weights, state, hidden_BD, sampling)
 
 
-def _uniforms(key: jax.Array, ids_U: jax.Array, group: int, length: int) -> jax.Array:
+def _uniforms(
+    key: jax.Array, ids_U: jax.Array, attempt_G: jax.Array, length: int
+) -> jax.Array:
     """[B, R] numbers in [0, 1), each from its own (prompt, attempt, position).
 
     So draws depend neither on the batch and its mesh, nor on how many attempts are made
@@ -229,7 +271,7 @@ def _uniforms(key: jax.Array, ids_U: jax.Array, group: int, length: int) -> jax.
     over_positions = jax.vmap(uniform_at, (None, None, 0))
     over_attempts = jax.vmap(over_positions, (None, 0, None))
     over_prompts = jax.vmap(over_attempts, (0, None, None))
-    uniform = over_prompts(ids_U, jnp.arange(group), jnp.arange(length))
+    uniform = over_prompts(ids_U, attempt_G, jnp.arange(length))
     return uniform.reshape(-1, length)
 
 
@@ -262,9 +304,9 @@ def _draw_next(arch, stop_ids, weights, state, hidden_BD, sampling) -> _State:
     take = jax.lax.dynamic_index_in_dim
     uniform_B = take(state.uniform_BR, state.length, axis=1, keepdims=False)
     # Gathered over `tensor`: the running sums of a draw go through a row's entire
-    # vocabulary. Pinned before, or XLA would gather the unembedding at every token; a
-    # tied one is sharded along its width, and the logits are a sum over devices.
-    if not arch.tied:
+    # vocabulary. Pinned before, or XLA would gather the unembedding at every token. Of
+    # one that is sharded along its width, the logits are a sum over devices already.
+    if decoder.shards_vocab(arch):
         logits_BV = constrain(logits_BV, "batch", "vocab")
     logits_BV = constrain(logits_BV, "batch", None)
     token_B, logp_B = drawing.draw(logits_BV, uniform_B, sampling)

@@ -195,6 +195,27 @@ def test_fewer_and_shorter_attempts_are_the_beginning_of_more(small, engine, dra
     assert_same(found, expected)
 
 
+@pytest.mark.parametrize(
+    "sizes", [(1, 1, 1), pytest.param((2, 1, 1), marks=pytest.mark.slow)]
+)
+def test_draws_do_not_depend_on_fewer_rows_at_once_than_attempts(small, drawn, sizes):
+    # Two rows on each shard, for three attempts: the second part holds one too many.
+    arch, params = small
+    mesh = make_mesh(*sizes)
+    engine = make_sampler(arch, mesh, rows_at_once=2 * sizes[0])
+    placed = jax.tree.map(jax.device_put, params, decoder.shardings(arch, mesh))
+    three = dataclasses.replace(SAMPLING, attempts=3)
+    rows, start = [], engine._start
+    engine._start = lambda *args, **fields: (
+        rows.append(fields["sampling"].attempts) or start(*args, **fields)
+    )
+
+    found = by_prompt((arch, placed), engine, sampling=three)
+
+    assert rows == [2] * 2 * (len(PROMPTS) // sizes[0])
+    assert_same(found, {n: (token[:3], logp[:3]) for n, (token, logp) in drawn.items()})
+
+
 def test_draws_do_not_depend_on_padding_or_how_the_cache_grows(
     small, drawn, monkeypatch
 ):
@@ -242,11 +263,26 @@ def test_draws_do_not_depend_on_the_mesh(small, drawn, sizes):
     assert_same(found, drawn)
 
 
+@pytest.mark.slow
+def test_draws_do_not_depend_on_a_mesh_that_does_not_divide_the_vocabulary(small):
+    arch, params = small
+    arch = dataclasses.replace(arch, vocab=arch.vocab - 1)
+    kernel_DV = params["head"]["kernel_DV"][:, : arch.vocab]
+    table_VD = params["embed"]["table_VD"][: arch.vocab]
+    params |= {"head": {"kernel_DV": kernel_DV}, "embed": {"table_VD": table_VD}}
+    mesh = make_mesh(1, 2, 2)
+    placed = jax.tree.map(jax.device_put, params, decoder.shardings(arch, mesh))
+
+    found = by_prompt((arch, placed), make_sampler(arch, mesh))
+
+    assert_same(found, by_prompt((arch, params), make_sampler(arch)))
+
+
 def test_questions_attempts_positions_and_keys_draw_different_numbers(
     small, engine, drawn
 ):
     ids_U = np.array([0, 1, 7, 2**32 - 1], np.uint32)
-    one_BR = jax.jit(lambda key: sampler._uniforms(key, ids_U, 4, 12))(KEY)
+    one_BR = jax.jit(lambda key: sampler._uniforms(key, ids_U, jnp.arange(4), 12))(KEY)
     twins = {n: PROMPTS[7] for n in PROMPTS}
 
     found = by_prompt(small, engine, twins)
