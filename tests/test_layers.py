@@ -15,8 +15,8 @@ PACKAGES = ("sdpo_jax", "pallas_kernels")
 # Lowest first. A file imports from lower layers, or from its own folder.
 LAYERS = [
     ["pallas_kernels", "knobs"],
-    ["digests", "hub", "json_files", "manifest", "sweep_grid", "tables", "templates"]
-    + ["thinking"],
+    ["digests", "hub", "json_files", "manifest", "mathematics", "sweep_grid", "tables"]
+    + ["templates", "thinking"],
     ["tracker", "config", "batch", "distributed", "teacher", "optimizer", "sandbox"],
     ["metrics", "run_config", "run_folder", "interrupt", "questions"],
     ["model", "methods", "provenance", "envs", "reprompt", "data"],
@@ -62,8 +62,8 @@ ONLY_IN = {
     "openai": ["sdpo_jax/envs/judge.py"],
     "jsonschema": ["sdpo_jax/envs/rules/grader.py", "sdpo_jax/envs/rules/check.py"],
     "reasoning_gym": [],
-    "sympy": ["sdpo_jax/envs/mathematics/equality.py"],
-    "latex2sympy2_extended": ["sdpo_jax/envs/mathematics/equality.py"],
+    "sympy": ["sdpo_jax/mathematics/values.py"],
+    "latex2sympy2_extended": [],
 }
 # Packages and files whose import pulls in no jax, directly or not.
 WITHOUT_JAX = [
