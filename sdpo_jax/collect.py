@@ -15,7 +15,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from sdpo_jax import distributed, thinking
+from sdpo_jax import distributed, screen, thinking
 from sdpo_jax.batch import Attempts
 from sdpo_jax.components import Components
 from sdpo_jax.data.tokenizer import Tokenizer
@@ -75,13 +75,13 @@ def collect(
             grading.add(rows, attempts)
             check_stop()
 
-        with timer("sample"):
+        with timer("sample"), screen.phase("sampling"):
             # Questions are numbered by their place: with the key it fixes the draws.
             # Rows are graded as soon as they are sampled, while the next ones are.
             attempts = components.engine.sample(
                 policy, prompts, range(len(questions)), sampling, key, grade_group
             )
-        with timer("grade"):
+        with timer("grade"), screen.phase("grading"):
             return attempts, grading.finish(check_stop)
 
 
@@ -207,6 +207,7 @@ class Grading:
                 graded = written.response if self._reads_reasoning else written.turn
                 self._pool.add(question, graded, written.truncated)
         self._take_verdicts(wait=False)
+        screen.count(rows.stop, len(self._questions))
 
     def _opening(self, system: str, prompt: str) -> str:
         end = self._tokenizer.encode_chat(system, prompt)[-_TAIL:]
@@ -243,6 +244,8 @@ class Grading:
             # An episode that wants another act is refused by `finish`.
             if not isinstance(verdict, str):
                 self._each(_with_verdict(written, verdict))
+            if wait:
+                screen.count(len(self._verdicts), len(self._written))
 
 
 def _with_verdict(written: GradedAttempt, verdict: dict | None) -> GradedAttempt:

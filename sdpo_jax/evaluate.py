@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdpo_jax import answers, run_checkpoints, tables
+from sdpo_jax import answers, run_checkpoints, screen, tables
 from sdpo_jax.collect import collect, drop_long_prompts, sampling_of
 from sdpo_jax.components import Components, build
 from sdpo_jax.config import SPLITS
@@ -78,6 +78,7 @@ def run(
       ValueError: if the config, checkpoint or questions cannot work.
       FileNotFoundError: if the run has no such checkpoint yet.
     """
+    screen.show_log()
     _check(workdir, checkpoint, path)
     if workdir is not None and path is None:
         path = answers.new_folder(workdir)
@@ -88,11 +89,19 @@ def run(
             f"{workdir} after update {update}" if workdir else c.model.path,
             f"; every answer goes to {path}" if path else "",
         )
+        splits = _with_questions(components, SPLITS)
+        sizes = {split: _planned(components, split) for split in splits}
         found = {}
-        with answers.Files(path, update) as files:
-            for split in _with_questions(components, SPLITS):
+        with (
+            screen.Progress(sum(sizes.values()), "answer") as shown,
+            answers.Files(path, update) as files,
+        ):
+            for split, size in sizes.items():
                 each = functools.partial(files.write, split)
-                found[split], graded = on_split(components, policy, split, each=each)
+                with shown.part(size):
+                    found[split], graded = on_split(
+                        components, policy, split, each=each
+                    )
                 files.write_questions(split, _of_questions(c, graded))
             files.write_results(c, found, checkpoint if workdir else None)
         return found
@@ -125,6 +134,13 @@ def after_update(
     with timer("evaluate"):
         label = f"after update {update}"
         return on_splits(components, policy, splits, label, check_stop)
+
+
+def _planned(components: Components, split: str) -> int:
+    """Answers at the questions of a split, before long ones are dropped."""
+    of_split = components.environment.questions(split)
+    how = components.config.eval
+    return len(of_split[: how.max_questions or None]) * how.attempts
 
 
 def _check(
@@ -237,11 +253,12 @@ def on_split(
     questions = questions[: c.eval.max_questions or None]
     key = jax.random.fold_in(jax.random.key(c.seed), zlib.crc32(split.encode()))
     sampling = sampling_of(c, c.eval)
-    _, graded = collect(
-        *(components, policy, questions, sampling, key),
-        check_stop=check_stop,
-        each=each,
-    )
+    with screen.phase(f"evaluating {split}"):
+        _, graded = collect(
+            *(components, policy, questions, sampling, key),
+            check_stop=check_stop,
+            each=each,
+        )
     counted = {"dropped_questions": float(dropped)} if dropped else {}
     return summarise(c, graded) | counted, graded
 

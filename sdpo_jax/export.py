@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdpo_jax import config, distributed, inputs, run_checkpoints, train_state
+from sdpo_jax import config, distributed, inputs, run_checkpoints, screen, train_state
 from sdpo_jax.model import huggingface, huggingface_export
 from sdpo_jax.model import lora as adapters
 from sdpo_jax.model.change import Change
@@ -65,6 +65,7 @@ def run(
         not save these weights, or its base model was replaced since it began.
       FileNotFoundError: if the run has no checkpoint yet.
     """
+    screen.show_log()
     config.validate(c)
     choices = {
         "weights": weights,

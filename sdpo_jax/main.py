@@ -68,8 +68,8 @@ def main(argv: Sequence[str]) -> int | str:
     Returns:
       What `sys.exit` takes: 0, or one line that says what to change.
     """
+    # Of other packages too; those of this one are shown by each job.
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("sdpo_jax").setLevel(logging.INFO)
     if {"-h", "--help"} & set(argv):
         print(f"{__doc__}{flags.FLAGS.main_module_help()}\n\n{config.describe()}")
         return 0

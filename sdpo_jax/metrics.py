@@ -12,16 +12,14 @@ import contextlib
 import json
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import tqdm
 from tensorboardX import event_file_writer
 from tensorboardX.proto import event_pb2, summary_pb2
 
-from sdpo_jax import json_files
+from sdpo_jax import json_files, screen
 from sdpo_jax.tracker import Tracker
 
 METRICS = "metrics.jsonl"
@@ -75,7 +73,8 @@ class RunLog:
         for line in json_files.read_lines(folder / METRICS):
             self.last_step = line["step"]
         self._curves = _Curves(folder / "tensorboard", first_step)
-        self._progress = _Progress(num_steps, resume_from or 0, shown)
+        self._progress = screen.Progress(num_steps, "update", resume_from or 0, shown)
+        self._progress.start()
 
     def write_metrics(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes one line of metrics and moves the progress bar.
@@ -189,58 +188,6 @@ class _Curves:
         event.wall_time = time.time()
         self._events.write_event(event)
         self._events.flush()
-
-
-class _Progress:
-    """A progress bar on a terminal; elsewhere a line of text every _PAUSE_S seconds."""
-
-    _PAUSE_S = 30.0
-    _LINE = "{n_fmt}/{total_fmt} updates [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
-
-    def __init__(self, num_steps: int, done: int, shown: Sequence[str]):
-        self._num_steps, self._done, self._shown = num_steps, done, shown
-        self._is_terminal = sys.stderr.isatty()
-        self._bar = tqdm.tqdm(
-            total=num_steps,
-            initial=done,
-            unit="update",
-            dynamic_ncols=True,
-            disable=not self._is_terminal,
-        )
-        self._start_s = time.monotonic()
-        self._next_line_s = self._start_s
-
-    def move(self, step: int, line: Mapping[str, Any]) -> None:
-        """Shows that `step` updates are done."""
-        shown = ", ".join(
-            _show(name, line[name]) for name in self._shown if name in line
-        )
-        if self._is_terminal:
-            self._bar.set_postfix_str(shown, refresh=False)
-            self._bar.update(step - self._bar.n)
-        elif time.monotonic() >= self._next_line_s or step == self._num_steps:
-            self._next_line_s = time.monotonic() + self._PAUSE_S
-            self._print(step, shown)
-
-    def close(self) -> None:
-        self._bar.close()
-
-    def _print(self, step: int, shown: str) -> None:
-        text = tqdm.tqdm.format_meter(
-            step,
-            self._num_steps,
-            time.monotonic() - self._start_s,
-            initial=self._done,
-            unit="update",
-            bar_format=self._LINE,
-            postfix=shown,
-        )
-        print(text, file=sys.stderr, flush=True)
-
-
-def _show(name: str, value: Any) -> str:
-    number = f"{value:.4g}" if isinstance(value, float) else value
-    return f"{name.rpartition('/')[2]} {number}"
 
 
 def is_first_process() -> bool:

@@ -125,9 +125,10 @@ class RunCheckpoints:
             if not progress.update and not progress.is_logged:
                 raise
             self.save(learner.state, progress)
-            raise Interrupted(
-                f"stopped after update {progress.update}, saved"
-            ) from stopped
+            where = f"stopped after update {progress.update}, saved"
+            if not progress.update:
+                where = "stopped before the first update was complete"
+            raise Interrupted(where) from stopped
         except ValueError:
             # Before the first update there is nothing to lose but an evaluation, which
             # may be what was wrong.

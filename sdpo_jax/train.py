@@ -29,6 +29,7 @@ from sdpo_jax import (
     metrics,
     provenance,
     run_folder,
+    screen,
     summary,
     tracker,
 )
@@ -72,6 +73,7 @@ def run(
         saved.
       Interrupted: if SIGTERM or Ctrl-C asked to stop; the state is saved.
     """
+    screen.show_log()
     validate(c)
     tracker.check(wandb_project)
     folder = pathlib.Path(workdir)
@@ -80,6 +82,12 @@ def run(
         if finished is not None:
             _log.info("%s is finished; nothing to do", folder)
             return finished
+        _log.info(
+            "%s: %d updates of %d attempts on %s, which begin with compiling; the "
+            "first one tells how long they take. Ctrl-C saves and stops",
+            *(folder, c.train.updates, c.rollout.questions * c.rollout.attempts),
+            c.model.path,
+        )
         with build(c, environment) as components, interrupt.on_signals() as stop:
             return _train(components, folder, stop.raise_if_set, wandb_project)
 
@@ -155,7 +163,11 @@ def _train(
                 check_stop()
             # Before the update: a loss that is not finite leaves its transcripts.
             log.write_attempts(progress.update + 1, records)
-            with timer("train"), checkpoints.refuse_not_finite(learner, progress):
+            with (
+                timer("train"),
+                screen.phase("training"),
+                checkpoints.refuse_not_finite(learner, progress),
+            ):
                 values |= learner.update(batch)
             known = choice.state.measured(pass_rates(c, graded))
             values |= choice.values

@@ -312,6 +312,16 @@ def test_every_answer_and_question_is_written(built, tmp_path):
     assert results["results"] == found and results["config"]["eval.attempts"] == 3
 
 
+def test_evaluation_shows_how_many_answers_there_are(built, capsys):
+    one, _ = built
+
+    evaluate.run(settings(), one.environment)
+
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert re.match(r"3/24 answers \[00:0.*, evaluating train, sampling 3/3", first)
+    assert last.startswith("24/24 answers [00:0")
+
+
 def test_answers_are_on_file_as_they_come(built, tmp_path):
     one, _ = built
     folder = tmp_path / "evaluation"

@@ -15,9 +15,10 @@ PACKAGES = ("sdpo_jax", "pallas_kernels")
 # Lowest first. A file imports from lower layers, or from its own folder.
 LAYERS = [
     ["pallas_kernels", "knobs"],
-    ["digests", "hub", "json_files", "manifest", "mathematics", "sweep_grid", "tables"]
-    + ["templates", "thinking"],
-    ["tracker", "config", "batch", "distributed", "teacher", "optimizer", "sandbox"],
+    ["compile_times", "digests", "hub", "json_files", "manifest", "mathematics"]
+    + ["sweep_grid", "tables", "templates", "thinking"],
+    ["batch", "config", "distributed", "optimizer", "sandbox", "screen", "teacher"]
+    + ["tracker"],
     ["metrics", "run_config", "run_folder", "interrupt", "questions"],
     ["model", "methods", "provenance", "envs", "reprompt", "data"],
     ["train_state", "inputs"],

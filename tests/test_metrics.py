@@ -1,4 +1,3 @@
-import io
 import json
 import math
 import pathlib
@@ -216,50 +215,6 @@ def test_resuming_keeps_the_old_curves_and_hides_the_later_steps(folder):
     steps = [e.step for e in events if e.summary.value]
     # Metrics and timings have an event each.
     assert steps == [0, 0, 1, 1, 2, 2, 3, 3, 2, 2]
-
-
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def test_a_terminal_gets_one_bar_with_time_left_and_the_chosen_numbers(
-    folder, monkeypatch
-):
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    log = metrics.RunLog(
-        folder, num_steps=8, resume_from=4, shown=["train/loss", "absent"]
-    )
-
-    log.write_metrics(6, {"train/loss": 0.123456, "train/other": 5.0})
-    log.close()
-
-    drawn = sys.stderr.getvalue()
-    assert "4/8" in drawn and "6/8" in drawn and "loss 0.1235" in drawn
-    assert "other" not in drawn
-
-
-def test_without_a_terminal_plain_lines_come_now_and_then(folder, capsys):
-    log = metrics.RunLog(folder, num_steps=50, shown=["train/loss"])
-
-    for step in range(1, 51):
-        log.write_metrics(step, {"train/loss": 0.25, "train/steps": step})
-    log.close()
-
-    first, last = capsys.readouterr().err.splitlines()
-    assert first.startswith("1/50 updates [") and first.endswith("loss 0.25]")
-    assert last.startswith("50/50 updates [") and "\r" not in first + last
-
-
-def test_the_time_left_counts_only_this_attempt(folder, capsys, monkeypatch):
-    log = metrics.RunLog(folder, num_steps=60, resume_from=40)
-    monkeypatch.setattr(log._progress, "_start_s", time.monotonic() - 100)
-
-    log.write_metrics(50, {})
-    log.close()
-
-    # Ten updates took 100 s, and ten are left.
-    assert "50/60 updates [01:40<01:40" in capsys.readouterr().err
 
 
 def test_only_the_first_process_writes(folder, monkeypatch):

@@ -82,6 +82,9 @@ def undisturbed(run_file, tmp_path_factory):
     assert status == 0, err
     summary = json.loads((folder / "summary.json").read_text())
     assert out == f"{describe(summary, folder)}\n"
+    told = err.splitlines()
+    assert any("20 updates of 64 attempts on" in line for line in told)
+    assert any(line.startswith("20/20 updates [") for line in told)
     return folder
 
 
@@ -255,6 +258,7 @@ def test_finished_run_is_printed_as_json_when_asked(run_file, undisturbed):
     assert json.loads(out) == json.loads((undisturbed / "summary.json").read_text())
 
 
+@pytest.mark.slow
 def test_run_is_evaluated_by_its_folder_alone(undisturbed, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(undisturbed, folder)
