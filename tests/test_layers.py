@@ -68,6 +68,7 @@ ONLY_IN = {
 }
 # Packages and files whose import pulls in no jax, directly or not.
 WITHOUT_JAX = [
+    "sdpo_jax.mathematics",
     "sdpo_jax.sandbox",
     "sdpo_jax.questions",
     "sdpo_jax.envs",

@@ -12,6 +12,7 @@ An answer is a tuple: its kind, then its parts.
 What is not understood completely is text, and equals only the same text.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Sequence
 
@@ -20,10 +21,8 @@ from sdpo_jax.mathematics.tokens import Token, is_plain, text_of, tokens_of
 
 Answer = tuple
 
-_OPENING, _CLOSING = (
-    frozenset(("(", "[", "{", "\\{")),
-    frozenset((")", "]", "}", "\\}")),
-)
+_OPENING = frozenset(("(", "[", "{", "\\{", "\\begin"))
+_CLOSING = frozenset((")", "]", "}", "\\}", "\\end"))
 SIGNS = frozenset(("=", "<", ">", "<=", ">=", "!=", "\\approx", "\\in", "\\notin"))
 _CONNECTED = ("and", "or")
 _INFINITY = ("value", ("constant", "infinity"), ())
@@ -32,7 +31,10 @@ _MINUS_INFINITY = ("value", ("product", trees.MINUS_ONE, _INFINITY[1]), ())
 
 def parse(text: str) -> Answer:
     """The answer that a text writes."""
-    return _Parser(is_plain(text)).answer(tokens_of(text))
+    tokens = tokens_of(text)
+    if _depth(tokens) > expression.MAX_DEPTH:
+        return ("text", text_of(tokens))
+    return _Parser(is_plain(text)).answer(tokens)
 
 
 class _Parser:
@@ -53,7 +55,9 @@ class _Parser:
     def _labelled(self, tokens: Sequence[Token]) -> Answer | None:
         r"""An option's letter with what the option says: \textbf{(C)} 12."""
         label, rest = tokens[:3], tokens[3:]
-        if not rest or not all(token.upright for token in label):
+        is_upright = all(token.upright for token in label)
+        # In italics, a letter in brackets is a factor, but not before a number.
+        if not rest or not (is_upright or rest[0].kind == "number"):
             return None
         if not re.fullmatch(r"\([A-J]\)", "".join(token.text for token in label)):
             return None
@@ -105,7 +109,7 @@ class _Parser:
     def _simple(self, tokens: Sequence[Token]) -> Answer:
         """A matrix, a set, a tuple, an interval, or a value with its unit."""
         texts = [token.text for token in tokens]
-        if texts == ["\\mathbb{R}"]:
+        if texts == ["\\mathbb{R}"] or " ".join(texts) == "all real numbers":
             return ("tuple", "()", [_MINUS_INFINITY, _INFINITY])
         if texts in (["\\emptyset"], ["\\{", "\\}"]):
             return ("set", [])
@@ -133,7 +137,8 @@ class _Parser:
         except (expression.UnclearError, RecursionError):
             return ("text", text_of(tokens))
         # An angle in degrees is no argument of a function: \sin 30^\circ.
-        if unit == units.DEGREE and trees.contains(tree, "call"):
+        parts = [("call",), ("constant", "pi")]
+        if unit == units.DEGREE and any(trees.contains(tree, *x) for x in parts):
             return ("text", text_of(tokens))
         return ("value", tree, unit)
 
@@ -172,17 +177,21 @@ class _Parser:
 
     def _matrix(self, tokens: Sequence[Token]) -> Answer:
         whole = " ".join(token.text for token in tokens)
+        # A system of equations is a list of them.
         match = _MATRIX.fullmatch(whole)
         if not match:
             return ("text", text_of(tokens))
         inside = tokens[match[2].count(" ") + 4 : -4]
         rows = _split(inside, lambda token: token.text == "\\\\")
+        if match[1] == "cases" and "&" not in whole:
+            return _joined("list", [self._piece(row) for row in rows if row])
         cells = [_split(row, lambda token: token.text == "&") for row in rows if row]
         return ("matrix", [[self._piece(cell) for cell in row] for row in cells])
 
 
 _MATRIX = re.compile(
-    r"\\begin \{ ([pb]?matrix|array) \}((?: \{ [clr|]+ \})?) .* \\end \{ \1 \}"
+    r"\\begin \{ ([pb]?matrix|smallmatrix|array|cases) \}((?: \{ [clr|]+ \})?) .*"
+    r" \\end \{ \1 \}"
 )
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
 
@@ -199,6 +208,12 @@ def is_equation(relation: Answer) -> bool:
 
 def _is_connection(token: Token) -> bool:
     return token.kind == "letters" and token.text.casefold() in _CONNECTED
+
+
+def _depth(tokens: Sequence[Token]) -> int:
+    """How many brackets are open at most."""
+    steps = ((t.text in _OPENING) - (t.text in _CLOSING) for t in tokens)
+    return max(itertools.accumulate(steps), default=0)
 
 
 def _joined(kind: str, members: list[Answer]) -> Answer:

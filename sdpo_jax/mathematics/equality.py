@@ -7,10 +7,10 @@ fractions, and nothing is rounded. All other answers are compared as text.
 
 import re
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 
 from sdpo_jax.mathematics import answers, results, trees, units, values
 from sdpo_jax.mathematics.answers import Answer, flipped
+from sdpo_jax.mathematics.names import order
 from sdpo_jax.mathematics.tokens import text_of, tokens_of
 
 
@@ -57,7 +57,7 @@ def _same_values(a: Answer, b: Answer) -> bool:
         )
         if unit and other:
             return False
-        hundredth = ("quotient", percentage, ("number", Fraction(100)))
+        hundredth = units.fraction(percentage, units.PERCENT)
         # 50 % equals 0.5, and also 50 where the question asks for a percentage.
         is_one = number[0] == "number" and number[1] > 1
         return values.same(number, hundredth) or is_one and values.same(first, second)
@@ -136,7 +136,8 @@ def _same_assigned(a: Answer, b: Answer) -> bool | None:
     names, point = (first, b) if first else (second, a)
     if point[:2] != ("tuple", "()") or len(names) != len(point[2]):
         return None
-    return all(_same(names[x], y) for x, y in zip(sorted(names), point[2], strict=True))
+    in_order = zip(sorted(names, key=order), point[2], strict=True)
+    return all(_same(names[name], member) for name, member in in_order)
 
 
 def _same_relations(a: Answer, b: Answer) -> bool:

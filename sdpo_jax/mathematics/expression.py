@@ -24,6 +24,7 @@ _INVERSE = {name: f"arc{name}" for name in ("sin", "cos", "tan", "cot", "sec", "
 _FUNCTIONS = frozenset(
     [*_INVERSE, *_INVERSE.values(), "ln", "exp", "sinh", "cosh", "tanh", "log"]
 )
+_SCALES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _OF_MANY = frozenset(("gcd", "lcm", "max", "min"))
 # Commands that make a name of what they stand over or before.
 _NAMING = frozenset(
@@ -32,7 +33,7 @@ _NAMING = frozenset(
 )
 _CLOSING = {"(": ")", "{": "}", "|": "|", "\\lfloor": "\\rfloor", "\\lceil": "\\rceil"}
 _ENDS = ("+", "-", ")", "]", "}", "|", "\\rfloor", "\\rceil", "")
-_MAX_DEPTH = 40  # Of brackets, fractions and roots within each other.
+MAX_DEPTH = 40  # Of brackets, fractions and roots within each other.
 _END = Token("end", "")
 
 
@@ -61,6 +62,7 @@ class _Reader:
 
     def __init__(self, tokens: list[Token], plain: bool):
         self._left, self._plain, self._depth = tokens[::-1], plain, 0
+        self._before = _END
         # How many bars are open: the next one closes the last of them.
         self._bars = 0
 
@@ -68,7 +70,8 @@ class _Reader:
         return self._left[-1] if self._left else _END
 
     def _take(self) -> Token:
-        return self._left.pop() if self._left else _END
+        self._before = self._left.pop() if self._left else _END
+        return self._before
 
     def _is(self, *texts: str) -> bool:
         return self._next().kind != "letters" and self._next().text in texts
@@ -107,8 +110,9 @@ class _Reader:
                 self._take()
                 tree, over = ("quotient", tree, self._signed()), True
             elif self._starts_factor():
-                # 1/2x is unclear, and so is x2.
-                if over or self._next().kind == "number":
+                # 1/2x is unclear, and so is x2, but 3!4! is not.
+                is_number = self._next().kind == "number"
+                if over or (is_number and self._before.text != "!"):
                     raise UnclearError("a factor without a sign of multiplication")
                 tree = joined("product", [tree, self._power()])
             else:
@@ -176,7 +180,7 @@ class _Reader:
 
     def _atom(self) -> Tree:
         self._depth += 1
-        if self._depth > _MAX_DEPTH:
+        if self._depth > MAX_DEPTH:
             raise UnclearError("too many brackets")
         token = self._take()
         if token.kind == "number":
@@ -213,6 +217,9 @@ class _Reader:
             self._take()
             return ("symbol", f"{token.text} in base {text_of(self._group())}")
         tree = number(token.text)
+        if self._next().kind == "letters" and self._next().text in _SCALES:
+            scale = number(f"1E{_SCALES[self._take().text]}")
+            return joined("product", [tree, scale])
         if not token.text.isdigit():
             return tree
         part = self._part_of_mixed()

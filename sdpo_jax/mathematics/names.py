@@ -32,19 +32,24 @@ _GREEK = (
     r"\\(?:alpha|beta|gamma|delta|epsilon|theta|lambda|mu|nu|rho|sigma|tau|phi|psi|omega"
     r"|kappa|xi|eta|ell|Delta|Omega|Gamma|Phi|Psi|Sigma|Theta|Lambda)"
 )
-_ONE = rf"(?:[A-Za-z]|[A-Z]{{2,6}}|{_GREEK}){_AFTER}"
+_ONE = rf"(?:[A-Z]{{2,6}}|[A-Za-z]|{_GREEK}){_AFTER}"
 _OVER = (
     r"\\(?:overline|vec|hat|tilde|overrightarrow|overleftrightarrow|underline|mathbf)"
     r" (?:\{ [^{}]* \}|[A-Za-z]+)"
 )
 _ANGLE = r"(?:m )?\\(?:angle|measuredangle|triangle) (?:\{ )?[A-Za-z0-9]+(?: \})?"
 _MEASURED = rf"\[ (?:\\triangle )?[A-Z]{{2,6}} \]|\| (?:[A-Z]{{1,6}}|z|{_OVER}) \|"
+_MEASURED += rf"|\\\| (?:[A-Za-z]|{_OVER}) \\\|"
 _INSIDE = r"(?:[^()\[\]]|[(\[][^()\[\]]*[)\]])*"
 # Letters that name functions stand before any argument, others before one letter.
+_FUNCTION = (
+    r"(?:[A-Zfgh]|\\(?:phi|psi|Gamma|Phi|Pr|mathbb\{[A-Z]\}|det|dim|deg)|[A-Z][a-z]+"
+    r"|(?!(?:sqrt|log|exp|abs|arc...|sin|cos|tan|cot|sec|csc|floor|ceil) )[a-z]{3,})"
+)
 _APPLIED = (
-    rf"(?:[A-Zfgh]|\\(?:phi|psi|Gamma|Phi|Pr|mathbb\{{[A-Z]\}}|det|dim|deg|operatorname)"
-    rf"|[A-Z][a-z]+|[a-z]{{3,}}){_AFTER}(?: \^ \{{ - 1 \}})? [(\[] {_INSIDE} [)\]]"
-    rf"|{_ONE} \( [A-Za-z0-9]+ \)|\\(?:Pr|gcd|max|min|det) \( {_INSIDE} \)"
+    rf"{_FUNCTION}{_AFTER}(?: \^ \{{ - 1 \}})? [(\[] {_INSIDE} [)\]]"
+    rf"|{_ONE} \( [A-Za-z0-9]+(?: , [A-Za-z0-9]+)* \)"
+    rf"|\\(?:gcd|max|min) \( {_INSIDE} \)"
 )
 _ANGLES = rf"(?:\d )?(?:{_ANGLE}|[A-Z]{{1,3}}|{_GREEK})"
 _OF_ANGLE = (
@@ -66,13 +71,15 @@ _COMPUTED = re.compile(
     r"|.* \.\.\. .*"
 )
 _COORDINATES = re.compile(rf"\( {_ONE}(?: , {_ONE})+ \)")
-# Words that turn what is said of a result into its contrary, or blur it.
+# Words that turn what is said of a result into its contrary, or blur it; and functions,
+# since sqrt(x)=3 names nothing.
 _DENYING = frozenset(
     """
 not no never neither nor none cannot isn aren doesn except other otherwise than wrong
 incorrect false least most about approximately roughly nearly almost more less greater
 smaller fewer over under above below without unless if or and either maybe minus
-negative opposite reciprocal inverse twice half double
+negative opposite reciprocal inverse twice half double sqrt log exp abs sin cos tan cot
+sec csc floor ceil arcsin arccos arctan factorial
 """.split()
 )
 
@@ -86,7 +93,7 @@ def side_of(tokens: Sequence[Token]) -> Side:
     if _COORDINATES.fullmatch(text):
         letters = re.findall(_ONE, text)
         # (y, x) = (1, 2) is another point than (x, y) = (1, 2).
-        kind = "name" if letters == sorted(letters, key=_order) else ""
+        kind = "name" if letters == sorted(letters, key=order) else ""
         return Side(kind, key, coordinates=tuple(x.replace(" ", "") for x in letters))
     letters = re.findall(_NAME, text)
     if re.fullmatch(f"{_JOINED}|{_QUOTIENT}", text) and len(set(letters)) == len(
@@ -107,7 +114,8 @@ def _spelled(tokens: Sequence[Token]) -> list[str]:
     return found
 
 
-def _order(name: str) -> tuple[bool, str]:
+def order(name: str) -> tuple[bool, str]:
+    """The key that sorts the names of coordinates: Greek letters come last."""
     return name.startswith("\\"), name
 
 

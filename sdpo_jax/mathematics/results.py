@@ -63,7 +63,11 @@ def _rounded(relation: Answer) -> list[Answer]:
 def _last(sides: _Sides, strict: bool) -> list[Answer]:
     """The last side of a chain of equations, where the others name or compute it."""
     *rest, (result, side) = sides
-    if side.kind == "name" and result[0] in ("value", "text"):
+    if (
+        side.kind == "name"
+        and result[0] in ("value", "text")
+        and not _is_closed(result)
+    ):
         # 5 = x: the result stands first.
         is_named = len(rest) == 1 and not rest[0][1].kind and _is_closed(rest[0][0])
         return [rest[0][0]] if is_named else []
@@ -103,6 +107,8 @@ def _is_computed(answer: Answer) -> bool:
 def _agree(a: Answer, b: Answer) -> bool:
     if a[0] != "value" or b[0] != "value":
         return a == b
+    if units.PERCENT in (a[2], b[2]):
+        return values.same(*(units.fraction(*x[1:]) for x in (a, b)))
     return values.same(a[1], b[1]) and (not a[2] or not b[2] or units.agree(a[2], b[2]))
 
 
@@ -136,12 +142,13 @@ def _rounds_to(exact: Answer, rounded: Answer, side: Side) -> bool:
     digits = re.match(r"-?\d*\.?(\d*)", side.key)
     if exact[0] != "value" or rounded[0] != "value" or rounded[1][0] != "number":
         return False
+    is_percentage = rounded[2] == units.PERCENT != exact[2]
+    if exact[2] and rounded[2] and not units.agree(exact[2], rounded[2]):
+        return False
     value = values.approximation(exact[1])
     if value is None or not value.is_real or not _is_closed(exact):
         return False
-    if exact[2] and rounded[2] and not units.agree(exact[2], rounded[2]):
-        return False
-    step = 10.0 ** -len(digits[1])
-    excess = abs(float(value)) - abs(float(rounded[1][1]))
-    same_sign = float(value) * float(rounded[1][1]) >= 0
-    return same_sign and -0.5 * step <= excess < step
+    found = float(value) * (100 if is_percentage else 1)
+    written, step = float(rounded[1][1]), 10.0 ** -len(digits[1])
+    excess = abs(found) - abs(written)
+    return found * written >= 0 and -0.5 * step <= excess < step

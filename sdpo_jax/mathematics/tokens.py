@@ -36,7 +36,7 @@ _STYLE = (
 _SPACE = r"\s+|~|\\[,;: ]|\\(?:quad|qquad|thinspace)(?![a-zA-Z])"
 _NOTHING = (
     r"\\!|\\(?:left|right)\s*\.|\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle"
-    r"|limits)(?![a-zA-Z])"
+    r"|limits|therefore)(?![a-zA-Z])"
 )
 
 
@@ -84,6 +84,8 @@ _SAME = {
     "\\ne": "!=",
     "\\neq": "!=",
     "\\approx": "\\approx",
+    "\\simeq": "\\approx",
+    "\\thickapprox": "\\approx",
     "\\in": "\\in",
     "\\notin": "\\notin",
     "\\cup": "\\cup",

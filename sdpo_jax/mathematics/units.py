@@ -3,6 +3,7 @@
 import re
 from collections.abc import Sequence
 
+from sdpo_jax.mathematics import trees
 from sdpo_jax.mathematics.tokens import Token
 
 # A unit per line: the name that stands for it, then its other spellings.
@@ -113,6 +114,11 @@ def agree(a: Unit, b: Unit) -> bool:
     return second.endswith(f" {first}")
 
 
+def fraction(tree: trees.Tree, unit: Unit) -> trees.Tree:
+    """A value in percent as a fraction of one; any other value as it is."""
+    return ("quotient", tree, trees.number("100")) if unit == PERCENT else tree
+
+
 def without_unit(tokens: Sequence[Token]) -> tuple[list[Token], Unit]:
     """The tokens of a value and its unit; the unit is () where there is none."""
     tokens = list(tokens)
@@ -125,8 +131,8 @@ def without_unit(tokens: Sequence[Token]) -> tuple[list[Token], Unit]:
     for tail, unit in _TAILS:
         if len(texts) > len(tail) and texts[-len(tail) :] == tail:
             return tokens[: -len(tail)], unit
-    if _is_ordinal(texts[-4:]):
-        return tokens[: -1 if texts[-1] != "}" else -3], (("ordinal", 1),)
+    if _is_ordinal(texts[-5:]):
+        return tokens[: -1 if texts[-1] != "}" else -4], (("ordinal", 1),)
     for start in range(1, len(tokens)):
         if _may_start(tokens[start - 1], tokens[start]):
             unit = _unit(tokens[start:])
@@ -135,13 +141,10 @@ def without_unit(tokens: Sequence[Token]) -> tuple[list[Token], Unit]:
     return tokens, ()
 
 
-_CIRCLE = [["^", "\\circ"], ["^", "{", "\\circ", "}"]]
+_CIRCLE = [["^", "\\circ"], ["^", "{", "\\circ", "}"], ["\\circ"]]
 _TAILS = [(circle, DEGREE) for circle in _CIRCLE]
-_TAILS += [
-    ([*circle, letter], (("degree", 1), (letter, 1)))
-    for circle in _CIRCLE
-    for letter in "CF"
-]
+# Of temperature.
+_TAILS += [([*circle, x], ((x, 1), ("degree", 1))) for circle in _CIRCLE for x in "CF"]
 
 
 def _is_ordinal(texts: Sequence[str]) -> bool:
@@ -211,7 +214,10 @@ def _counted(words: Sequence[str], is_one: bool) -> dict[str, int]:
     singular = _singular(noun)
     if len(words) > 3 or min(map(len, words)) < 3 or (singular == noun and not is_one):
         return {}
-    if _NO_NOUNS.intersection([*words, singular, noun.removesuffix("s")]):
+    # Ordered pairs are counted, where a pair alone may be of what is counted.
+    allowed = {"pair", "triple"} if adjectives == ["ordered"] else set()
+    named = {*words, singular, noun.removesuffix("s")} - allowed
+    if named & _NO_NOUNS:
         return {}
     if any(word in _UNITS or not word.isalpha() for word in adjectives):
         return {}
