@@ -7,6 +7,7 @@ does not answer within seconds counts as absent, and only their caches are read.
 import contextlib
 import functools
 import json
+import os
 import pathlib
 import re
 import threading
@@ -43,6 +44,18 @@ def model(name: str, *patterns: str) -> pathlib.Path:
             f"let us download ({absence() or f'{type(error).__name__}: {said}'})"
         ) from error
     return pathlib.Path(folder)
+
+
+def check_path(path: str) -> None:
+    """Refuse what can be neither a local checkpoint nor a model of the hub.
+
+    Raises:
+      ValueError: see `refuse_run_folder` and `check_name`.
+    """
+    if os.path.isdir(path):
+        refuse_run_folder(pathlib.Path(path))
+    else:
+        check_name(path, "model")
 
 
 def check_name(name: str, what: str) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from sdpo_jax import config, envs, run_file
+from sdpo_jax import config, envs, hub, run_file
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="A run file.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run folder; runs/<config> if unset.")
@@ -105,6 +105,7 @@ def _parse(argv: Sequence[str]) -> ConfigDict:
     run_file.check_overrides(argv, _JOB.value)
     config.validate(_CONFIG.value)
     envs.validate(_CONFIG.value)
+    hub.check_path(_CONFIG.value.model.path)
     return _CONFIG.value
 
 

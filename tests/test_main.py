@@ -112,6 +112,10 @@ MISTAKES = {
         [RUN_FILE, "--job=evaluate", "--config.train.updates=3"],
         "--config.train.updates is not read by --job=evaluate; leave it out",
     ),
+    "a folder that is not there as model": (
+        [RUN_FILE, "--config.model.path=runs/no/such"],
+        "'runs/no/such': there is no such folder, and a model of the Hugging Face hub",
+    ),
     "an unknown flag": ([RUN_FILE, "--workdri=x"], "Unknown command line flag 'workd"),
     "an unknown job": (
         [RUN_FILE, "--job=trian"],
