@@ -102,7 +102,7 @@ def _parse(argv: Sequence[str]) -> ConfigDict:
                 f"--{name} is not read by --job={_JOB.value}, only by "
                 f"--job={' and '.join(jobs)}; leave it out"
             )
-    run_file.check_overrides(argv, _JOB.value)
+    run_file.check_overrides(argv, _JOB.value, _CONFIG.value.method)
     config.validate(_CONFIG.value)
     envs.validate(_CONFIG.value)
     hub.check_path(_CONFIG.value.model.path)
