@@ -15,10 +15,11 @@ from collections.abc import Iterator
 from typing import Any
 
 # Until the hub counts as absent; resolving its name may take as long as connecting.
-_WAIT_S = 4.0
+_WAIT_S = 6.0
 # OWNER/NAME, or a name alone for what is older than owners.
 _ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _OFFLINE = "HF_HUB_OFFLINE"
+_ASKING = threading.Lock()
 
 
 def model(name: str, *patterns: str) -> pathlib.Path:
@@ -142,9 +143,27 @@ def absence() -> str:
     )
 
 
-@functools.cache
+def ask_early(model: str, *sources: str) -> None:
+    """Ask in the background if the hub is absent, where a run may need it.
+
+    So the wait for a hub that does not answer passes while JAX is loaded.
+
+    Args:
+      model: the config's `model.path`.
+      sources: of questions, as in the config's `env`.
+    """
+    if not os.path.isdir(model) or any(text.startswith("hf:") for text in sources):
+        threading.Thread(target=is_absent, daemon=True).start()
+
+
 def is_absent() -> bool:
     """Whether the hub does not answer when it is asked, once per process."""
+    with _ASKING:
+        return _is_absent()
+
+
+@functools.cache
+def _is_absent() -> bool:
     import huggingface_hub
     from huggingface_hub import constants
 

@@ -106,6 +106,8 @@ def _parse(argv: Sequence[str]) -> ConfigDict:
     config.validate(_CONFIG.value)
     envs.validate(_CONFIG.value)
     hub.check_path(_CONFIG.value.model.path)
+    sources = [_CONFIG.value.env[split] for split in config.SPLITS]
+    hub.ask_early(_CONFIG.value.model.path, *sources)
     return _CONFIG.value
 
 
