@@ -7,6 +7,7 @@ does not answer within seconds counts as absent, and only their caches are read.
 import contextlib
 import functools
 import json
+import os
 import pathlib
 import re
 import threading
@@ -14,10 +15,11 @@ from collections.abc import Iterator
 from typing import Any
 
 # Until the hub counts as absent; resolving its name may take as long as connecting.
-_WAIT_S = 4.0
+_WAIT_S = 6.0
 # OWNER/NAME, or a name alone for what is older than owners.
 _ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _OFFLINE = "HF_HUB_OFFLINE"
+_ASKING = threading.Lock()
 
 
 def model(name: str, *patterns: str) -> pathlib.Path:
@@ -58,6 +60,18 @@ def dataset_commit(name: str, revision: str | None) -> str:
 
     ask = huggingface_hub.HfApi().dataset_info
     return ask(name, revision=revision, timeout=_WAIT_S).sha
+
+
+def check_path(path: str) -> None:
+    """Refuse what can be neither a local checkpoint nor a model of the hub.
+
+    Raises:
+      ValueError: see `refuse_run_folder` and `check_name`.
+    """
+    if os.path.isdir(path):
+        refuse_run_folder(pathlib.Path(path))
+    else:
+        check_name(path, "model")
 
 
 def check_name(name: str, what: str) -> None:
@@ -144,9 +158,27 @@ def absence() -> str:
     )
 
 
-@functools.cache
+def ask_early(model: str, *sources: str) -> None:
+    """Ask in the background if the hub is absent, where a run may need it.
+
+    So the wait for a hub that does not answer passes while JAX is loaded.
+
+    Args:
+      model: the config's `model.path`.
+      sources: of questions, as in the config's `env`.
+    """
+    if not os.path.isdir(model) or any(text.startswith("hf:") for text in sources):
+        threading.Thread(target=is_absent, daemon=True).start()
+
+
 def is_absent() -> bool:
     """Whether the hub does not answer when it is asked, once per process."""
+    with _ASKING:
+        return _is_absent()
+
+
+@functools.cache
+def _is_absent() -> bool:
     import huggingface_hub
     from huggingface_hub import constants
 

@@ -66,13 +66,18 @@ def _is_run(folder: pathlib.Path) -> bool:
     return True
 
 
-def check_overrides(argv: Sequence[str], job: str) -> None:
-    """Refuse --config.FIELD where the job would ignore it.
+def check_overrides(argv: Sequence[str], job: str, method: str) -> None:
+    """Refuse --config.FIELD where the job or the config's method would ignore it.
 
     Raises:
-      ValueError: names the flag and the job.
+      ValueError: names the flag, and the job or the method.
     """
     for field in re.findall(r"^--?config\.([\w.]+)", "\n".join(argv), re.MULTILINE):
+        group = field.partition(".")[0]
+        if group in config.METHODS and group != method:
+            raise ValueError(
+                f"--config.{field} is not read with method={method}; leave it out"
+            )
         for unread in _UNREAD.get(job, ()):
             if not f"{field}.".startswith(f"{unread}."):
                 continue

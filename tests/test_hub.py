@@ -23,9 +23,9 @@ ROOT = pathlib.Path(__file__).parents[1]
 @pytest.fixture
 def asked():
     """Forgets the answer that this process had from the hub, before and after."""
-    hub.is_absent.cache_clear()
+    hub._is_absent.cache_clear()
     yield
-    hub.is_absent.cache_clear()
+    hub._is_absent.cache_clear()
 
 
 @pytest.fixture
@@ -69,6 +69,23 @@ def test_hub_that_never_answers_is_absent_after_seconds(asked, listening, monkey
     assert hub.is_absent() and hub.is_absent()
 
     assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize(
+    "model, sources, asks",
+    [
+        ("Qwen/Qwen3-0.6B", ("a.jsonl", ""), True),
+        (".", ("a.jsonl", "hf:some/set?split=train"), True),
+        (".", ("a.jsonl", "share:0.1", ""), False),
+    ],
+)
+def test_hub_is_asked_early_where_a_run_may_need_it(model, sources, asks, monkeypatch):
+    asked = threading.Event()
+    monkeypatch.setattr(hub, "is_absent", asked.set)
+
+    hub.ask_early(model, *sources)
+
+    assert asked.wait(5 if asks else 0.1) is asks
 
 
 def test_hub_that_the_user_switched_off_is_not_asked(asked, monkeypatch):

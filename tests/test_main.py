@@ -120,6 +120,10 @@ MISTAKES = {
         [RUN_FILE, "--job=evaluate", "--config.train.updates=3"],
         "--config.train.updates is not read by --job=evaluate; leave it out",
     ),
+    "a folder that is not there as model": (
+        [RUN_FILE, "--config.model.path=runs/no/such"],
+        "'runs/no/such': there is no such folder, and a model of the Hugging Face hub",
+    ),
     "an unknown flag": ([RUN_FILE, "--workdri=x"], "Unknown command line flag 'workd"),
     "an unknown job": (
         [RUN_FILE, "--job=trian"],
@@ -220,14 +224,16 @@ def test_run_folder_as_run_file_is_told_what_reads_it(tmp_path):
 @pytest.mark.parametrize(
     "job, fields",
     [
-        ("train", ["train.updates", "eval.top_p"]),
+        ("train", ["train.updates", "eval.top_p", "sdpo.top_k", "reprompt.template"]),
         ("evaluate", ["eval.top_p", "rollout.max_prompt", "reprompt.success_score"]),
         ("evaluate", ["env.train", "sdpo.top_k", "model.path", "mesh.data", "seed"]),
         ("export", ["model.path", "mesh.fsdp", "lora.rank", "teacher.mode", "method"]),
     ],
 )
 def test_fields_that_a_job_reads_may_be_given(job, fields):
-    run_file.check_overrides(["main", *(f"--config.{f}=1" for f in fields)], job)
+    run_file.check_overrides(
+        ["main", *(f"--config.{f}=1" for f in fields)], job, "sdpo"
+    )
 
 
 @pytest.mark.parametrize(
@@ -242,12 +248,17 @@ def test_fields_that_a_job_reads_may_be_given(job, fields):
         ("evaluate", ["-config.curriculum.min_pass_rate=0"], "read by --job=evaluate;"),
         ("export", ["--config.seed=1"], "--config.seed is not read by --job=export; l"),
         ("export", ["--config.grpo.clip_low=1"], "--config.grpo.clip_low is not read"),
+        (
+            "train",
+            ["--config.sdpo.top_k=1"],
+            "sdpo.top_k is not read with method=grpo;",
+        ),
         ("export", ["--config.env.judge.url", "x"], "--config.env.judge.url is not r"),
     ],
 )
 def test_fields_that_a_job_ignores_are_refused(job, arguments, told):
     with pytest.raises(ValueError) as raised:
-        run_file.check_overrides(["main", "--config=run.py", *arguments], job)
+        run_file.check_overrides(["main", "--config=run.py", *arguments], job, "grpo")
     assert told in str(raised.value)
 
 

@@ -86,8 +86,8 @@ def load(
 
 def directory_of(path: str | os.PathLike, *patterns: str) -> pathlib.Path:
     """The checkpoint's directory; from the hub, with files of these patterns only."""
+    hub.check_path(str(path))
     if os.path.isdir(path):
-        hub.refuse_run_folder(pathlib.Path(path))
         return pathlib.Path(path)
     if os.path.isfile(path):
         remedy = (

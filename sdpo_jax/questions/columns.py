@@ -24,6 +24,8 @@ _NAMES = ("uid", "idx")
 _LIKE_PROMPT = ("question", "problem", "instruction", "query", "input", "text")
 # Messages that a table holds as text, in JSON or as Python shows them.
 _MESSAGES = re.compile(r"""\s*(?:array\()?\[\s*\{\s*["'](?:role|content)["']""")
+# What the prompts of TRL's and verl's data sets may hold in addition.
+_NOT_TEXT = ("images", "videos")
 # Columns of objects, which a table of text holds as JSON.
 _OBJECTS = ("rule", "reward_model")
 # What tasks call the ground truth of a question.
@@ -100,6 +102,10 @@ def prompt_and_system(row: Row, where: str) -> tuple[str, str]:
     Raises:
       ValueError: if there is no prompt, or its messages are no single question.
     """
+    if seen := [name for name in _NOT_TEXT if row.get(name)]:
+        raise ValueError(
+            f"{where}, field {seen[0]}: a question is text alone; leave out such rows"
+        )
     name = "prompt" if row.get("messages") is None or "prompt" in row else "messages"
     given = _decoded(row.get(name), f"{where}, field {name}")
     system = row.get("system") or ""
@@ -194,7 +200,7 @@ def with_ground_truth(row: Row, where: str) -> tuple[Row, str]:
     if isinstance(row.get("reward_model"), Mapping):
         name = "reward_model.ground_truth"
         truth = row["reward_model"].get("ground_truth")
-    for text in (*_GROUND_TRUTH, "solution"):
+    for text in _GROUND_TRUTH:
         if isinstance(row.get(text), str):
             _check_encodable(row[text], f"{where}, field {text}")
     added = [other for other in _GROUND_TRUTH if row.get(other) is None]

@@ -18,6 +18,7 @@ from typing import Any
 
 from sdpo_jax.questions import (
     boxed,
+    files,
     livecodebench,
     openthoughts,
     options,
@@ -217,6 +218,8 @@ def _skipping_malformed(
             converted = convert(row)
         except ValueError as error:
             raise SkippedRow(f"{where}: {error}") from error
+        if files.lone_surrogate(converted["prompt"]):
+            raise SkippedRow(f"{where}: the prompt holds half a surrogate pair")
         # A dataset may contain a problem twice, with one uid. A row without a uid is
         # named by its index instead.
         return [{name: value for name, value in converted.items() if name != "uid"}]

@@ -96,6 +96,7 @@ def test_names_are_text_or_whole_numbers(tmp_path, uid):
         ({"prompt": "[1] role, content {x}"}, ("[1] role, content {x}", "")),
         ({"prompt": "[1, 2]"}, ("[1, 2]", "")),
         ({"prompt": "?", "messages": [user("no")]}, ("?", "")),
+        ({"prompt": "?", "images": [], "videos": None}, ("?", "")),
     ],
 )
 def test_prompts_are_text_or_messages(tmp_path, fields, expected):
@@ -154,6 +155,7 @@ ONE = (
             "field prompt: character 3 is U+D83D, half of a surrogate pair, which no",
         ),
         ({"prompt": [user("\udc00")]}, "field prompt: character 1 is U+DC00, half of"),
+        ({"prompt": "?", "images": [{"bytes": "x"}]}, "field images: a question is te"),
         ({"prompt": "?", "system": "\udfff"}, "field system: character 1 is U+DFFF"),
     ],
 )

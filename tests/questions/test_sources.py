@@ -95,7 +95,8 @@ def test_file_is_converted_filtered_and_its_rows_are_counted(tmp_path, caplog):
 
 def test_skipped_rows_are_logged_in_one_line(tmp_path, caplog):
     solved = {"problem": "3+4?", "solution": "It is 7."}
-    file = write(tmp_path / "rows.jsonl", solved, {"problem": ""}, solved, {"a": "b"})
+    half = solved | {"problem": "\ud83d?"}
+    file = write(tmp_path / "rows.jsonl", solved, {"problem": ""}, solved, half)
     source = f"{file}?convert=siyanzhao/Openthoughts_math_30k_opsd"
 
     questions = load(source)
