@@ -112,7 +112,8 @@ def _told(change: Change) -> dict[str, int]:
     if change.mostly_lost:
         _log.warning(
             "%s: most of what training changed is rounded away, and these files are "
-            "close to the base model; export with --export_dtype=float32",
+            "close to the base model; export with --export_dtype=float32, and load "
+            "the files in float32",
             change.summary,
         )
     else:

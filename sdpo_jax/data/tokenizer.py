@@ -5,11 +5,15 @@ import os
 import pathlib
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from sdpo_jax import hub, thinking
 from sdpo_jax.data import stop_tokens
 
 _log = logging.getLogger(__name__)
+# Llama 3.2's template writes today's date unless it is given one, so a run's prompts
+# would change from one day to the next. This is the one that Llama 3.1's always writes.
+_DATE = "26 Jul 2024"
 
 # All of a checkpoint but its weights.
 _FILES = ("*.json", "*.jinja", "*.txt", "tokenizer.model")
@@ -99,9 +103,7 @@ class Tokenizer:
             {"role": "assistant", "content": answer},
         ]
         try:
-            text = self._tokenizer.apply_chat_template(
-                messages, tokenize=False, enable_thinking=self._enable_thinking
-            )
+            text = self._lay_out(messages, tokenize=False)
         except (jinja2.TemplateError, TypeError):
             return ""  # It cannot write such a dialogue, so it says nothing of one.
         _, found, after = text.rpartition(answer)
@@ -115,11 +117,15 @@ class Tokenizer:
         """
         messages = [{"role": "system", "content": system}] if system else []
         messages.append({"role": "user", "content": user})
+        return self._lay_out(messages, add_generation_prompt=True, return_dict=False)
+
+    def _lay_out(self, messages: list[dict[str, str]], **options: Any) -> Any:
+        """Messages as the chat template writes them."""
         return self._tokenizer.apply_chat_template(
             messages,
-            add_generation_prompt=True,
-            return_dict=False,
             enable_thinking=self._enable_thinking,
+            date_string=_DATE,
+            **options,
         )
 
     def encode(self, text: str) -> list[int]:

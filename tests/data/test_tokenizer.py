@@ -124,6 +124,16 @@ def test_thinking_is_switched_where_the_template_can(tmp_path):
     assert plain.encode_chat("", "hello") == plain.encode("hello")
 
 
+def test_date_in_the_template_of_llama_is_the_same_every_day(tmp_path):
+    template = """\
+{%- if not date_string is defined %}
+    {%- set date_string = strftime_now("%d %b %Y") %}
+{%- endif %}
+{{- date_string }}"""
+    tokenizer = Tokenizer(write(tmp_path, unigram(), chat_template=template))
+    assert tokenizer.decode(tokenizer.encode_chat("", "hello")) == "26 Jul 2024"
+
+
 OPENS = CHATML.replace("</think>\\n\\n", "").replace("not enable", "enable")
 
 

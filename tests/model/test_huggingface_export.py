@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from sdpo_jax import distributed
-from sdpo_jax.model import decoder, families, huggingface_export
+from sdpo_jax.model import change, decoder, families, huggingface_export
 from tests.model.checkpoints import ALL, TIED, UNTIED, WEIGHTS, assert_same_bits, load
 
 
@@ -47,6 +47,38 @@ def test_bfloat16_checkpoint_is_read_and_written(tmp_path):
     assert_same_bits(load(tmp_path / "out", dtype=jnp.bfloat16)[1], rounded)
     wide = jax.tree.map(lambda x: x.astype(jnp.float32), rounded)
     assert_same_bits(load(tmp_path / "out")[1], wide)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_comparison_with_the_source_changes_no_bit_of_the_files(tmp_path, dtype):
+    arch, params = load(UNTIED)
+    params = jax.tree.map(lambda x: x * jnp.float32(1.003), params)
+
+    for name, compare in (("alone", False), ("compared", True)):
+        told = huggingface_export.save(
+            tmp_path / name, arch, params, source=UNTIED, dtype=dtype, compare=compare
+        )
+        assert (told is None) == (not compare)
+
+    files = [(tmp_path / name / WEIGHTS).read_bytes() for name in ("alone", "compared")]
+    assert files[0] == files[1]
+    assert told.weights == sum(x.size for x in jax.tree.leaves(params))
+    assert 0 < told.kept <= told.changed
+
+
+def test_weights_are_counted_in_parts_as_at_once(tmp_path, monkeypatch):
+    arch, params = load(UNTIED)
+    params = jax.tree.map(lambda x: x + (x > 0).astype(x.dtype), params)
+    count = lambda name: huggingface_export.save(
+        tmp_path / name, arch, params, source=UNTIED, compare=True
+    )
+    whole = count("whole")
+
+    monkeypatch.setattr(change, "_PART", 100)
+
+    assert count("parts") == whole
+    positive = sum((x > 0).sum() for x in load_file(UNTIED / WEIGHTS).values())
+    assert whole.changed == whole.kept == positive
 
 
 @pytest.mark.parametrize("path, field", [(TIED, "dtype"), (UNTIED, "torch_dtype")])
