@@ -34,11 +34,8 @@ def abstract(mesh, arch):
     """Weights and prompts, placed as the sampler places them."""
     rows = distributed.sharding(mesh, "batch")
     shapes = jax.eval_shape(lambda: decoder.init(arch, jax.random.key(0)))
-    axes = decoder.logical_axes(arch)
-    place = lambda s, names: jax.ShapeDtypeStruct(
-        s.shape, s.dtype, sharding=distributed.sharding(mesh, *names)
-    )
-    params = jax.tree.map(place, shapes, axes)
+    place = lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where)
+    params = jax.tree.map(place, shapes, decoder.shardings(arch, mesh))
     prompt_UP = jax.ShapeDtypeStruct((QUESTIONS, PROMPT), jnp.int32, sharding=rows)
     ids_U = jax.ShapeDtypeStruct((QUESTIONS,), jnp.uint32, sharding=rows)
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -66,9 +63,15 @@ def compiled_decoding(case):
     return decoding, state.cache
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_prefill_and_decoding_compile_for_tpus(tied):
-    case = Case(tied=tied)
+CASES = [
+    Case(tied=True),
+    Case(),
+    pytest.param(Case(vocab=VOCAB - 1), marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_prefill_and_decoding_compile_for_tpus(case):
     decoding, cache = compiled_decoding(case)
 
     assert " while(" in decoding.as_text()
@@ -78,15 +81,14 @@ def test_prefill_and_decoding_compile_for_tpus(tied):
     assert memory.alias_size_in_bytes >= size / mesh_of(case).size
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_decoding_moves_logits_and_never_the_unembedding(tied):
-    case = Case(tied=tied)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_decoding_moves_logits_and_never_the_unembedding(case):
     decoding, _ = compiled_decoding(case)
 
     moved = re.findall(rf"= (.*?) (?:{COLLECTIVES})(?:-start)?\(", decoding.as_text())
 
     shards = distributed.batch_shards(mesh_of(case))
-    logits = QUESTIONS * SAMPLING.attempts // shards * VOCAB
+    logits = QUESTIONS * SAMPLING.attempts // shards * architecture(case).vocab
     assert max(size for types in moved for size in sizes_of(types)) == logits
     assert logits < WIDTH * VOCAB
 
