@@ -63,9 +63,10 @@ _I_WAS_WRONG = re.compile(
     r"|\bI\s+(?:was\s+wrong|made\s+a\s+mistake)\b",
     re.IGNORECASE,
 )
+# A sentence that may name another option instead.
 _TAKES_BACK = re.compile(
-    r"\b(?:actually|wait|nope|hmm|sorry|correction|scratch|mistaken?|reconsider"
-    r"|second\s+thought|instead|no[,.!;:])(?!\w)",
+    r"(?:^|[.!?;\n])\W*(?:actually|wait|no|nope|hmm+|sorry|correction|scratch\s+that"
+    r"|on\s+second\s+thought)\b(?=\s*[,.!:;\u2026\u2014-]|\s+[a-z])",
     re.IGNORECASE,
 )
 _PREFERS = re.compile(
@@ -90,13 +91,13 @@ _CHOICE = re.compile(
     re.DOTALL,
 )
 _DELIMITER = re.compile(
-    r"[\s*_`\"'$]*[):\uff1a]*[.,:]?[\s*_`\"'$]*(?:[-\u2013](?=\s)|\u2014)?"
+    r"[\s*_`\"'$]*[):\uff1a]*[.,:]?[\s*_`\"'$]*(?:[-=\u2013](?=\s)|\u2014)?"
 )
 # Where a remark may begin, in the line of the answer.
 _REMARK = re.compile(
     r"[.!;][*_)\"'$]*\s+(?=[(\"'*_]*[A-Z])|,?\s+(?=(?:because|since|as|which)\b)"
 )
-_REASON = re.compile(r",?\s+(?:because|since|as|which)\b")
+_REASON = re.compile(r",?\s+(?:because|since|as|which)\b(?:\s+(?:it\s+)?(?:is|are))?")
 
 # Spellings of one symbol.
 _SYMBOLS = {"\\times": "x", "\u00d7": "x", "\\cdot": "\u00b7", "\u2212": "-"} | {
@@ -248,8 +249,8 @@ def _is_taken_back(letter: str, rest: str) -> bool:
     that = _I_WAS_WRONG.search(rest)
     if that and not (other and other.start() < that.start()):
         return True
-    back = _TAKES_BACK.search(rest)
-    return bool(back and re.search(others, rest[back.end() :]))
+    backs = _TAKES_BACK.finditer(rest)
+    return any(re.search(others, rest[m.end() : m.end() + 200]) for m in backs)
 
 
 def _letter(mark: _Mark, options: Mapping[str, str]) -> str | None:
@@ -284,7 +285,7 @@ def _is_own(rest: str, letter: str, options: Mapping[str, str]) -> bool:
         return True
     given = _key(rest[_DELIMITER.match(rest).end() :])
     own = _key(options.get(letter, ""))
-    if given == own:
+    if own in (given, given.removeprefix("(").removesuffix(")")):
         return True
     others = {_key(text) for text in options.values()}
     return given not in others and given.casefold() == own.casefold()
@@ -294,21 +295,23 @@ def _is_remark(said: str, letter: str, options: Mapping[str, str]) -> bool:
     """Whether words after an answer in its line leave it the only answer."""
     others = "".join(options or LETTERS).replace(letter, "")
     names_other = re.search(rf"(?<![\w'$\\])[{others}](?![\w'])", said)
-    if _REASON.match(said):
-        return not names_other
-    first = re.split(r"[.!?](?:\s|$)", said.lstrip(".!; *_"))[0]
-    if len(first.split()) < 3 or any(
-        _is_like(first, options.get(o, "")) for o in others
-    ):
+    reason = _REASON.match(said)
+    words = said[reason.end() :] if reason else said.lstrip(".!; *_")
+    first = re.split(r"[.!?](?:\s|$)", words)[0]
+    if any(_is_like(first, options.get(other, "")) for other in others):
         return False
-    return not (names_other and _PREFERS.search(said))
+    if reason:
+        return not names_other
+    # One or two words may be a text that is put otherwise than in the question.
+    return len(first.split()) > 2 and not (names_other and _PREFERS.search(said))
 
 
 def _is_like(said: str, option: str) -> bool:
     """Whether a sentence may be an option's text, or begins with it."""
     said, option = (_key(text).casefold()[:200] for text in (said, option))
     likeness = difflib.SequenceMatcher(None, said, option, autojunk=False)
-    return bool(option) and (said.startswith(option) or likeness.ratio() > 0.75)
+    # White space is gone, so few letters may be the beginning of a longer word.
+    return likeness.ratio() > 0.75 or (len(option) > 3 and said.startswith(option))
 
 
 def _option_of(text: str, options: Mapping[str, str]) -> str | None:

@@ -15,11 +15,13 @@ _INSTRUCTION = (
 _GPQA_WRONG = tuple(f"Incorrect Answer {number}" for number in (1, 2, 3))
 
 _LISTED = re.compile(r"^[ \t]*[(\[*]*([A-J])[*]*[).:\]][*]*\s*(\S.*)$", re.MULTILINE)
+_STYLED = re.compile(r"\\(?:text|math)[a-z]*\s*\{\s*(\(?[A-J][).:]\s*)\}(?:\\[ ,;]|~)*")
 _INLINE = re.compile(r"(?<!\S)[(\[*]*([A-J])[*]*[).:\]][*]*\s+")
 
 
 def listed(prompt: str) -> dict[str, str]:
     """Letter -> the text of that option, for the options that a prompt lists last."""
+    prompt = _STYLED.sub(r" \1 ", prompt)
     of_lines = _in_order([(m[1], m[2]) for m in _LISTED.finditer(prompt)])
     if of_lines:
         return of_lines

@@ -65,6 +65,23 @@ def test_last_mark_decides(response, letter):
 @pytest.mark.parametrize(
     "response, letter",
     [
+        ("Answer: C\n\nA takes z instead of x, and D is a gas.", "C"),
+        ("Answer: C\n\nWait, let me check the length: 4 m. Yes.", "C"),
+        ("\\boxed{C}\nB is wrong; actually it is too long.", "C"),
+        ("\\boxed{C}\nWait, it may be B.", None),
+        ("\\boxed{C}. No, B.", None),
+        ("Answer: C\nC is wrong.", None),
+        ("Answer: C\nSo not C after all.", None),
+        ("Answer: C\nI made a mistake.", None),
+    ],
+)
+def test_answer_may_be_explained_but_not_taken_back(response, letter):
+    assert chosen(response) == letter
+
+
+@pytest.mark.parametrize(
+    "response, letter",
+    [
         ("Answer: C\n\n$\\boxed{4\\,\\text{m}}$", "C"),
         ("Answer: C\n\n$\\boxed{\\text{x-axis}}$", None),
         ("Answer: C\nSo the answer is X-axis.", None),
@@ -87,6 +104,11 @@ def test_text_of_an_option_only_repeats_or_contradicts_a_letter(response, letter
         ("The answer is B because the force points along it.", "B"),
         ("Answer: B. This is incorrect of the others, as they are long.", "B"),
         ("Answer: B, as required.", "B"),
+        ("The answer is C, which is 4 m.", "C"),
+        ("The answer is C (4 m).", "C"),
+        ("Answer: C = 4 m", "C"),
+        ("The answer is C, which is x-axis.", None),
+        ("The answer is C (x-axis).", None),
         ("The answer is B since C is too long.", None),
         ("The answer is D. However, B is also correct.", None),
         ("The answer is D. It could be A.", None),
@@ -206,6 +228,15 @@ def test_mark_that_may_be_cut_off_is_no_answer(response, letter):
     assert chosen(response, truncated=True) == letter
 
 
+def test_short_option_is_no_beginning_of_a_remark():
+    listed = {"A": "It", "B": "T", "C": "no"}
+
+    read = lambda response: marked_choice.chosen_letter(response, listed)
+
+    assert read("The answer is C. Its sign follows from B.") == "C"
+    assert read("The answer is C. The sign is fixed.") == "C"
+
+
 # Options with LaTeX, units, words of an introduction, signs and SMILES.
 ITEMS = [
     ["$4 \\mathrm{~m}$", "$4 \\mathrm{~m} / \\mathrm{s}$", "4 m\u00b2", "$4.0$ m"],
@@ -259,6 +290,8 @@ def test_letter_is_right_with_its_own_text_and_no_other(number):
         ("A: old\nB: older\n\nA) 1\nB) 2\nC) 3\n", ["1", "2", "3"]),
         ("A: 1\nB: 2\nA: a note", ["1", "2"]),
         ("A: alone", []),
+        ("$\\textbf{(A)}\\ 10 \\qquad \\textbf{(B) } 12$", ["10 \\qquad", "12$"]),
+        ("\\textbf{(A)} 10\n\\textbf{(B)} $12$", ["10", "$12$"]),
         ("No options.", []),
     ],
 )

@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from sdpo_jax import config, envs
 from sdpo_jax.envs import (
     feedback_text,
     function,
@@ -198,6 +199,24 @@ def test_published_graders_read_the_entire_response(make, response, tmp_path):
 
     assert environment.reads_reasoning
     assert environment.start(question).act(response, False).score == 1
+
+
+@pytest.mark.parametrize("grader", ["fixed", "official"])
+@pytest.mark.parametrize("name", ["multiple_choice", "tool_use"])
+def test_only_the_official_mode_of_rows_reads_the_reasoning(name, grader, tmp_path):
+    c = config.default()
+    c.env.name, c.env.grader = name, grader
+    for split in config.SPLITS:
+        row = {"uid": split, "prompt": "?", "answer": CALLS}
+        row |= {"answer": "B", "dataset": "gpqa"} if name == "multiple_choice" else {}
+        c.env[split] = str(tmp_path / f"{split}.jsonl")
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps(row))
+
+    environment = envs.from_config(c)
+
+    right = {"multiple_choice": "B", "tool_use": "Action: add\nAction Input: {}"}[name]
+    act = environment.start(environment.questions("train")[0]).act
+    assert act(f"<think>{right}", False).score == (grader == "official")
 
 
 def test_every_act_of_a_game_is_read_without_its_reasoning():
