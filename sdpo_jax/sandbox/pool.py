@@ -22,6 +22,7 @@ import contextlib
 import logging
 import os
 import queue
+import sys
 import threading
 from collections.abc import Sequence
 
@@ -29,6 +30,7 @@ from sdpo_jax.sandbox import records, tiers
 from sdpo_jax.sandbox.process import Worker
 from sdpo_jax.sandbox.remote import RemoteWorker
 from sdpo_jax.sandbox.values import (
+    MAX_DIGITS,
     Call,
     Execution,
     Limits,
@@ -73,6 +75,9 @@ class Sandbox:
             )
         if workers is not None and workers < 1:
             raise ValueError(f"workers must be at least 1, got {workers}")
+        # Python's own limit, 4300, would refuse to read such a result or a row's test.
+        if 0 < sys.get_int_max_str_digits() < MAX_DIGITS:
+            sys.set_int_max_str_digits(MAX_DIGITS)
         self.limits = limits
         self.process_per = process_per
         self._lock = threading.Lock()

@@ -14,6 +14,7 @@ STATUSES = (
 )
 WALL_PER_CPU = 5.0  # Default of wall_s / cpu_s.
 START_S = 30.0  # Time limit for the start of a worker.
+MAX_DIGITS = 50_000  # Of an integer in a call or its result, as in LiveCodeBench.
 
 
 @dataclasses.dataclass(frozen=True)

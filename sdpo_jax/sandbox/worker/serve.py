@@ -325,6 +325,10 @@ def main():
         # Programs must not see the command line, which has paths of the host.
         sys.argv = sys.orig_argv = [FILENAME]
         sys.setrecursionlimit(RECURSION_LIMIT)
+        # Python refuses to print integers of more than 4300 digits, because that takes
+        # long; here the processor time is limited. Python 3.10.0 never refuses.
+        if hasattr(sys, "set_int_max_str_digits"):
+            sys.set_int_max_str_digits(0)
         # Extension modules load only in the version of Python that they were built for.
         if setup["readable"] and setup["cache_tag"] != sys.implementation.cache_tag:
             raise OSError(

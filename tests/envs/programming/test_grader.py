@@ -200,6 +200,46 @@ def test_longest_block_is_the_program(make):
     assert grade(make(ADD), response).score == 1.0
 
 
+LONG = 10**6000
+LONG_INTEGERS = {
+    "script": (
+        {"testtype": "stdin", "inputs": [f"1{'0' * 6000}"], "outputs": ["9" * 6000]},
+        "print(int(input()) - 1)",
+    ),
+    "function": (
+        {
+            "testtype": "functional",
+            "fn_name": "f",
+            "inputs": [f"1{'0' * 6000}", [LONG]],
+            "outputs": ["9" * 6000, LONG - 1],
+        },
+        "def f(n): return n - 1",
+    ),
+    "asserts": (
+        {
+            "testtype": "asserts",
+            "inputs": [
+                f"assert f(1{'0' * 6000}) == {'9' * 6000}",
+                f"assert f(1{'0' * 6000}) == {'9' * 6000}",
+            ],
+        },
+        "def f(n): return n - 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("process_per", ["test", "program"])
+@pytest.mark.parametrize("kind", LONG_INTEGERS)
+def test_integers_may_have_many_digits(tmp_path, kind, process_per):
+    tests, program = LONG_INTEGERS[kind]
+    row = {"uid": "long", "prompt": "?", "tests": tests}
+    with Sandbox(workers=1, process_per=process_per, packages=PACKAGES) as box:
+        environment = Programming({"train": write(tmp_path, row)}, box)
+        assert grade(environment, fenced("\ufeff" + program)).score == 1.0
+        wrong = grade(environment, fenced(program.replace("- 1", "- 2")))
+    assert wrong.outcome == "Wrong Answer" and "Expected\n99999" in wrong.feedback
+
+
 def test_time_limit_of_a_question_replaces_that_of_the_sandbox(make):
     tests = ADD["tests"] | {"time_limit": 5}
     program = (

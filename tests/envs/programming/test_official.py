@@ -137,6 +137,19 @@ REJECTED = {
         + SUM
         + "return sum(nums) + down(2000)",
     ),
+    "byte-order mark": (FUNCTION, "\ufeff" + SUM + "return sum(nums)"),
+    "more digits than Python converts": (
+        FUNCTION,
+        SUM + "return sum(nums) + 0 * len(str(10**5000))",
+    ),
+    "more digits in the source": (
+        FUNCTION,
+        SUM + f"return sum(nums) + 0 * {'1' * 5000}",
+    ),
+    "more digits in a script": (
+        SCRIPT,
+        "s = sum(map(int, input().split()))\nstr(10**5000)\nprint(s, 2 * s)",
+    ),
     "named tuple": (
         FUNCTION,
         "import collections\nP = collections.namedtuple('P', 'x')\n"
