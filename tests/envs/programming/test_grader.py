@@ -194,10 +194,37 @@ def test_truncated_response_with_a_whole_block_is_graded(make):
     assert grade(make(ADD), response, truncated=True).score == 1.0
 
 
-def test_longest_block_is_the_program(make):
-    right = "def add(a, b):\n    total = a + b\n    return total"
-    response = fenced(right) + "\nUse it so:\n```\nadd(1, 2)\n```"
-    assert grade(make(ADD), response).score == 1.0
+SUM = "print(sum(map(int, input().split())))"
+ASSERTED = ADD | {
+    "tests": {
+        "testtype": "asserts",
+        "inputs": ["def check(candidate):\n    assert candidate(1, 2) == 3"],
+        "fn_name": "add",
+    }
+}
+
+
+@pytest.mark.parametrize(
+    "row, right, other",
+    [
+        (ADD, "def add(a, b):\n    return a + b", "def check():\n    add(1, 2)"),
+        (ASSERTED, "def add(a, b):\n    return a + b", "def check():\n    add(1, 2)"),
+        (ECHO, SUM, "def check():\n    print('of numbers')"),
+    ],
+    ids=["functional", "asserts", "stdin"],
+)
+def test_program_precedes_longer_blocks_and_drafts(make, row, right, other):
+    environment = make(row)
+    other += "\n    # so" * 30
+    draft = right.replace("+", "-").replace("sum", "max")
+    for response in (
+        f"{fenced(right)}\nUse it so:\n{fenced(other)}",
+        f"{fenced(draft)}\nNo.\n{fenced(right)}\nIt prints\n```\n{'3 ' * 99}\n```",
+        f"<think>{fenced(draft + ' ' * 99)}</think>\n{fenced(right)}",
+        fenced(right).replace("\n", "\r\n"),
+    ):
+        assert grade(environment, response).score == 1.0, response
+    assert grade(environment, f"{fenced(right)}\nNo.\n{fenced(draft)}").score == 0.0
 
 
 LONG = 10**6000

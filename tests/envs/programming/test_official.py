@@ -200,6 +200,25 @@ def test_program_that_the_official_code_rejects(grade, name):
     assert verdict.score == 0.0 and verdict.feedback
 
 
+@pytest.mark.parametrize(
+    "response, block",
+    [
+        ("```python\nx\n```\n```text\nlonger\n```", "longer\n"),
+        ("<think>```\ndraft\n```</think>\n```python\nx\n```", "draft\n"),
+        (
+            "```c++\nx\n```\nfour words of text\n```python\nx\n```",
+            "four words of text\n",
+        ),
+        ("```python \nx\n```\n", None),
+        ("```python\r\nx\r\n```", None),
+        ("  ```python\n  x\n  ```", "  x\n  "),
+        ("```python\nx", None),
+    ],
+)
+def test_program_is_the_longest_block_as_officially(response, block):
+    assert official.program(response, None) == block
+
+
 @pytest.mark.parametrize("limit, seconds", [(None, 2.0), (1, 2.0), (6, 7.0)])
 def test_time_limit_is_the_rows_or_a_second_and_one_more(limit, seconds):
     row = {"tests": SCRIPT["tests"] | {"time_limit": limit}}
