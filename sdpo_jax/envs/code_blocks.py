@@ -31,7 +31,10 @@ _PYTHON = re.compile(
 )
 _MOST_BLOCKS = 100  # A response that repeats itself may hold thousands.
 _PROMPTS = (">>>", "$ ", "% ", "In [", "C:\\")
-_READS = re.compile(r"\binput\b|\bstdin\b|\bopen\(|\bfileinput\b|\bread\b")
+_READS = re.compile(
+    r"\b(?:input|stdin|fileinput)\b"
+    r"|\b(?:open|fdopen|read|FileIO|mmap)\(\s*(?:0\b|[\"']/dev/)"
+)
 _PRINTS = re.compile(r"\bprint\b|\bstdout\b|\bwrite\b")
 _TESTS = re.compile(
     r"\b(?:unittest|pytest|doctest|subprocess|monkeypatch)\b|\bpatch\("
@@ -105,21 +108,21 @@ class _Candidate:
 
     def __init__(self, block: Block, functions: Sequence[str]):
         self.block, self.functions = block, functions
+        self.language = 2 if block.is_python else 0 if block.info.strip() else 1
         lines = (re.sub(r"#.*", "", line).strip() for line in block.text.split("\n"))
         self.code = "\n".join(line for line in lines if line)
         self.defined = set(_DEFINITION.findall(self.code))
 
     def rank(self, others: Sequence["_Candidate"], index: int) -> tuple:
         """Greater for what is more likely the program."""
-        language = 2 if self.block.is_python else 0 if self.block.info.strip() else 1
         is_whole = not (
-            self._is_test()
-            or self._is_fragment()
+            self._is_fragment()
             or any(map(self._is_part_of, others))
             or self._depends_on(others)
         )
         length = 0 if self.is_program else len(self.block.text)
-        return language > 0, self.is_program, is_whole, language, length, index
+        known = self.language > 0
+        return known, self.is_program, is_whole, self.language, length, index
 
     @functools.cached_property
     def is_program(self) -> bool:
@@ -127,13 +130,11 @@ class _Candidate:
         if self.code.startswith(_PROMPTS):
             return False
         if not self.functions:
-            return bool(_READS.search(self.code) and _PRINTS.search(self.code))
+            does_both = _READS.search(self.code) and _PRINTS.search(self.code)
+            return bool(does_both and not _TESTS.search(self.code))
         names = "|".join(map(re.escape, self.functions))
         defines = rf"\bdef\s+(?:{names})\s*\(|^(?:{names})\s*(?::[^=\n]*)?=(?!=)"
         return bool(re.search(defines, self.code, re.MULTILINE))
-
-    def _is_test(self) -> bool:
-        return bool(_TESTS.search(self.code)) or self.code.startswith(_PROMPTS)
 
     def _is_fragment(self) -> bool:
         """Whether code is left out, as in a signature or a changed part."""
@@ -149,6 +150,9 @@ class _Candidate:
         """Whether the block repeats a part of another, as explanations do."""
         part, whole = f"\n{self.code}\n", f"\n{other.code}\n"
         if len(part) >= len(whole) or part not in whole:
+            return False
+        # A session may show all of the program.
+        if other.language < self.language:
             return False
         # A script that loses its last lines, such as an example, is a new version.
         is_shorter_script = self.is_program and not self.functions

@@ -229,6 +229,14 @@ RESPONSES = {
         ADD,
     ),
     "cut off after the program": (f"{fence(ADD)}Tests:\n```python\n{DRAFT * 3}", ADD),
+    "listing that holds it": (
+        fence(ADD) + fence(f"add.py:\n{ADD}\n> python add.py", ""),
+        ADD,
+    ),
+    "corrected version beside its tests": (
+        fence(DRAFT) + fence(f"import unittest\n{ADD}assert add(1, 2) == 3"),
+        f"import unittest\n{ADD}assert add(1, 2) == 3",
+    ),
     "constant": (fence("add = lambda a, b: a + b\n"), "add = lambda a, b: a + b\n"),
     "typed constant": (
         fence("add: Callable = lambda a, b: a + b") + fence("x = add(1, 2)\n" * 9),
@@ -282,6 +290,17 @@ SCRIPTS = {
             "stdin=open('in'), stdout=subprocess.PIPE)\nprint(out.stdout)"
         ),
         SUM,
+    ),
+    "file of inputs after it": (
+        fence(SUM)
+        + fence(
+            "with open('in.txt', 'w') as f:\n    for i in range(9): f.write('1 2')"
+        ),
+        SUM,
+    ),
+    "file read by descriptor": (
+        fence("import os\nprint(len(os.read(0, 10**6)))") + fence("print(6)\n" * 40),
+        "import os\nprint(len(os.read(0, 10**6)))",
     ),
     "input and output after it": (
         fence(SUM) + fence(f"input\n{'1 2 3 ' * 20}", "") + fence("print 6" * 20, ""),
