@@ -29,6 +29,7 @@ _PYTHON = re.compile(
     r"(?:^|[\s{.:/=]|\blang(?:uage)?-)(?:[ci]?python|pypy|py)[-_]?[\d.]*(?![\w+-])",
     re.IGNORECASE,
 )
+_LANGUAGE = re.compile(r"[\w.{][^\s*<]*[ \t]*")
 _MOST_BLOCKS = 100  # A response that repeats itself may hold thousands.
 _PROMPTS = (">>>", "$ ", "% ", "In [", "C:\\")
 _READS = re.compile(
@@ -213,9 +214,10 @@ def _closing(text: str, start: int, mark: str, info: str) -> tuple[int, int] | N
                 position = end + 3
         elif token[0][0] == "`":
             line = text.rfind("\n", 0, token.start()) + 1
-            opened = _opened_inside(text, line, _is_python(info))
-            if len(token[0]) >= len(mark) or opened == "python":
-                return token.start(), line if opened else position
+            inner = _inner_info(text, line)
+            is_inner = _is_python(inner) and not _is_python(info)
+            if len(token[0]) >= len(mark) or is_inner:
+                return token.start(), line if inner else position
     return None
 
 
@@ -225,13 +227,11 @@ def _leaves_block(string: str) -> bool:
     return len(infos) % 2 == 1 or bool(infos and infos[-1].strip())
 
 
-def _opened_inside(text: str, line: int, in_python: bool) -> str:
-    """What language a line in a block opens a block of; empty if it does not."""
+def _inner_info(text: str, line: int) -> str:
+    """The info string if a line in a block opens another one; empty if it does not."""
     opening = _OPENING.match(text, line)
     info = (opening and opening[3]) or ""
-    if _is_python(info):
-        return "any" if in_python else "python"
-    return "any" if re.fullmatch(r"\S+[ \t]*", info) else ""
+    return info if _is_python(info) or _LANGUAGE.fullmatch(info) else ""
 
 
 def _is_python(info: str) -> bool:

@@ -62,6 +62,14 @@ RESPONSES = {
     "tab after the closing fence": (f"```python\n{ADD}```\t\nText ```\n", ADD),
     "text after the closing fence": (f"```python\n{ADD}``` and so on\n", ADD),
     "closing fence after code": (f"```python\n{ADD.rstrip()}```\n", ADD.rstrip()),
+    "in bold and in tags": (
+        f"<answer>**```python\n{ADD}```**</answer>\n```text\n{LONG_OUTPUT}```\n",
+        ADD,
+    ),
+    "before a closing tag": (
+        f"<answer>\n```python\n{ADD}```</answer>\n```\n{LONG_OUTPUT}```\n{fence('')}",
+        ADD,
+    ),
     "opening fence after text": (f"**Answer**: {fence(ADD)}", ADD),
     "windows line ends": (fence(ADD).replace("\n", "\r\n"), ADD),
     "old line ends": (fence(ADD).replace("\n", "\r"), ADD),
@@ -427,7 +435,7 @@ def test_longest_block_is_of_any_language_and_closes(response, block):
     ids=range(15),
 )
 def test_long_response_is_read_within_a_second(response):
-    start = time.monotonic()
+    start = time.process_time()
     code_blocks.program(response, ["add"])
     code_blocks.program(response)
-    assert time.monotonic() - start < 1.0
+    assert time.process_time() - start < 1.0

@@ -65,10 +65,10 @@ def test_brackets_in_strings_do_not_count_as_nesting():
 )
 def test_integers_of_a_result_are_read_within_a_second(text, status):
     with Sandbox(workers=1):  # Raises Python's own limit on digits.
-        start = time.monotonic()
+        start = time.process_time()
         execution = read(Call("f", []), report=f'{{"result": {text}}}')
     assert execution.status == status
-    assert time.monotonic() - start < 1.0
+    assert time.process_time() - start < 1.0
 
 
 def test_program_that_reads_its_own_pipes_harms_only_itself(sandbox):
