@@ -8,13 +8,15 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sdpo_jax import distributed, evaluate, json_files, optimizer, run_folder
+from sdpo_jax import distributed, json_files, optimizer, run_folder
 from sdpo_jax.checkpoint import Checkpoints, PyTree
 from sdpo_jax.interrupt import Interrupted
 from sdpo_jax.learner import Learner, NotFiniteError
 from sdpo_jax.questions import curriculum
 from sdpo_jax.train_state import TrainState
 
+# Which checkpoint of a run is meant: the newest, or the best by validation.
+CHOICES = ("last", "best")
 _VALUES = "values"
 
 
@@ -97,10 +99,11 @@ class RunCheckpoints:
         self._checkpoints.save(progress.update, state.replace(base=None), extra)
         self.saved = progress.update
 
-    def save_if_due(self, state: TrainState, progress: Progress) -> None:
+    def save_if_due(
+        self, state: TrainState, progress: Progress, is_evaluated: bool
+    ) -> None:
         """`save` every `train.save_every` updates, and before every evaluation."""
-        is_due = progress.update % self._config.train.save_every == 0
-        if is_due or evaluate.splits_due(self._config, progress.update):
+        if is_evaluated or progress.update % self._config.train.save_every == 0:
             self.save(state, progress)
 
     def set_score(self, progress: Progress, scores: Mapping[str, float]) -> None:
@@ -162,3 +165,33 @@ class RunCheckpoints:
     def student(self, shapes: PyTree, update: int) -> PyTree:
         """The student that was saved after `update`."""
         return self._checkpoints.restore_part("student", shapes, update)
+
+
+def weights(
+    shapes: TrainState, folder: pathlib.Path, checkpoint: str, part: str = "student"
+) -> tuple[PyTree, int]:
+    """A run's weights, from a process that does not train it.
+
+    Args:
+      shapes: of the state that the run saves.
+      folder: the run folder.
+      checkpoint: of `CHOICES`.
+      part: "student" or "teacher".
+
+    Returns:
+      The weights, and the update after which they were saved.
+
+    Raises:
+      FileNotFoundError: if the run has no such checkpoint yet.
+    """
+    checkpoints = Checkpoints(folder / run_folder.CHECKPOINTS)
+    try:
+        is_best = checkpoint == "best"
+        update = checkpoints.best() if is_best else checkpoints.latest()
+        if update is None:
+            raise FileNotFoundError(
+                f"{folder} holds no checkpoint yet" + " with a score" * is_best
+            )
+        return checkpoints.restore_part(part, getattr(shapes, part), update), update
+    finally:
+        checkpoints.close()

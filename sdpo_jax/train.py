@@ -161,4 +161,5 @@ def _train(
             values |= choice.values
             progress = Progress(progress.update + 1, known, values, is_logged=False)
             # Before the evaluation, so that nothing is lost with it.
-            checkpoints.save_if_due(learner.state, progress)
+            is_evaluated = bool(evaluate.splits_due(c, progress.update))
+            checkpoints.save_if_due(learner.state, progress, is_evaluated)

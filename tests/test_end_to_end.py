@@ -71,6 +71,23 @@ def test_prompts_that_are_too_long_are_dropped_and_counted_when_asked(
     assert "long" not in asked
 
 
+@pytest.mark.slow
+def test_run_without_held_out_questions_reports_validation_alone(
+    base, tmp_path, one_device
+):
+    class NoneHeldOut(Words):
+        def questions(self, split):
+            return [] if split == "heldout" else super().questions(split)
+
+    c = tiny(base, train__updates=2, train__evaluate_every=1)
+    summary = train.run(c, tmp_path, environment=NoneHeldOut())
+
+    for checkpoint in ("base", "last", "best"):
+        assert summary[checkpoint]["validation"] and not summary[checkpoint]["heldout"]
+    logged = {name for line in lines_of(tmp_path, metrics.METRICS) for name in line}
+    assert not [name for name in logged if name.startswith("heldout")]
+
+
 VARIANTS = {
     "grpo": dict(method="grpo", grpo__normalize_std=True),
     "grpo in several steps": dict(

@@ -3,9 +3,10 @@
 import sys
 import types
 
+import huggingface_hub
 import pytest
 
-from sdpo_jax import config, digests, inputs
+from sdpo_jax import config, digests, hub, inputs
 from sdpo_jax.model import huggingface
 from sdpo_jax.questions.question import Question
 
@@ -79,8 +80,8 @@ class Hub:
 
 
 def test_dataset_of_the_hub_is_its_commit(monkeypatch):
-    module = types.SimpleNamespace(HfApi=Hub)
-    monkeypatch.setitem(sys.modules, "huggingface_hub", module)
+    monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    monkeypatch.setattr(hub, "is_absent", lambda: False)
 
     found = of(
         env__train="hf:some/set?split=train",

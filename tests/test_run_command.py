@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from sdpo_jax import config, metrics, train
+from sdpo_jax.summary import describe
 from tests.runs import (
     ROOT,
     assert_same_run,
@@ -36,11 +37,15 @@ def run_file(tmp_path_factory):
     )
 
 
-def start(run_file, workdir, **environment):
-    """`python -m sdpo_jax.main` as a user starts it, on one device."""
+def start(run_file, workdir, *flags, **environment):
+    """A run as a user starts it, on one device."""
+    run = f"--config={run_file}", f"--workdir={workdir}"
+    return start_command(*run, *flags, **environment)
+
+
+def start_command(*flags, **environment):
     return subprocess.Popen(
-        [sys.executable, "-m", "sdpo_jax.main"]
-        + [f"--config={run_file}", f"--workdir={workdir}"],
+        [sys.executable, "-m", "sdpo_jax.main", *flags],
         cwd=ROOT,
         # Compiled well: twenty updates take longer than that.
         env=os.environ | {"XLA_FLAGS": ""} | environment,
@@ -75,7 +80,8 @@ def undisturbed(run_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     status, out, err = finish(start(run_file, folder))
     assert status == 0, err
-    assert json.loads(out) == json.loads((folder / "summary.json").read_text())
+    summary = json.loads((folder / "summary.json").read_text())
+    assert out == f"{describe(summary, folder)}\n"
     return folder
 
 
@@ -240,3 +246,29 @@ def test_finished_run_says_so_without_building_anything(
     assert caplog.messages == [f"{undisturbed} is finished; nothing to do"]
     assert summary == json.loads((undisturbed / "summary.json").read_text())
     assert all(p.stat().st_mtime_ns == time_ns for p, time_ns in before.items())
+
+
+def test_finished_run_is_printed_as_json_when_asked(run_file, undisturbed):
+    status, out, err = finish(start(run_file, undisturbed, "--json"))
+
+    assert status == 0, err
+    assert json.loads(out) == json.loads((undisturbed / "summary.json").read_text())
+
+
+def test_run_is_evaluated_by_its_folder_alone(undisturbed, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed, folder)
+    only = f"--workdir={folder}", "--job=evaluate", "--checkpoint=best", "--json"
+
+    status, out, err = finish(start_command(*only))
+
+    assert status == 0, err
+    best = json.loads((folder / "summary.json").read_text())["best"]
+    found = json.loads(out)
+    assert {split: found[split] for split in ("validation", "heldout")} == {
+        split: best[split] for split in ("validation", "heldout")
+    }
+    lines = lines_of(folder, "evaluation/heldout.jsonl")
+    assert {line["update"] for line in lines} == {best["update"]}
+    assert np.mean([line["score"] for line in lines]) == best["heldout"]["avg@8"]
+    assert all(line["feedback"] for line in lines if line["score"] < 1)

@@ -67,7 +67,7 @@ def test_overrides_get_the_types_of_their_fields():
         "eval.pass_at": "(1,2)",
         "sdpo.keep_tail": "false",
         "optimizer.learning_rate": "1e-3",
-        "reprompt.solution_template": "",
+        "env.heldout": "",
     }
 
     c = sweep.load(sweep.Run("a run", QUICKSTART, overrides))
@@ -75,7 +75,7 @@ def test_overrides_get_the_types_of_their_fields():
     assert c.eval.pass_at == (1, 2)
     assert c.sdpo.keep_tail is False
     assert c.optimizer.learning_rate == 1e-3
-    assert c.reprompt.solution_template == ""
+    assert c.env.heldout == ""
 
 
 def test_setting_that_makes_no_sense_for_its_method_is_refused():

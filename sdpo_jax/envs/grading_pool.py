@@ -1,14 +1,13 @@
 """Grades many attempts at once, and masks those whose grader fails or hangs."""
 
 import logging
-import math
-import numbers
 import queue
 import threading
+from collections.abc import Iterator
 from concurrent import futures
 from typing import Any
 
-from sdpo_jax.envs.base import Environment, GraderFailure, Verdict
+from sdpo_jax.envs.base import Environment, GraderFailure, Verdict, real_number
 from sdpo_jax.questions.question import Question
 
 _log = logging.getLogger(__name__)
@@ -53,7 +52,14 @@ class GradingPool:
           The fields of each `Verdict` in types that survive JSON, the observation of
           an episode that continues, or None if the grader failed.
         """
-        return [grading.result() for grading in self._pending]
+        return list(self.verdicts_from(0, wait=True))
+
+    def verdicts_from(self, first: int, *, wait: bool) -> Iterator[dict | str | None]:
+        """Results as of `verdicts` from the attempt `first` on; all, or those there."""
+        for grading in self._pending[first:]:
+            if not (wait or grading.done()):
+                return
+            yield grading.result()
 
     def close(self) -> None:
         """Start no more grading, abandon what is under way, log no more failures."""
@@ -128,6 +134,7 @@ def _checked_fields(verdict: Any) -> dict:
 
 
 def _finite(name: str, value: Any) -> float:
-    if not isinstance(value, numbers.Real) or not math.isfinite(value):
+    number = real_number(value)
+    if number is None:
         raise GraderFailure(f"{name}: expected a finite number, got {value!r:.80}")
-    return float(value)
+    return number

@@ -131,7 +131,7 @@ def environment(
     modules = installed_packages.modules(
         "env.name=reasoning_gym", "reasoning-gym", "reasoning-gym>=0.1.25,<0.2"
     )
-    specs = {split: _specs(Path(file)) for split, file in files.items()}
+    specs = {split: _specs(Path(file)) if file else [] for split, file in files.items()}
     _refuse_overlaps([spec for of_split in specs.values() for spec in of_split])
     sandbox = make_sandbox(packages=Packages(modules, _PREPARE))
     try:

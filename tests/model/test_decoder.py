@@ -22,12 +22,15 @@ CHECKPOINTS = [
     "qwen2_sliding",
     "olmo3_grouped",
     "olmo3_multihead",
+    "llama_tied",
+    "llama_untied",
+    "olmo2_tied",
+    "olmo2_grouped",
 ]
 # For what takes long to compile: one of each family in every test.
+SECOND = ("qwen3_untied", "qwen2_tied", "olmo3_multihead", "llama_untied", "olmo2_tied")
 LONG = [
-    pytest.param(name, marks=pytest.mark.slow)
-    if name in ("qwen3_untied", "qwen2_tied", "olmo3_multihead")
-    else name
+    pytest.param(name, marks=pytest.mark.slow) if name in SECOND else name
     for name in CHECKPOINTS
 ]
 # Same float32 formulas, another order of summation.

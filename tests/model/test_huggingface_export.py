@@ -92,16 +92,19 @@ def random_architecture(family, r):
     heads, head_width = kv_heads * int(r.integers(1, 4)), 2 * int(r.integers(1, 5))
     layers = int(r.integers(1, 9))
     theta = float(r.choice([500.0, 1e4, 1e6]))
-    yarn = None
+    yarn = llama3 = None
     if r.random() < 0.5:
         factor, original = float(r.choice([2.0, 4.0])), int(r.choice([16, 64]))
-        yarn = families.Yarn(factor, original, 1.1, 32.0, 1.0, True)
-    kinds = [families.LayerKind(theta, yarn)] * layers
+        if family == "llama":
+            llama3 = families.Llama3(factor, original, 1.0, 4.0)
+        else:
+            yarn = families.Yarn(factor, original, 1.1, 32.0, 1.0, True)
+    kinds = [families.LayerKind(theta, yarn, llama3=llama3)] * layers
     window = int(r.integers(1, 20))
     if family == "olmo3":
         slides = families.LayerKind(theta, window=window)
         kinds = [slides if r.random() < 0.7 else kind for kind in kinds]
-    elif r.random() < 0.5:
+    elif family in ("qwen2", "qwen3") and r.random() < 0.5:
         first = int(r.integers(0, layers))
         slides = dataclasses.replace(kinds[0], window=window)
         kinds = kinds[:first] + [slides] * (layers - first)

@@ -8,7 +8,7 @@ import types
 import numpy as np
 import pytest
 
-from sdpo_jax import config, envs
+from sdpo_jax import config, envs, hub
 from sdpo_jax.questions import rows, sources
 
 
@@ -144,11 +144,10 @@ def test_rows_are_filtered_by_nested_fields(tmp_path):
         load(f"{file}?where.details.level=7")
 
 
-def test_filtered_file_without_uids_is_refused(tmp_path):
-    file = write(tmp_path / "rows.jsonl", plain(1))
+def test_rows_of_a_filtered_file_keep_the_names_that_their_content_gives(tmp_path):
+    file = write(tmp_path / "rows.jsonl", plain(1, answer="B"), plain(2))
 
-    with pytest.raises(ValueError, match="row 1, field uid .or idx.: expected a name"):
-        load(f"{file}?where.answer=A")
+    assert load(f"{file}?where.answer=A") == load(str(file))[1:]
 
 
 def test_messages_locate_malformed_and_repeated_rows(tmp_path):
@@ -174,6 +173,7 @@ class Library(types.SimpleNamespace):
 
     def __init__(self, version="5.1.0", rows=(), error=None):
         super().__init__(__version__=version, called=None)
+        self.config = types.SimpleNamespace(HF_HUB_OFFLINE=False)
         self._rows, self._error = rows, error
 
     def load_dataset(self, *args, **kwargs):
@@ -185,6 +185,8 @@ class Library(types.SimpleNamespace):
 
 @pytest.fixture
 def installed(monkeypatch):
+    monkeypatch.setattr(hub, "is_absent", lambda: False)
+
     def install(**fields):
         library = Library(**fields)
         monkeypatch.setitem(sys.modules, "datasets", library)
