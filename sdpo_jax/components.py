@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -56,7 +56,11 @@ def validate(c: ConfigDict) -> None:
 
 @contextlib.contextmanager
 def build(
-    c: ConfigDict, environment: Environment | None = None, *, trains: bool = True
+    c: ConfigDict,
+    environment: Environment | None = None,
+    *,
+    trains: bool = True,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> Iterator[Components]:
     """Build everything that a config names.
 
@@ -64,6 +68,7 @@ def build(
       c: the run's config.
       environment: the caller's own, used instead of `config.env`'s and left open.
       trains: whether a state of training will be in memory beside what is built.
+      check_stop: called by the sampler while it decodes.
 
     Yields:
       The components; an environment made here is closed at the end.
@@ -91,6 +96,7 @@ def build(
         max_prompt=c.rollout.max_prompt,
         rows_at_once=rows_at_once,
         attention=attention,
+        check_stop=check_stop,
     )
     own = environment is None
     environment = envs.from_config(c) if own else environment

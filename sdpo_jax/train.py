@@ -88,7 +88,10 @@ def run(
             *(folder, c.train.updates, c.rollout.questions * c.rollout.attempts),
             c.model.path,
         )
-        with build(c, environment) as components, interrupt.on_signals() as stop:
+        with (
+            interrupt.on_signals() as stop,
+            build(c, environment, check_stop=stop.raise_if_set) as components,
+        ):
             return _train(components, folder, stop.raise_if_set, wandb_project)
 
 
@@ -107,6 +110,8 @@ def _train(
         checkpoints = exits.enter_context(RunCheckpoints(c, folder))
         trained, progress = checkpoints.restore(trained_shapes(*components.model))
         learner = Learner(*components.model, components.load_params, trained)
+        # To build and load takes minutes, in which there is nothing to lose.
+        check_stop()
         _log.info(
             "%s: %s, update %d of %d",
             *(folder, learner.description(), progress.update, c.train.updates),

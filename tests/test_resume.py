@@ -146,7 +146,7 @@ class Stuck(Words):
     "split, update, message, saved",
     [
         slow("validation", -1, "stopped by a signal", []),
-        ("train", 1, "stopped after update 1, saved", [1]),
+        slow("train", 1, "stopped after update 1, saved", [1]),
         ("validation", 1, "stopped after update 2, saved", [2]),
         # Of the best checkpoint, once all lines are written.
         slow("heldout", 4, "stopped after update 4, saved", [2, 3, 4]),

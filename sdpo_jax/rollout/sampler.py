@@ -28,6 +28,8 @@ from sdpo_jax.rollout import Sampling, drawing
 Params = Any
 # Response tokens that the cache has room for at first.
 _FIRST_SLOTS = 64
+# Tokens between two looks at the signals: seconds, where a long response takes minutes.
+_LOOK = 256
 
 
 @flax.struct.dataclass
@@ -54,6 +56,7 @@ class Sampler:
       max_prompt: tokens; longer prompts are refused.
       rows_at_once: attempts decoded together, at least one on every batch shard.
       attention: how prompts are read, see `causal_attention`.
+      check_stop: called every `_LOOK` tokens; what it raises ends the sampling.
     """
 
     def __init__(
@@ -66,8 +69,10 @@ class Sampler:
         max_prompt: int,
         rows_at_once: int,
         attention: str = "xla",
+        check_stop: Callable[[], None] = lambda: None,
     ):
         self._mesh = mesh
+        self._check_stop = check_stop
         self._max_prompt = max_prompt
         self._rows_at_once = rows_at_once
         self._unstack = functools.partial(decoder.unstack, arch, dtype=dtype)
@@ -164,13 +169,19 @@ class Sampler:
         )
         # Each size of the cache is a program of its own; in between the host waits for
         # `ended`.
+        length = 0
         while True:
-            state, ended = self._extend(weights, state, sampling=sampling)
-            if slots == sampling.max_response or bool(ended):
+            length = min(length + _LOOK, slots)
+            state, ended = self._extend(
+                weights, state, np.int32(length), sampling=sampling
+            )
+            if length == sampling.max_response or bool(ended):
                 drawn = (state.token_BR, state.logp_BR, state.policy_logp_BR)
                 return distributed.to_host(drawn)
-            slots = min(2 * slots, sampling.max_response)
-            state = state.replace(cache=self._grow(state.cache, slots=slots))
+            self._check_stop()
+            if length == slots:
+                slots = min(2 * slots, sampling.max_response)
+                state = state.replace(cache=self._grow(state.cache, slots=slots))
 
     def _grow(self, cache: kv_cache.Cache, slots: int) -> kv_cache.Cache:
         """The cache with more slots, whose own arrays are freed one by one.
@@ -275,8 +286,9 @@ def _uniforms(
     return uniform.reshape(-1, length)
 
 
-def _extend(arch, stop_ids, weights, state, *, sampling):
-    """Draw tokens until the cache is full or every row has stopped."""
+def _extend(arch, stop_ids, weights, state, length=None, *, sampling):
+    """Draw tokens up to `length`, or a full cache, or until every row has stopped."""
+    length = state.cache.slots if length is None else length
 
     # A while_loop and not a scan, because it ends with the last row. It starts with one
     # token drawn: each turn reads the last token and draws the next one.
@@ -288,7 +300,7 @@ def _extend(arch, stop_ids, weights, state, *, sampling):
         state = state.replace(cache=cache)
         return _draw_next(arch, stop_ids, weights, state, hidden, sampling)
 
-    going_on = lambda state: (state.length < state.cache.slots) & ~jnp.all(state.done_B)
+    going_on = lambda state: (state.length < length) & ~jnp.all(state.done_B)
     state = jax.lax.while_loop(going_on, body, state)
     return state, jnp.all(state.done_B)
 

@@ -378,6 +378,21 @@ def test_stop_tokens_end_rows_and_the_last_of_them_ends_decoding(
     )
 
 
+def test_signals_are_looked_at_between_tokens_and_change_nothing(small, monkeypatch):
+    monkeypatch.setattr(sampler, "_FIRST_SLOTS", 8)
+    looks = []
+    engine = make_sampler(small[0], check_stop=lambda: looks.append("look"))
+    whole = sample(small, engine)
+    assert looks == ["look"]
+
+    monkeypatch.setattr(sampler, "_LOOK", 5)
+    cut = sample(small, engine)
+
+    # At first after 8 tokens of 12, where the cache grows; then after 5 and 8.
+    assert looks == ["look"] * 3
+    jax.tree.map(np.testing.assert_array_equal, whole, cut)
+
+
 def test_attempts_hold_prompts_padded_left_and_adjacent_rows(small, engine):
     attempts = sample(small, engine)
 
