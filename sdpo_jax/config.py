@@ -24,7 +24,9 @@ from collections.abc import Iterable, Mapping
 
 from ml_collections import ConfigDict
 
+from sdpo_jax import templates
 from sdpo_jax.knobs import Knob, choice, flag, names, number, numbers, text
+from sdpo_jax.templates import template
 
 SPLITS = ("train", "validation", "heldout")
 
@@ -105,7 +107,9 @@ _FIELDS = {
         "validation": text(
             "", "questions that choose the best checkpoint; share:0.1 of env.train"
         ),
-        "heldout": text("", "questions for reporting only; share:0.1 of env.train"),
+        "heldout": text(
+            "", "questions for reporting only; share:0.1 of env.train; empty for none"
+        ),
         "grader": choice(
             "fixed", "fixed | official", "official scores as the published code"
         ),
@@ -134,7 +138,7 @@ _FIELDS = {
         ),
         "max_response": number(8192, "[1, 2^24]", "maximum tokens of a response"),
         "rows_at_once": number(
-            256, "[1, 2^20]", "attempts sampled together, over all devices"
+            256, "[1, 2^20]", "attempts sampled together; fewer where memory is short"
         ),
     },
     "curriculum": {
@@ -167,18 +171,21 @@ _FIELDS = {
             "maximum tokens of the teacher's prompt; longer demonstrations and "
             "feedback are cut in the middle",
         ),
-        "template": text(
+        "template": template(
             "{prompt}{solution}{attempt}{feedback}"
             "\n\nCorrectly solve the original question.",
+            ("prompt", "solution", "attempt", "feedback"),
             "user turn that the teacher reads",
         ),
-        "solution_template": text(
+        "solution_template": template(
             "\nCorrect solution:\n\n{solution}",
+            ("solution",),
             "part of the turn that holds a demonstration",
         ),
-        "feedback_template": text(
+        "feedback_template": template(
             "\nThe following is feedback from your unsuccessful earlier attempt:"
             "\n\n{feedback}",
+            ("feedback",),
             "part of the turn that holds the environment's feedback",
         ),
     },
@@ -199,7 +206,11 @@ _FIELDS = {
     },
     "optimizer": {
         "learning_rate": number(1e-5, "(0, 1]", "AdamW's rate after the warm-up"),
-        "schedule": choice("constant", "constant | cosine", "after the warm-up"),
+        "schedule": choice(
+            "constant",
+            "constant | cosine | official",
+            "after the warm-up; official: constant, with a warm-up that starts at 0",
+        ),
         "warmup_updates": number(10, "[0, 2^31)", "rollout batches of linear warm-up"),
         "weight_decay": number(0.01, "[0, 1]", "AdamW's weight decay"),
         "clip_norm": number(1.0, "(0, 10^9]", "maximum norm of the full gradient"),
@@ -346,11 +357,7 @@ def _check_combinations(c: ConfigDict) -> None:
             f"rollout.max_prompt={c.rollout.max_prompt}, to leave room for what is "
             "added to the question; raise it"
         )
-    if c.rollout.rows_at_once < c.rollout.attempts:
-        raise ValueError(
-            f"rollout.rows_at_once={c.rollout.rows_at_once} must be at least "
-            f"rollout.attempts={c.rollout.attempts}; raise it"
-        )
+    templates.check_shown(c.reprompt)
     too_many = [k for k in c.eval.pass_at if not 1 <= k <= c.eval.attempts]
     if too_many:
         raise ValueError(

@@ -1,5 +1,6 @@
 """How good a policy is: avg@k and unbiased pass@k on a split of questions."""
 
+import contextlib
 import functools
 import logging
 import math
@@ -21,6 +22,8 @@ from sdpo_jax.envs.base import Environment, GradedAttempt
 from sdpo_jax.learner import trained_shapes
 from sdpo_jax.train_state import decoder_params
 
+# What is never trained on.
+HELD_BACK = ("validation", "heldout")
 _log = logging.getLogger(__name__)
 
 
@@ -68,7 +71,8 @@ def run(
         the run folder. Without a run folder either, nothing is written.
 
     Returns:
-      Split ("train", "validation", "heldout") -> name -> value.
+      Split ("train", "validation", "heldout") -> name -> value; without "heldout" if
+      there are no such questions.
 
     Raises:
       ValueError: if the config, checkpoint or questions cannot work.
@@ -78,14 +82,15 @@ def run(
     _check(workdir, checkpoint, path)
     if workdir is not None and path is None:
         path = answers.new_folder(workdir)
-    with build(c, environment) as components:
+    with build(c, environment, trains=False) as components:
         policy, update = _policy(components, workdir, checkpoint)
         _log.info(
             "evaluating %s%s",
             f"{workdir} after update {update}" if workdir else c.model.path,
             f"; every answer goes to {path}" if path else "",
         )
-        sizes = {split: _planned(components, split) for split in SPLITS}
+        splits = _with_questions(components, SPLITS)
+        sizes = {split: _planned(components, split) for split in splits}
         found = {}
         with (
             screen.Progress(sum(sizes.values()), "answer") as shown,
@@ -94,10 +99,41 @@ def run(
             for split, size in sizes.items():
                 each = functools.partial(files.write, split)
                 with shown.part(size):
-                    found[split], graded = on_split(components, policy, split, each)
+                    found[split], graded = on_split(
+                        components, policy, split, each=each
+                    )
                 files.write_questions(split, _of_questions(c, graded))
             files.write_results(c, found, checkpoint if workdir else None)
         return found
+
+
+def _with_questions(components: Components, splits: Sequence[str]) -> list[str]:
+    """The splits to evaluate: held-out questions may be absent."""
+    questions = components.environment.questions
+    return [split for split in splits if split != "heldout" or questions(split)]
+
+
+def splits_due(c: ConfigDict, update: int) -> Sequence[str]:
+    """The splits to evaluate after an update: all for the base and after the last."""
+    if update in (0, c.train.updates):
+        return HELD_BACK
+    return ("validation",) if update % c.train.evaluate_every == 0 else ()
+
+
+def after_update(
+    components: Components,
+    policy: Any,
+    update: int,
+    timer: Callable[[str], contextlib.AbstractContextManager],
+    check_stop: Callable[[], None],
+) -> dict[str, float]:
+    """`on_splits` of the splits that are due after an update; empty if none are."""
+    splits = splits_due(components.config, update)
+    if not splits:
+        return {}
+    with timer("evaluate"):
+        label = f"after update {update}"
+        return on_splits(components, policy, splits, label, check_stop)
 
 
 def _planned(components: Components, split: str) -> int:
@@ -160,19 +196,26 @@ def describe(found: Mapping[str, Mapping[str, float]], path: pathlib.Path) -> st
 
 
 def on_splits(
-    components: Components, policy: Any, splits: Sequence[str], label: str
+    components: Components,
+    policy: Any,
+    splits: Sequence[str],
+    label: str,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """`on_split` of several splits, as "split/name"; logged as they come.
+
+    Held-out questions may be absent; then nothing of them is measured.
 
     Args:
       components: as for `on_split`.
       policy: as for `on_split`.
       splits: of "train", "validation" and "heldout".
       label: what the policy is, for the log.
+      check_stop: see `collect.collect`.
     """
     values = {}
-    for split in splits:
-        of_split, _ = on_split(components, policy, split)
+    for split in _with_questions(components, splits):
+        of_split, _ = on_split(components, policy, split, check_stop=check_stop)
         values |= {f"{split}/{name}": x for name, x in of_split.items()}
         named = ", ".join(f"{name} {x:.4g}" for name, x in of_split.items())
         _log.info("%s, %s: %s", label, split, named)
@@ -183,6 +226,8 @@ def on_split(
     components: Components,
     policy: Any,
     split: str,
+    *,
+    check_stop: Callable[[], None] = lambda: None,
     each: Callable[[GradedAttempt], None] = lambda graded: None,
 ) -> tuple[dict[str, float], list[GradedAttempt]]:
     """Sample and grade `config.eval.attempts` attempts at every question of a split.
@@ -194,7 +239,8 @@ def on_split(
       components: what the config names.
       policy: weights as `decoder` reads them.
       split: "train", "validation" or "heldout".
-      each: called with every graded attempt as it comes, see `collect`.
+      check_stop: see `collect.collect`.
+      each: called with every graded attempt as it comes; see `collect.collect`.
 
     Returns:
       {"avg@n": mean score, "pass@k": ..., "length_mean": tokens, "truncated": share},
@@ -208,7 +254,11 @@ def on_split(
     key = jax.random.fold_in(jax.random.key(c.seed), zlib.crc32(split.encode()))
     sampling = sampling_of(c, c.eval)
     with screen.phase(f"evaluating {split}"):
-        _, graded = collect(components, policy, questions, sampling, key, each=each)
+        _, graded = collect(
+            *(components, policy, questions, sampling, key),
+            check_stop=check_stop,
+            each=each,
+        )
     counted = {"dropped_questions": float(dropped)} if dropped else {}
     return summarise(c, graded) | counted, graded
 

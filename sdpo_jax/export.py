@@ -13,9 +13,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdpo_jax import config, distributed, run_checkpoints, screen, train_state
+from sdpo_jax import config, distributed, inputs, run_checkpoints, screen, train_state
 from sdpo_jax.model import huggingface, huggingface_export
 from sdpo_jax.model import lora as adapters
+from sdpo_jax.model.change import Change
 
 _log = logging.getLogger(__name__)
 
@@ -55,11 +56,13 @@ def run(
         "peft".
 
     Returns:
-      {"path", "update" of the checkpoint, "weights", "dtype", "parameters"}.
+      {"path", "update" of the checkpoint, "weights", "dtype", "parameters"}; for the
+      whole weights of a run also "changed", those that training changed, and
+      "changed_in_files", those that still differ from the base model in `dtype`.
 
     Raises:
-      ValueError: if the config is invalid, the folder to write exists, or the run
-        does not save these weights.
+      ValueError: if the config is invalid, the folder to write exists, the run does
+        not save these weights, or its base model was replaced since it began.
       FileNotFoundError: if the run has no checkpoint yet.
     """
     screen.show_log()
@@ -79,24 +82,43 @@ def run(
     if workdir is None:
         params, update = read(dtype), 0
     else:
+        inputs.check_model(c, workdir)
         state = train_state.abstract_state(c, arch, mesh)
         params, update = _restore(c, state, pathlib.Path(workdir), weights, checkpoint)
     _log.info("%s: writing the %s after update %d", target, weights, update)
     settings = {"source": c.model.path, "dtype": dtype}
+    change = None
     with jax.set_mesh(mesh):
         if lora == "peft":
             huggingface_export.save_adapters(target, arch, params, **settings)
         else:
             if workdir is not None and c.lora.rank:
                 params = jax.jit(adapters.merge)(read("float32"), params)
-            huggingface_export.save(target, arch, params, **settings)
+            change = huggingface_export.save(
+                target, arch, params, **settings, compare=workdir is not None
+            )
     return {
         "path": str(target),
         "update": update,
         "weights": weights,
         "dtype": dtype,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        **(_told(change) if change else {}),
     }
+
+
+def _told(change: Change) -> dict[str, int]:
+    """The counts for the result; logs them, loudly where most of a change is lost."""
+    if change.mostly_lost:
+        _log.warning(
+            "%s: most of what training changed is rounded away, and these files are "
+            "close to the base model; export with --export_dtype=float32, and load "
+            "the files in float32",
+            change.summary,
+        )
+    else:
+        _log.info(change.summary)
+    return {"changed": change.changed, "changed_in_files": change.kept}
 
 
 def _check(

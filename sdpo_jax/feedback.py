@@ -107,7 +107,7 @@ def _shown(c, tokenizer, graded, size, update) -> list[reprompt.Shown]:
         # Draws depend on the question, not on its place or on who else is in the batch.
         shown += reprompt.choose(
             rules,
-            [g.response for g in group],
+            [g.turn for g in group],
             [g.score >= c.reprompt.success_score for g in group],
             [g.verdict.feedback if g.verdict else "" for g in group],
             random.Random(f"{c.seed}/{update}/{group[0].question.uid}"),

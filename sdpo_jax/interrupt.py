@@ -63,13 +63,13 @@ class Flag:
         )
 
     def raise_if_set(self) -> None:
-        """Raise on every host if any was signalled: all must stop at the same update.
+        """Raise on every host if any was signalled; every host must call it.
 
         Raises:
           Interrupted: if a signal arrived.
         """
         if distributed.on_any(self._is_set):
-            raise Interrupted("a signal asked the run to stop")
+            raise Interrupted("stopped by a signal")
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from sdpo_jax import config, envs
+from sdpo_jax import config, envs, hub, run_file
 
 _CONFIG = config_flags.DEFINE_config_file("config", help_string="A run file.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run folder; runs/<config> if unset.")
@@ -89,6 +89,7 @@ def main(argv: Sequence[str]) -> int | str:
 
 
 def _parse(argv: Sequence[str]) -> ConfigDict:
+    run_file.check(argv)
     extra = flags.FLAGS(_with_config_of_run(argv))[1:]
     if extra or not _CONFIG.present:
         problem = f"{extra[0]!r} is not a flag" if extra else "--config is missing"
@@ -105,8 +106,12 @@ def _parse(argv: Sequence[str]) -> ConfigDict:
                 f"--{name} is not read by --job={_JOB.value}, only by "
                 f"--job={' and '.join(jobs)}; leave it out"
             )
+    run_file.check_overrides(argv, _JOB.value, _CONFIG.value.method)
     config.validate(_CONFIG.value)
     envs.validate(_CONFIG.value)
+    hub.check_path(_CONFIG.value.model.path)
+    sources = [_CONFIG.value.env[split] for split in config.SPLITS]
+    hub.ask_early(_CONFIG.value.model.path, *sources)
     return _CONFIG.value
 
 

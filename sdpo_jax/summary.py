@@ -3,7 +3,7 @@
 import os
 import pathlib
 import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -14,15 +14,13 @@ from sdpo_jax.learner import Learner, trained_shapes
 from sdpo_jax.run_checkpoints import RunCheckpoints
 from sdpo_jax.train_state import decoder_params
 
-# What is measured of the base, the last and the best checkpoint.
-SPLITS = ("validation", "heldout")
-
 
 def write(
     components: Components,
     folder: pathlib.Path,
     learner: Learner,
     checkpoints: RunCheckpoints,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
     """Evaluate the best checkpoint, write `summary.json` and return its content."""
     best, heldout = checkpoints.best(), None
@@ -30,7 +28,8 @@ def write(
         student = checkpoints.student(trained_shapes(*components.model).student, best)
         policy = decoder_params(learner.state.base, student)
         label = f"best, after update {best}"
-        values = evaluate.on_splits(components, policy, ("heldout",), label)
+        splits = ("heldout",)
+        values = evaluate.on_splits(components, policy, splits, label, check_stop)
         heldout = of_split(values, "heldout")
     content = None
     if distributed.is_first():
@@ -58,13 +57,16 @@ def of_run(
     by_step = {line["step"]: line for line in lines}
     timings = json_files.read_lines(folder / metrics.TIMINGS)
     seconds = sum(v for t in timings for k, v in t.items() if k != "step")
-    splits = lambda line: {split: of_split(line, split) for split in SPLITS}
+    splits = lambda line: {split: of_split(line, split) for split in evaluate.HELD_BACK}
     updates = max(by_step)
+    # A line each; batches may have had other sizes than the config says today.
+    with (folder / metrics.ATTEMPTS).open("rb") as attempts:
+        generations = sum(1 for _ in attempts)
     last = splits(by_step[updates])
     return {
         "method": c.method,
         "updates": updates,
-        "generations": updates * c.rollout.questions * c.rollout.attempts,
+        "generations": generations,
         "seconds": round(seconds, 1),
         "base": splits(by_step[0]),
         "last": last,
@@ -101,7 +103,7 @@ def describe(content: Mapping[str, Any], folder: str | os.PathLike) -> str:
     name = name or next(iter(measured), "score")
     score = lambda part, split: (part.get(split) or {}).get(name)
     rows = [
-        (label, *(tables.number(score(part, split)) for split in SPLITS))
+        (label, *(tables.number(score(part, split)) for split in evaluate.HELD_BACK))
         for label, part in parts.items()
     ]
     command = f"python -m sdpo_jax.main --workdir={shlex.quote(str(folder))}"

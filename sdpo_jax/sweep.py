@@ -33,7 +33,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from sdpo_jax import config, json_files, sweep_grid
+from sdpo_jax import config, json_files, run_file, sweep_grid
 
 RESULTS = "results.json"
 _SUMMARY = "summary.json"
@@ -129,7 +129,9 @@ def load(run: Run) -> ConfigDict:
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=argv)
     try:
+        run_file.check(argv)
         values(argv)
+        run_file.check_overrides(argv, "train", values["config"].value.method)
         # Loads JAX, which a sweep otherwise does without; it never uses a device.
         from sdpo_jax import components
 

@@ -133,10 +133,6 @@ def test_knobs_stay_few():
             "reprompt.max_length=2048 must exceed rollout.max_prompt=2048",
         ),
         (
-            {"rollout__rows_at_once": 7},
-            "rows_at_once=7 must be at least rollout.attempts=8",
-        ),
-        (
             {"curriculum__min_pass_rate": 0.6, "curriculum__max_pass_rate": 0.4},
             "min_pass_rate=0.6 exceeds curriculum.max_pass_rate=0.4",
         ),
@@ -147,6 +143,79 @@ def test_knobs_stay_few():
 def test_what_is_wrong_only_together_is_refused(fields, told):
     with pytest.raises(ValueError, match=told):
         config.validate(changed(**fields))
+
+
+TWICE = "a brace that stands for itself is written twice: {{ or }}"
+
+
+@pytest.mark.parametrize(
+    "field, value, fault",
+    [
+        ("template", "{promt}{solution}{feedback}", "{promt} is no placeholder"),
+        ("template", "{solution}{feedback}", "{prompt} is missing"),
+        ("template", "{prompt}{}", "{} is no placeholder"),
+        ("template", "{prompt}{0}", "{0} is no placeholder"),
+        ("template", "{prompt} { solution }", "{ solution } is no placeholder"),
+        ("template", "{prompt.x}", "{prompt.x} is no placeholder"),
+        ("template", "{prompt[0]}", "{prompt[0]} is no placeholder"),
+        ("template", "{prompt!r}", "{prompt!r} is no placeholder"),
+        ("template", "{prompt:>9}", "{prompt:>9} is no placeholder"),
+        ("template", '{prompt} {"x": 1}', '{"x": 1} is no placeholder'),
+        ("template", "{{prompt}}", "{prompt} is missing"),
+        ("template", "{prompt}}", "Single '}' encountered in format string"),
+        ("template", "{prompt} \\boxed{", "Single '{' encountered in format string"),
+        ("template", "{prompt", "expected '}' before end of string"),
+        ("solution_template", "", "{solution} is missing"),
+        ("solution_template", "{prompt}{solution}", "{prompt} is no placeholder"),
+        ("feedback_template", "{feedbck}", "{feedbck} is no placeholder"),
+        ("feedback_template", "\n}{feedback}", "Single '}' encountered in format str"),
+    ],
+)
+def test_template_that_cannot_be_filled_in_is_refused(field, value, fault):
+    with pytest.raises(ValueError) as raised:
+        config.validate(changed(**{f"reprompt__{field}": value}))
+
+    message = str(raised.value)
+    assert message.startswith(f"reprompt.{field}: {fault}")
+    assert message.endswith(TWICE) and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    "fields, told",
+    [
+        ({"template": "{prompt}{feedback}"}, "no {solution}, which reprompt.demonstra"),
+        ({"template": "{prompt}{solution}"}, "no {feedback}, which reprompt.show_feed"),
+        (
+            {"template": "{prompt}{solution}{{feedback}}"},
+            "no {feedback}, which reprompt.show_feedback=without_solution shows; add",
+        ),
+        (
+            {"template": "{prompt}{solution}{feedback}", "show_attempt": True},
+            "no {attempt}, which reprompt.show_attempt=True shows; add it, or set",
+        ),
+    ],
+)
+def test_template_without_what_is_shown_is_refused(fields, told):
+    c = changed(**{f"reprompt__{name}": value for name, value in fields.items()})
+
+    with pytest.raises(ValueError, match="^reprompt.template has ") as raised:
+        config.validate(c)
+    assert told in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"template": "{prompt} {{}} {solution}{prompt}{feedback}"},
+        {"solution_template": "{{{solution}}} {solution}"},
+        {"template": "{prompt}{feedback}", "demonstration_from": "nobody"},
+        {"template": "{prompt}{solution}", "show_feedback": "never"},
+    ],
+)
+def test_template_with_doubled_braces_or_nothing_more_to_show_is_accepted(fields):
+    config.validate(
+        changed(**{f"reprompt__{name}": value for name, value in fields.items()})
+    )
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from tests import metric_names
 from tests.runs import (
     CLOCK,
     Words,
+    assert_same_run,
     base,
     finished,
     lines_of,
@@ -36,8 +37,9 @@ from tests.runs import (
     state_of,
     tiny,
 )
+from tests.test_tracker import installed
 
-__all__ = ["base", "finished", "one_device"]
+__all__ = ["base", "finished", "installed", "one_device"]
 
 
 def test_prompt_that_is_too_long_is_refused_at_the_start(base, tmp_path, one_device):
@@ -69,6 +71,23 @@ def test_prompts_that_are_too_long_are_dropped_and_counted_when_asked(
     assert last["heldout/dropped_questions"] == 1
     asked = {line["question"] for line in lines_of(tmp_path, metrics.ATTEMPTS)}
     assert "long" not in asked
+
+
+@pytest.mark.slow
+def test_run_without_held_out_questions_reports_validation_alone(
+    base, tmp_path, one_device
+):
+    class NoneHeldOut(Words):
+        def questions(self, split):
+            return [] if split == "heldout" else super().questions(split)
+
+    c = tiny(base, train__updates=2, train__evaluate_every=1)
+    summary = train.run(c, tmp_path, environment=NoneHeldOut())
+
+    for checkpoint in ("base", "last", "best"):
+        assert summary[checkpoint]["validation"] and not summary[checkpoint]["heldout"]
+    logged = {name for line in lines_of(tmp_path, metrics.METRICS) for name in line}
+    assert not [name for name in logged if name.startswith("heldout")]
 
 
 VARIANTS = {
@@ -212,6 +231,21 @@ def test_summary_follows_from_the_metrics_and_validation_chooses_the_best(
     # Held-out questions were never asked between the first and the last evaluation.
     assert [n for n in lines if of(n, "heldout")] == [0, 6]
     assert best["heldout"] == heldout_of(c, tmp_path, 4)
+
+
+def test_run_whose_tracker_fails_is_the_run_without_one(
+    base, finished, tmp_path, one_device, installed, caplog
+):
+    wandb = installed(failing=["log", "finish"])
+    c, folder = tiny(base), tmp_path / "run"
+
+    train.run(c, folder, environment=Words(), wandb_project="sdpo")
+
+    assert_same_run(c, folder, finished)
+    assert wandb.started[0]["config"]["optimizer.learning_rate"] == 1e-2
+    # Metrics and timings of the base and of every update.
+    assert [name for name, *_ in wandb.calls].count("log") == 2 * 5
+    assert sum("wandb failed" in message for message in caplog.messages) == 1
 
 
 @pytest.mark.parametrize("checkpoint", ["last", "best"])

@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -161,6 +162,35 @@ def test_attempts_are_graded_while_others_are_sampled():
     assert found == evaluate.on_split(together, "a", "validation")
 
 
+def test_signal_is_heard_after_each_group_and_while_grading():
+    begun, go_on, looks = threading.Semaphore(0), threading.Event(), []
+
+    class Stop(Exception):
+        pass
+
+    class Slow(Sums):
+        def act(self, response, truncated):
+            begun.release()
+            go_on.wait(30)
+            return super().act(response, truncated)
+
+    def check_stop():
+        looks.append(len(looks))
+        if len(looks) > rows:
+            raise Stop
+
+    c = make_components()
+    rows = len(QUESTIONS["validation"]) * c.config.eval.attempts
+    slow = dataclasses.replace(c, environment=Slow(), engine=OneByOne(begun))
+
+    with pytest.raises(Stop):
+        evaluate.on_split(slow, "a", "validation", check_stop=check_stop)
+
+    # Once for each group of one row, and once for the grading that goes on.
+    assert len(looks) == rows + 1
+    go_on.set()
+
+
 def responses(graded):
     return [g.response[1:] for g in graded]
 
@@ -246,6 +276,18 @@ def test_run_evaluates_every_split_of_an_environment_of_ones_own(built):
     }
 
 
+def test_without_held_out_questions_nothing_of_them_is_measured(monkeypatch):
+    one = make_components()
+    monkeypatch.setitem(QUESTIONS, "heldout", [])
+    monkeypatch.setattr(components.Components, "load_params", lambda self: "a")
+    monkeypatch.setattr(evaluate, "build", lambda *_: contextlib.nullcontext(one))
+
+    values = evaluate.on_splits(one, "a", ("validation", "heldout"), "base")
+
+    assert values and all(name.startswith("validation/") for name in values)
+    assert list(evaluate.run(one.config, one.environment)) == ["train", "validation"]
+
+
 def test_every_answer_and_question_is_written(built, tmp_path):
     one, _ = built
     c = settings()
@@ -295,7 +337,7 @@ def test_answers_are_on_file_as_they_come(built, tmp_path):
     stopped = dataclasses.replace(one, engine=Stopped())
     with pytest.raises(KeyboardInterrupt), answers.Files(folder, 7) as files:
         each = lambda graded: files.write("train", graded)
-        evaluate.on_split(stopped, "a", "train", each)
+        evaluate.on_split(stopped, "a", "train", each=each)
 
     lines = list(json_files.read_lines(folder / "train.jsonl"))
     assert lines and {line["update"] for line in lines} == {7}

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from sdpo_jax import run_file
+
 ROOT = pathlib.Path(__file__).parents[1]
 RUN_FILE = "--config=configs/quickstart.py"
 
@@ -114,6 +116,14 @@ MISTAKES = {
         [RUN_FILE, "--job=export", "--wandb_project=x"],
         "--wandb_project is not read by --job=export, only by --job=train",
     ),
+    "a limit on training for an evaluation": (
+        [RUN_FILE, "--job=evaluate", "--config.train.updates=3"],
+        "--config.train.updates is not read by --job=evaluate; leave it out",
+    ),
+    "a folder that is not there as model": (
+        [RUN_FILE, "--config.model.path=runs/no/such"],
+        "'runs/no/such': there is no such folder, and a model of the Hugging Face hub",
+    ),
     "an unknown flag": ([RUN_FILE, "--workdri=x"], "Unknown command line flag 'workd"),
     "an unknown job": (
         [RUN_FILE, "--job=trian"],
@@ -173,6 +183,83 @@ def test_mistake_in_a_run_file_is_one_line(body, told, without_jax, tmp_path):
     assert status == 1 and out == ""
     assert err.startswith("error: ") and told in err
     assert err.count("\n") == 1
+
+
+OTHER_FILES = {
+    "run.yaml": (b"a: 1\n", "run.yaml is YAML; a run file is Python with get_conf"),
+    "run.json": (b"{}", "run.json is JSON; a run file is Python with get_config()"),
+    "empty.py": (b"", "empty.py defines no get_config(); a run file is Python with"),
+    "other.py": (b"c = 1\n", "other.py defines no get_config(); a run file is"),
+    "utf_16.py": ("get_config".encode("utf-16"), "is text in UTF-16, expected text "),
+    "latin_1.py": (b"def get_config():\n  return '\xe9'", "latin_1.py, line 2: byte"),
+    "binary.py": (b"PK\x03\x04", "binary.py is a zip archive or a spreadsheet"),
+    "config.json": (
+        b'{"seed": 1}',
+        "is of a run: its config is read by --config=",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FILES)
+def test_file_that_is_no_run_file_is_named_with_the_remedy(name, tmp_path):
+    content, told = OTHER_FILES[name]
+    (tmp_path / name).write_bytes(content)
+
+    for given in (["--config", tmp_path / name], [f"--config={tmp_path / name}:x"]):
+        with pytest.raises(ValueError) as raised:
+            run_file.check(["main", *map(str, given)])
+        assert told in str(raised.value) and "\n" not in str(raised.value)
+
+
+def test_run_folder_as_run_file_is_told_what_reads_it(tmp_path):
+    (tmp_path / "config.json").write_text('{"seed": 1}')
+    reader = pathlib.Path(run_file.__file__).with_name("run_config.py")
+
+    with pytest.raises(ValueError, match=f"--config={reader}:{tmp_path}$"):
+        run_file.check(["main", f"--config={tmp_path}"])
+
+    run_file.check(["main", f"--config={reader}:{tmp_path}"])
+
+
+@pytest.mark.parametrize(
+    "job, fields",
+    [
+        ("train", ["train.updates", "eval.top_p", "sdpo.top_k", "reprompt.template"]),
+        ("evaluate", ["eval.top_p", "rollout.max_prompt", "reprompt.success_score"]),
+        ("evaluate", ["env.train", "sdpo.top_k", "model.path", "mesh.data", "seed"]),
+        ("export", ["model.path", "mesh.fsdp", "lora.rank", "teacher.mode", "method"]),
+    ],
+)
+def test_fields_that_a_job_reads_may_be_given(job, fields):
+    run_file.check_overrides(
+        ["main", *(f"--config.{f}=1" for f in fields)], job, "sdpo"
+    )
+
+
+@pytest.mark.parametrize(
+    "job, arguments, told",
+    [
+        ("evaluate", ["--config.rollout.top_p=1"], "evaluate; it reads eval.top_p; le"),
+        (
+            "evaluate",
+            ["--config.reprompt.template", "x"],
+            "read by --job=evaluate; lea",
+        ),
+        ("evaluate", ["-config.curriculum.min_pass_rate=0"], "read by --job=evaluate;"),
+        ("export", ["--config.seed=1"], "--config.seed is not read by --job=export; l"),
+        ("export", ["--config.grpo.clip_low=1"], "--config.grpo.clip_low is not read"),
+        (
+            "train",
+            ["--config.sdpo.top_k=1"],
+            "sdpo.top_k is not read with method=grpo;",
+        ),
+        ("export", ["--config.env.judge.url", "x"], "--config.env.judge.url is not r"),
+    ],
+)
+def test_fields_that_a_job_ignores_are_refused(job, arguments, told):
+    with pytest.raises(ValueError) as raised:
+        run_file.check_overrides(["main", "--config=run.py", *arguments], job, "grpo")
+    assert told in str(raised.value)
 
 
 def test_help_shows_the_commands_and_the_flags(without_jax):

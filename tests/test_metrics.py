@@ -1,4 +1,3 @@
-import builtins
 import json
 import math
 import pathlib
@@ -226,40 +225,25 @@ def test_only_the_first_process_writes(folder, monkeypatch):
     assert not folder.exists()
 
 
-def test_wandb_that_is_missing_says_how_to_get_it(monkeypatch):
-    real_import = builtins.__import__
-
-    def refuse(name, *args, **kwargs):
-        if name == "wandb":
-            raise ModuleNotFoundError(name)
-        return real_import(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    metrics.check_tracker(None)
-    with pytest.raises(ValueError, match="--wandb_project=sdpo.*pip install wandb"):
-        metrics.check_tracker("sdpo")
-
-
-def test_wandb_gets_the_numbers_and_resumes_by_folder_name(folder, monkeypatch):
+def test_tracker_gets_the_numbers_and_the_config(folder, monkeypatch):
     calls = []
 
-    class Wandb:
-        def init(**kwargs):
-            calls.append((kwargs["project"], kwargs["id"], kwargs["resume"]))
-            return Wandb
+    class Tracker:
+        def __init__(self, *arguments):
+            calls.append(arguments)
 
-        def log(numbers, step):
+        def log(self, numbers, step):
             calls.append((numbers, step))
 
-        def finish():
-            calls.append("finish")
+        def close(self):
+            calls.append("closed")
 
-    monkeypatch.setitem(sys.modules, "wandb", Wandb)
-    log = metrics.RunLog(folder, num_steps=1, wandb_project="sdpo")
+    monkeypatch.setattr(metrics, "Tracker", Tracker)
+    log = metrics.RunLog(folder, num_steps=1, wandb_project="sdpo", config={"seed": 3})
     log.write_metrics(1, {"a": 1.5, "b": math.nan})
     log.close()
 
-    assert calls == [("sdpo", "run", "allow"), ({"a": 1.5}, 1), "finish"]
+    assert calls == [("sdpo", folder, {"seed": 3}), ({"a": 1.5}, 1), "closed"]
 
 
 def test_timer_adds_up_by_name_and_starts_again(monkeypatch):

@@ -12,7 +12,7 @@ import time
 import numpy as np
 import pytest
 
-from sdpo_jax import metrics, train
+from sdpo_jax import config, metrics, train
 from sdpo_jax.summary import describe
 from tests.runs import (
     ROOT,
@@ -37,17 +37,18 @@ def run_file(tmp_path_factory):
     )
 
 
-def start(run_file, workdir, *flags):
+def start(run_file, workdir, *flags, **environment):
     """A run as a user starts it, on one device."""
-    return start_command(f"--config={run_file}", f"--workdir={workdir}", *flags)
+    run = f"--config={run_file}", f"--workdir={workdir}"
+    return start_command(*run, *flags, **environment)
 
 
-def start_command(*flags):
+def start_command(*flags, **environment):
     return subprocess.Popen(
         [sys.executable, "-m", "sdpo_jax.main", *flags],
         cwd=ROOT,
         # Compiled well: twenty updates take longer than that.
-        env=os.environ | {"XLA_FLAGS": ""},
+        env=os.environ | {"XLA_FLAGS": ""} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -147,6 +148,54 @@ def test_signalled_run_saves_leaves_and_goes_on(
     assert status == 0, err
     assert f"update {stopped} of 20" in err
     assert_same_run(config_of(run_file), folder, undisturbed)
+
+
+GRADER = """
+import pathlib, time, zlib
+
+def grade(row, response):
+    asked = pathlib.Path(__file__).with_name(row["uid"].partition("-")[0])
+    if asked.exists():
+        asked.with_name("begun").touch()
+        time.sleep(30)
+    return zlib.crc32(response.encode()) % 5 / 4
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_signalled_run_leaves_while_graders_are_busy(split, tmp_path):
+    fields = dict(env__name="function", env__function__grade="grader_of_words:grade")
+    defaults = config.default().env.programming
+    fields |= {
+        f"env__programming__{name}": defaults[name]
+        for name in ("wrong_answers_shown", "process_per")
+    }
+    fields |= dict(train__updates=4, train__evaluate_every=2, train__save_every=4)
+    run_file = write_run_file(tmp_path, **fields)
+    (tmp_path / "grader_of_words.py").write_text(GRADER)
+    folder, busy = tmp_path / "signalled", tmp_path / split
+    begin = lambda workdir: start(run_file, workdir, PYTHONPATH=str(tmp_path))
+
+    process = begin(folder)
+    wait_until(lambda: done(folder) == 1, process)
+    busy.touch()
+    wait_until(lambda: (tmp_path / "begun").exists(), process)
+    signalled_s = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    status, _, err = finish(process)
+
+    assert time.monotonic() - signalled_s < 10
+    assert status == 1 and "Traceback" not in err
+    stopped = 1 if split == "train" else 2
+    told = f"stopped after update {stopped}, saved; the same command resumes"
+    assert err.splitlines()[-1] == told
+    assert saved_updates(folder) == [stopped]
+    busy.unlink()
+    for workdir in (folder, tmp_path / "undisturbed"):
+        status, _, err = finish(begin(workdir))
+        assert status == 0, err
+    assert_same_run(config_of(run_file), folder, tmp_path / "undisturbed")
 
 
 def damage(checkpoint):

@@ -67,7 +67,7 @@ def test_overrides_get_the_types_of_their_fields():
         "eval.pass_at": "(1,2)",
         "sdpo.keep_tail": "false",
         "optimizer.learning_rate": "1e-3",
-        "reprompt.solution_template": "",
+        "env.heldout": "",
     }
 
     c = sweep.load(sweep.Run("a run", QUICKSTART, overrides))
@@ -75,7 +75,19 @@ def test_overrides_get_the_types_of_their_fields():
     assert c.eval.pass_at == (1, 2)
     assert c.sdpo.keep_tail is False
     assert c.optimizer.learning_rate == 1e-3
-    assert c.reprompt.solution_template == ""
+    assert c.env.heldout == ""
+
+
+@pytest.mark.parametrize(
+    "config, overrides, told",
+    [
+        (QUICKSTART, {"grpo.clip_low": "0.1"}, "grpo.clip_low is not read with method"),
+        ("tests", {}, "--config=tests: Is a directory: 'tests'; a run file is Python"),
+    ],
+)
+def test_run_that_main_would_refuse_is_refused_by_name(config, overrides, told):
+    with pytest.raises(ValueError, match=f"^a run: .*{told}"):
+        sweep.load(sweep.Run("a run", config, overrides))
 
 
 def test_setting_that_makes_no_sense_for_its_method_is_refused():

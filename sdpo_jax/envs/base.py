@@ -1,8 +1,9 @@
 """The contract of an environment: text in, text and a score out; no arrays or model."""
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from sdpo_jax.questions.question import Question
 
@@ -34,6 +35,8 @@ class GradedAttempt:
       num_tokens: number of sampled tokens, including the stop token.
       truncated: whether the length limit cut the response off.
       verdict: None when the grader itself failed.
+      opening: what the chat template wrote before it: `<think>`, where the template
+        itself opens the reasoning, or nothing.
     """
 
     question: Question
@@ -41,6 +44,12 @@ class GradedAttempt:
     num_tokens: int
     truncated: bool
     verdict: Verdict | None
+    opening: str = ""
+
+    @property
+    def turn(self) -> str:
+        """The response as part of its chat, for `thinking.answer_of`."""
+        return self.opening + self.response
 
     @property
     def score(self) -> float:
@@ -57,7 +66,10 @@ class Episode(Protocol):
         A verdict ends the episode; `act` is not called after it.
 
         Args:
-          response: what the policy wrote, without its end-of-text token.
+          response: what the policy wrote, without its end-of-text token. Where the
+            chat template opens the reasoning, its `<think>` stands in front, so that
+            `thinking.answer_of` finds the answer; not if the environment has an
+            attribute `reads_reasoning` that is true.
           truncated: whether the length limit cut the response off.
         """
 
@@ -69,7 +81,11 @@ class Environment(Protocol):
     """
 
     def questions(self, split: str) -> Sequence[Question]:
-        """The questions of "train", "validation" or "heldout", in a fixed order."""
+        """The questions of a split, in a fixed order.
+
+        Args:
+          split: "train", "validation" or "heldout"; only the last may be empty.
+        """
 
     def start(self, question: Question) -> Episode:
         """Begin one attempt."""
@@ -80,3 +96,18 @@ class Environment(Protocol):
 
 class GraderFailure(RuntimeError):
     """The grader itself failed, so the attempt has no score."""
+
+
+def real_number(value: Any) -> float | None:
+    """A finite real number of any type as a float; None for anything else.
+
+    Also of NumPy, JAX and torch: a scalar, or an array that holds a single number.
+    """
+    try:
+        # `item` raises for an array of several numbers.
+        value = value.item() if hasattr(value, "item") else value
+        # Text has no `__float__`, though `float` would read it.
+        number = float(value) if hasattr(value, "__float__") else math.nan
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return None
+    return number if math.isfinite(number) else None

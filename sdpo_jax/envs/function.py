@@ -8,7 +8,9 @@
 
 and `env.name=function`, `env.function.grade=my_task:grade`. The function gets the
 complete row of the file, and returns a score in [0, 1], or a score and a feedback, or a
-`base.Verdict`. It runs in the trainer, in several threads at once: it must never
+`base.Verdict`. A score is any real number, also a scalar of NumPy, JAX or torch, a
+Fraction or a Decimal. The response is only what stands outside the reasoning, if there
+is any. The function runs in the trainer, in several threads at once: it must never
 execute what a model wrote.
 """
 
@@ -21,13 +23,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sdpo_jax.envs import feedback_text, task
-from sdpo_jax.envs.base import GraderFailure, Verdict
+from sdpo_jax.envs.base import GraderFailure, Verdict, real_number
 from sdpo_jax.envs.single_turn import SingleTurn
 from sdpo_jax.questions import rows
 from sdpo_jax.questions.question import Question
-
-# Types of the score and of the feedback.
-_RETURN_TYPES = ((bool, int, float), (str,))
 
 
 def environment(files: Mapping[str, str | Path], name: str) -> SingleTurn:
@@ -73,14 +72,14 @@ def _grade(
     if isinstance(result, Verdict):
         return result
     pair = result if isinstance(result, tuple) else (result, "")
-    if len(pair) != 2 or not all(map(isinstance, pair, _RETURN_TYPES)):
+    score = real_number(pair[0]) if len(pair) == 2 else None
+    if score is None or not isinstance(pair[1], str):
         raise GraderFailure(
             "env.function.grade must return a number, a number and a text, or a "
             f"Verdict; it returned {result!r:.80}"
         )
-    score, feedback = pair
     outcome = "Accepted" if score == 1 else "Wrong Answer"
-    return Verdict(float(score), outcome, feedback_text.feedback([feedback]))
+    return Verdict(score, outcome, feedback_text.feedback([pair[1]]))
 
 
 def _check(env: ConfigDict) -> None:

@@ -1,14 +1,13 @@
 """Grades many attempts at once, and masks those whose grader fails or hangs."""
 
 import logging
-import math
-import numbers
+import queue
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent import futures
 from typing import Any
 
-from sdpo_jax.envs.base import Environment, GraderFailure, Verdict
+from sdpo_jax.envs.base import Environment, GraderFailure, Verdict, real_number
 from sdpo_jax.questions.question import Question
 
 _log = logging.getLogger(__name__)
@@ -32,14 +31,19 @@ class GradingPool:
     def __init__(self, environment: Environment, limit_s: float | None = None):
         self._environment = environment
         self._limit_s = LIMIT_S if limit_s is None else limit_s
-        self._pool = ThreadPoolExecutor(_GRADERS)
+        self._pool = futures.ThreadPoolExecutor(_GRADERS)
         self._pending = []
+        self._replies: list[queue.SimpleQueue] = []
         self._is_closed = False
 
     def add(self, question: Question, response: str, truncated: bool) -> None:
         """Begin to grade the first act of an episode."""
         attempt = (question, response, truncated)
         self._pending.append(self._pool.submit(self._grade_in_time, *attempt))
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait so long at most; whether all attempts that were added are graded."""
+        return not futures.wait(self._pending, timeout_s).not_done
 
     def verdicts(self) -> list[dict | str | None]:
         """Wait for all results, in the order in which the attempts were added.
@@ -58,22 +62,28 @@ class GradingPool:
             yield grading.result()
 
     def close(self) -> None:
-        """Start no more grading and log no more failures; idempotent."""
+        """Start no more grading, abandon what is under way, log no more failures."""
         self._is_closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
+        # Python joins the threads of a pool when it exits: none may wait for a grader.
+        for reply in self._replies:
+            reply.put(None)
 
     def _grade_in_time(self, question: Question, *attempt) -> dict | str | None:
-        replies = []
-        grade = lambda: replies.append(self._grade(question, *attempt))
+        reply = queue.SimpleQueue()
+        self._replies.append(reply)
+        if self._is_closed:
+            return None
+        grade = lambda: reply.put(self._grade(question, *attempt))
         # A grader that hangs is abandoned; a daemon thread does not block the exit.
-        thread = threading.Thread(target=grade, daemon=True)
-        thread.start()
-        thread.join(self._limit_s)
-        if not replies:
+        threading.Thread(target=grade, daemon=True).start()
+        try:
+            return reply.get(timeout=self._limit_s)
+        except queue.Empty:
             self._log_failure(
                 question, f": no verdict within {self._limit_s:g} seconds"
             )
-        return replies[0] if replies else None
+            return None
 
     def _grade(
         self, question: Question, response: str, truncated: bool
@@ -124,6 +134,7 @@ def _checked_fields(verdict: Any) -> dict:
 
 
 def _finite(name: str, value: Any) -> float:
-    if not isinstance(value, numbers.Real) or not math.isfinite(value):
+    number = real_number(value)
+    if number is None:
         raise GraderFailure(f"{name}: expected a finite number, got {value!r:.80}")
-    return float(value)
+    return number

@@ -24,7 +24,7 @@ from typing import Any
 from sdpo_jax.envs import answer_extraction, feedback_text, installed_packages, task
 from sdpo_jax.envs.base import GraderFailure, Verdict
 from sdpo_jax.envs.single_turn import SingleTurn, sandboxed, unreadable
-from sdpo_jax.questions import rows
+from sdpo_jax.questions import files, rows
 from sdpo_jax.questions.question import Question
 from sdpo_jax.sandbox.pool import Sandbox
 from sdpo_jax.sandbox.values import Call, Packages
@@ -131,7 +131,7 @@ def environment(
     modules = installed_packages.modules(
         "env.name=reasoning_gym", "reasoning-gym", "reasoning-gym>=0.1.25,<0.2"
     )
-    specs = {split: _specs(Path(file)) for split, file in files.items()}
+    specs = {split: _specs(Path(file)) if file else [] for split, file in files.items()}
     _refuse_overlaps([spec for of_split in specs.values() for spec in of_split])
     sandbox = make_sandbox(packages=Packages(modules, _PREPARE))
     try:
@@ -152,8 +152,9 @@ def _specs(file: Path) -> list[tuple[dict[str, Any], str]]:
             f"{file}: is no file; every split of reasoning_gym needs one, with seeds "
             "of its own"
         )
+    text = files.text_of(file.read_bytes(), file)
     try:
-        rows_of_file = json.loads(file.read_text(encoding="utf-8"))
+        rows_of_file = json.loads(text)
     except ValueError as error:
         raise ValueError(f"{file} is not JSON: {error}") from error
     if not isinstance(rows_of_file, list) or not rows_of_file:

@@ -41,14 +41,18 @@ def answered(
       graders: value of `env.grader` -> the function that grades.
     """
     make = lambda env: SingleTurn(
-        rows.load_splits(files(env), data), graders[env.grader]
+        rows.load_splits(files(env), data),
+        graders[env.grader],
+        reads_reasoning=env.grader == "official",
     )
     return Task(make, tuple(graders))
 
 
 def files(env: ConfigDict) -> dict[str, str]:
-    """Split -> its source of questions; a dataset is loaded when it is first read."""
-    return {split: sources.of(env[split], f"env.{split}") for split in SPLITS}
+    """Split -> its source of questions, empty without any; read by `load_splits`."""
+    return {
+        split: env[split] and sources.of(env[split], f"env.{split}") for split in SPLITS
+    }
 
 
 def sandboxes(env: ConfigDict) -> Callable[..., Sandbox]:

@@ -88,6 +88,7 @@ def _expected(call: Any, where: str) -> Call:
             f"{where}: Action_Input of {call['Action']}: expected an object, got "
             f"{arguments!r:.80}"
         )
+    rows.check_finite(arguments, f"{where}, Action_Input of {call['Action']}")
     return Call(call["Action"], arguments)
 
 

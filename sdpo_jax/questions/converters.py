@@ -16,7 +16,14 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from sdpo_jax.questions import boxed, livecodebench, openthoughts, options
+from sdpo_jax.questions import (
+    boxed,
+    files,
+    livecodebench,
+    openthoughts,
+    options,
+    solutions,
+)
 from sdpo_jax.questions.rows import Row, check_object, field
 
 Converter = Callable[[Row, str], list[dict[str, Any]]]
@@ -190,6 +197,13 @@ def _problem(
     return [{"uid": row.get(uid), "prompt": prompt, "answer": value}]
 
 
+def _gsm8k(row: Row, where: str) -> list[dict[str, Any]]:
+    """A problem whose answer follows the mark at the end of its solution."""
+    solution = field(row, "answer", str, where)
+    answer = solutions.marked_answer(solution) or ""
+    return _problem(row | {"answer": answer}, where, problem="question")
+
+
 def _livecodebench(row: Row, where: str, tests: str = "all") -> list[dict[str, Any]]:
     return [livecodebench.from_livecodebench(row, where, tests)]
 
@@ -204,6 +218,8 @@ def _skipping_malformed(
             converted = convert(row)
         except ValueError as error:
             raise SkippedRow(f"{where}: {error}") from error
+        if files.lone_surrogate(converted["prompt"]):
+            raise SkippedRow(f"{where}: the prompt holds half a surrogate pair")
         # A dataset may contain a problem twice, with one uid. A row without a uid is
         # named by its index instead.
         return [{name: value for name, value in converted.items() if name != "uid"}]
@@ -224,6 +240,7 @@ CONVERTERS: Mapping[str, Converter] = {
     "siyanzhao/Openthoughts_math_30k_opsd": _openthoughts,
     "Idavidrein/gpqa": _skipping_malformed(options.from_gpqa),
     "TIGER-Lab/MMLU-Pro": _skipping_malformed(options.from_mmlu_pro),
+    "openai/gsm8k": _gsm8k,
     "HuggingFaceH4/aime_2024": _problem,
     "math-ai/aime24": functools.partial(_problem, answer="solution"),
     "math-ai/aime25": _problem,

@@ -2,10 +2,11 @@
 
 import functools
 import urllib.parse
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sdpo_jax import digests, hub
 from sdpo_jax.questions.source_kind import Address, SourceKind, load_or_raise
 
 _FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
@@ -37,7 +38,23 @@ def read(address: Address) -> Iterable[Any]:
             options.get("config"),
             revision=options.get("revision"),
         )
-    return load_or_raise(address, functools.partial(load, split=options["split"]))
+    load = functools.partial(load, split=options["split"])
+    if not Path(address.name).is_dir():
+        load = functools.partial(_download, address.name, load, datasets.config)
+    return load_or_raise(address, load)
+
+
+def _download(name: str, load: Callable[[], Iterable[Any]], config: Any) -> Any:
+    """`load()` of a dataset of the hub; raises within seconds without a network."""
+    hub.check_name(name, "dataset")
+    try:
+        with hub.offline_if_absent(config):
+            return load()
+    except Exception as error:
+        # The library's own message would not say why it found nothing.
+        if absence := hub.absence():
+            raise ValueError(absence) from error
+        raise
 
 
 def _files(address: Address) -> list[str]:
@@ -63,6 +80,21 @@ def _files(address: Address) -> list[str]:
     return [f"hf://datasets/{address.name}{suffix}/{file}" for file in files]
 
 
+def contents(address: Address) -> Mapping[str, str]:
+    """Digests of local files; of a dataset on the hub, its commit."""
+    folder = Path(address.name)
+    if folder.is_dir():
+        files = [Path(file) for file in _files(address)]
+        return digests.of_files(folder, files or None)
+    ask = functools.partial(
+        hub.dataset_commit, address.name, address.options.get("revision")
+    )
+    return {address.name: load_or_raise(address, ask)}
+
+
 SOURCE = SourceKind(
-    read, frozenset({"split", "config", "revision", "files"}), frozenset({"split"})
+    read,
+    frozenset({"split", "config", "revision", "files"}),
+    frozenset({"split"}),
+    contents,
 )

@@ -1,24 +1,33 @@
-"""Makes questions from rows of files (JSON, JSON lines, Parquet) and other sources.
+"""Makes questions from rows of files and other sources.
 
-Every row has a name ("uid", or "idx" as in the official SDPO files), a "prompt" and
-optionally a "system" message. Its environment defines the other fields.
+`columns` says how a row gives its name, prompt and system message. Its environment
+defines the other fields.
 """
 
 import dataclasses
 import hashlib
 import itertools
-import json
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from sdpo_jax.questions import columns, files
+from sdpo_jax.questions.columns import (
+    Row,
+    check_finite,
+    check_object,
+    field,
+    got,
+    name_of,
+)
 from sdpo_jax.questions.question import Question
+
+# Tasks and converters use some of `columns` too.
+__all__ = ["Row", "check_finite", "check_object", "field", "got", "name_of"]
 
 SHARE = "share:"
 _log = logging.getLogger(__name__)
-
-Row = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +54,7 @@ def load_splits(
 
     Args:
       files: split -> file or source, or "share:0.1" for a tenth of the questions of
-        "train", selected by a hash of their uids.
+        "train", selected by a hash of their uids; empty for a split without questions.
       data_of: maps a row and its location to `Question.data`.
 
     Raises:
@@ -56,7 +65,11 @@ def load_splits(
         for split, source in files.items()
         if str(source).startswith(SHARE)
     }
-    splits = {s: load(path, data_of) for s, path in files.items() if s not in shares}
+    splits = {
+        split: load(source, data_of) if source else []
+        for split, source in files.items()
+        if split not in shares
+    }
     splits = _with_shares(splits, shares)
     prompts = {s: {q.prompt for q in questions} for s, questions in splits.items()}
     for split, questions in splits.items():
@@ -118,95 +131,56 @@ def load(
     """The questions of a file or source.
 
     Args:
-      path: a Parquet file (.parquet), a file with one JSON list or JSON lines, or the
-        rows of another source.
+      path: a file, see `files`, or the rows of another source.
       data_of: see `load_splits`.
 
     Raises:
       ValueError: if a row is malformed; names file, row (from 1) and field.
     """
     located = path.read() if isinstance(path, NamedRows) else _located(Path(path))
-    questions, where_of = [], {}
+    questions, where_of, unnamed, repeats = [], {}, 0, []
     for where, row in located:
-        question = _question(row, where, data_of)
-        if question.uid in where_of:
-            first = where_of[question.uid].removeprefix(f"{path}, ")
+        check_object(row, where)
+        named = name_of(row, where)
+        question = _question(row, named, where, data_of)
+        if question.uid not in where_of:
+            where_of[question.uid] = where
+            questions.append(question)
+            unnamed += named is None
+            continue
+        first = where_of[question.uid].removeprefix(f"{path}, ")
+        if named is not None:
             raise ValueError(
-                f"{where}: uid {question.uid!r} is that of {first} too; make it unique"
+                f"{where}: uid {named!r} is that of {first} too; make it unique"
             )
-        where_of[question.uid] = where
-        questions.append(question)
+        repeats.append(f"{where}: has the prompt of {first} too")
+    if repeats:
+        raise ValueError(
+            f"{repeats[0]}, and no uid: remove it, or give both rows a uid (rows that "
+            f"repeat a prompt without a uid: {len(repeats)})"
+        )
     if not questions:
         raise ValueError(f"{path} holds no questions")
+    if unnamed:
+        _log.info(
+            "%s: %d rows have no uid; a hash of the prompt names them", path, unnamed
+        )
     return questions
 
 
 def _located(path: Path) -> Iterable[tuple[str, Any]]:
-    for number, row in enumerate(read_file(path), start=1):
+    for number, row in enumerate(files.read(path), start=1):
         yield f"{path}, row {number}", row
 
 
-def field(row: Row, name: str, kind: type, where: str) -> Any:
-    """`row[name]`, checked to have type `kind`.
-
-    Raises:
-      ValueError: if the field is missing or has another type.
-    """
-    if not isinstance(row.get(name), kind):
-        got = f"{row.get(name)!r:.80}"
-        raise ValueError(f"{where}, field {name}: expected {kind.__name__}, got {got}")
-    return row[name]
-
-
-def check_object(row: Any, where: str) -> None:
-    """Raise ValueError unless the row is a JSON object."""
-    if not isinstance(row, dict):
-        raise ValueError(f"{where}: expected an object, got {type(row).__name__}")
-
-
-def read_file(path: Path) -> Sequence[Any]:
-    """The rows of a file.
-
-    Raises:
-      ValueError: if the content does not have the format that the extension or the
-        first character indicates.
-    """
-    if path.suffix == ".parquet":
-        import pyarrow.parquet  # Slow to import, and only Parquet files need it.
-
-        try:
-            return pyarrow.parquet.read_table(path).to_pylist()
-        except pyarrow.ArrowException as error:
-            raise ValueError(f"{path} is not Parquet: {error}") from error
-    text = path.read_text(encoding="utf-8")
-    if text.lstrip().startswith("["):
-        try:
-            return json.loads(text)
-        except ValueError as error:
-            raise ValueError(f"{path} is not JSON: {error}") from error
-    rows = []
-    # `splitlines` would also split at characters such as U+2028 inside a string.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(json.loads(line))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number} is not JSON: {error}") from error
-    return rows
-
-
 def _question(
-    row: Any, where: str, data_of: Callable[[Row, str], Mapping[str, Any]]
+    row: Row,
+    uid: str | None,
+    where: str,
+    data_of: Callable[[Row, str], Mapping[str, Any]],
 ) -> Question:
-    check_object(row, where)
-    uid = row.get("uid", row.get("idx"))
-    if not isinstance(uid, str | int) or isinstance(uid, bool):
-        raise ValueError(f"{where}, field uid (or idx): expected a name, got {uid!r}")
-    prompt = field(row, "prompt", str, where)
-    system = row.get("system") or ""
-    if not isinstance(system, str):
-        raise ValueError(f"{where}, field system: expected text, got {system!r}")
-    if not prompt.strip():
-        raise ValueError(f"{where}, field prompt: is empty")
-    return Question(str(uid), prompt, system, data_of(row, where))
+    prompt, system = columns.prompt_and_system(row, where)
+    uid = uid or columns.name_by_content(prompt, system)
+    return Question(
+        uid, prompt, system, data_of(*columns.with_ground_truth(row, where))
+    )

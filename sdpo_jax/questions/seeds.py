@@ -21,23 +21,25 @@ def load_splits(
     "validation", and prompts of either from "train". Logs how many were dropped.
 
     Args:
-      sources: split -> "seeds:FIRST-LAST"; the last seed is included.
+      sources: split -> "seeds:FIRST-LAST", with the last seed included; empty for a
+        split without questions.
       draw: the question of a seed; must be a pure function.
 
     Raises:
       ValueError: if a source is malformed, two splits share seeds, or a split is left
         empty.
     """
-    seeds = {split: _seeds(split, sources[split]) for split in SPLITS}
-    for one, other in itertools.combinations(SPLITS, 2):
+    given = [split for split in SPLITS if sources[split]]
+    seeds = {split: _seeds(split, sources[split]) for split in given}
+    for one, other in itertools.combinations(given, 2):
         if max(seeds[one][0], seeds[other][0]) <= min(seeds[one][-1], seeds[other][-1]):
             raise ValueError(
                 f"env.{one}={sources[one]} and env.{other}={sources[other]} share "
                 "seeds; give each split its own"
             )
-    kept, held_out_prompts = {}, set()
+    kept, held_out_prompts = {split: [] for split in SPLITS}, set()
     # The most strictly held-out split comes first, so that it keeps all of its prompts.
-    for split in reversed(SPLITS):
+    for split in reversed(given):
         drawn = [draw(seed) for seed in seeds[split]]
         kept[split] = [q for q in drawn if q.prompt not in held_out_prompts]
         _check_split(split, drawn, kept[split])

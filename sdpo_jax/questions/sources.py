@@ -1,6 +1,6 @@
 """Resolves the sources of questions in a config: files, and datasets by name.
 
-  FILE                             JSON, JSON lines or Parquet
+  FILE                             JSON, JSON lines, CSV, TSV or Parquet; see `files`
   hf:NAME?split=train&...          the datasets library; NAME is on the hub, or a folder
   tfds:NAME/CONFIG:1.0.0?split=... tensorflow-datasets, without TensorFlow
 
@@ -17,7 +17,7 @@ Options after the question mark, each at most once:
   where.F   uses only rows whose field F has this text; F may be dotted (a.b)
 
 Dataset rows with neither uid nor idx are named by their index among the used rows,
-from 0. The code of a dataset is never run.
+from 0; rows of a file, by their content. The code of a dataset is never run.
 """
 
 import functools
@@ -26,12 +26,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from sdpo_jax.questions import hub, rows, tfds
+from sdpo_jax import digests
+from sdpo_jax.questions import files, hub, rows, tfds
 from sdpo_jax.questions.converters import CONVERTERS, Converter, SkippedRow
 from sdpo_jax.questions.source_kind import Address, SourceKind
 
 SOURCES: Mapping[str, SourceKind] = {
-    "file": SourceKind(lambda address: rows.read_file(Path(address.name))),
+    "file": SourceKind(
+        lambda address: files.read(Path(address.name)),
+        contents=lambda address: _digest(Path(address.name)),
+    ),
     "hf": hub.SOURCE,
     "tfds": tfds.SOURCE,
 }
@@ -63,6 +67,26 @@ def of(text: str, field: str) -> str | rows.NamedRows:
             f"{field}={text}: convert must be one of {', '.join(sorted(CONVERTERS))}"
         )
     return rows.NamedRows(text, functools.partial(_rows, address, convert))
+
+
+def contents(text: str, field: str) -> Mapping[str, str]:
+    """What the source reads, each with a digest or a revision, as far as it is known.
+
+    Args:
+      text: as for `of`; a share of another split reads nothing of its own.
+      field: as for `of`.
+
+    Raises:
+      ValueError: if the address is malformed or its dataset cannot be found.
+    """
+    if text.startswith(rows.SHARE):
+        return {}
+    address = _parse(text, field)
+    return SOURCES[address.kind].contents(address)
+
+
+def _digest(file: Path) -> dict[str, str]:
+    return digests.of_files(file.parent, [file])
 
 
 def _parse(text: str, field: str) -> Address:
@@ -109,10 +133,10 @@ def _rows(
             skipped.append(str(reason))
             continue
         for new_row in converted:
-            # The rows of a plain file must have names: users edit files, and an index
-            # would then name another question.
+            # Not in a plain file: users edit files, and an index would then name
+            # another question.
             is_dataset = convert or address.kind != "file"
-            if is_dataset and not new_row.keys() & {"uid", "idx"}:
+            if is_dataset and not rows.name_of(new_row, where):
                 new_row = {**new_row, "idx": used}
             yield where, new_row
             used += 1

@@ -33,6 +33,11 @@ ROWS = {
 
 
 def made(name, folder, tier="auto", **fields):
+    return envs.from_config(named(name, folder, tier, **fields))
+
+
+def named(name, folder, tier="auto", **fields):
+    """A config of a task, with a file of one row or seeds for every split."""
     c = config.default()
     c.model.path = "somewhere"
     c.env.name = name
@@ -53,7 +58,7 @@ def made(name, folder, tier="auto", **fields):
         c.env[split] = str(file)
     config.validate(c)
     envs.validate(c)
-    return envs.from_config(c)
+    return c
 
 
 def test_every_name_is_tried_here():
@@ -75,6 +80,22 @@ def test_name_makes_an_environment(name, tmp_path):
     for split in config.SPLITS:
         assert environment.questions(split)[0].prompt
     environment.close()
+
+
+@pytest.mark.parametrize("name", ["multiple_choice", "function", "frozen_lake"])
+def test_held_out_questions_may_be_absent_and_others_may_not(name, tmp_path):
+    c = named(name, tmp_path)
+    c.env.heldout = ""
+
+    environment = envs.from_config(c)
+
+    counts = [len(environment.questions(split)) for split in config.SPLITS]
+    assert min(counts[:2]) > 0 and counts[2] == 0
+    for split in ("train", "validation"):
+        without = c.copy_and_resolve_references()
+        without.env[split] = ""
+        with pytest.raises(ValueError, match=f"^env.{split} is empty: give a file or"):
+            envs.from_config(without)
 
 
 def test_new_task_is_one_line_of_the_table(tmp_path, monkeypatch):

@@ -1,6 +1,10 @@
+import decimal
+import fractions
 import json
 import sys
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from sdpo_jax.envs import function
@@ -51,6 +55,86 @@ def test_function_says_score_feedback_or_verdict(files, response, verdict):
     (question,) = environment.questions("train")
 
     assert environment.start(question).act(response, False) == verdict
+
+
+class Tensor:
+    """A scalar as torch has them: no number of Python's, but it holds one."""
+
+    def __init__(self, *numbers):
+        self.numbers = numbers
+
+    def item(self):
+        if len(self.numbers) > 1:
+            raise RuntimeError("a Tensor with 2 elements cannot be converted")
+        return self.numbers[0]
+
+
+class Mpf:
+    """A number as mpmath has them."""
+
+    def __float__(self):
+        return 0.5
+
+
+HALVES = [
+    np.float32(0.5),
+    np.float16(0.5),
+    np.array(0.5),
+    np.array([0.5]),
+    jnp.float32(0.5),
+    jnp.bfloat16(0.5),
+    fractions.Fraction(1, 2),
+    decimal.Decimal("0.5"),
+    Tensor(0.5),
+    Mpf(),
+]
+ONES = [True, 1, np.bool_(True), np.int64(1), np.uint8(1), jnp.array(True), Tensor(1)]
+
+
+@pytest.mark.parametrize(
+    "score, verdict",
+    [(score, Verdict(0.5, "Wrong Answer")) for score in HALVES]
+    + [(score, Verdict(1.0, "Accepted")) for score in ONES],
+    ids=repr,
+)
+def test_score_is_any_real_number(files, score, verdict, monkeypatch):
+    environment = function.environment(files, "my_task:grade")
+    (question,) = environment.questions("train")
+    for result in (score, (score, "")):
+        monkeypatch.setattr(sys.modules["my_task"], "ODD", [result])
+
+        graded = environment.start(question).act("[0", False)
+
+        assert graded == verdict and type(graded.score) is float
+
+
+@pytest.mark.parametrize(
+    "score",
+    [
+        float("nan"),
+        float("inf"),
+        np.float32("nan"),
+        jnp.float32(jnp.nan),
+        decimal.Decimal("NaN"),
+        10**400,
+        0.5 + 0j,
+        np.complex64(1),
+        np.array([0.5, 0.5]),
+        Tensor(0.5, 0.5),
+        "0.5",
+        b"1",
+        np.str_("0.5"),
+        [0.5],
+    ],
+    ids=repr,
+)
+def test_score_is_a_single_finite_real_number(files, score, monkeypatch):
+    environment = function.environment(files, "my_task:grade")
+    (question,) = environment.questions("train")
+    monkeypatch.setattr(sys.modules["my_task"], "ODD", [score])
+
+    with pytest.raises(GraderFailure, match="must return a number"):
+        environment.start(question).act("[0", False)
 
 
 def test_function_that_raises_says_nothing_of_the_attempt(files):

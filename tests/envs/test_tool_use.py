@@ -372,6 +372,10 @@ def test_environment_grades_rows_of_its_files(tmp_path):
             '[{"Action": "a", "Action_Input": "{"}]',
             "Action_Input of a: '{' is not JSON",
         ),
+        (
+            '[{"Action": "a", "Action_Input": "{\\"x\\": [NaN]}"}]',
+            "Action_Input of a: expected finite numbers, got {'x': .nan.}",
+        ),
     ],
 )
 def test_row_with_a_wrong_answer_is_rejected_by_name(tmp_path, answer, message):

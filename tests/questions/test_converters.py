@@ -195,6 +195,12 @@ def test_malformed_toolalpaca_is_refused_by_field(row, message):
         ),
         ("math-ai/aime25", {"id": "0", "problem": "P", "answer": "70"}, "0", "70"),
         (
+            "openai/gsm8k",
+            {"question": "P", "answer": "7 * 10 = <<7*10=70>>70.\n#### 70"},
+            None,
+            "70",
+        ),
+        (
             "MathArena/aime_2025",
             {"problem_idx": 1, "problem": "P", "answer": 70},
             1,

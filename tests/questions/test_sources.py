@@ -8,7 +8,7 @@ import types
 import numpy as np
 import pytest
 
-from sdpo_jax import config, envs
+from sdpo_jax import config, envs, hub
 from sdpo_jax.questions import rows, sources
 
 
@@ -95,7 +95,8 @@ def test_file_is_converted_filtered_and_its_rows_are_counted(tmp_path, caplog):
 
 def test_skipped_rows_are_logged_in_one_line(tmp_path, caplog):
     solved = {"problem": "3+4?", "solution": "It is 7."}
-    file = write(tmp_path / "rows.jsonl", solved, {"problem": ""}, solved, {"a": "b"})
+    half = solved | {"problem": "\ud83d?"}
+    file = write(tmp_path / "rows.jsonl", solved, {"problem": ""}, solved, half)
     source = f"{file}?convert=siyanzhao/Openthoughts_math_30k_opsd"
 
     questions = load(source)
@@ -144,11 +145,10 @@ def test_rows_are_filtered_by_nested_fields(tmp_path):
         load(f"{file}?where.details.level=7")
 
 
-def test_filtered_file_without_uids_is_refused(tmp_path):
-    file = write(tmp_path / "rows.jsonl", plain(1))
+def test_rows_of_a_filtered_file_keep_the_names_that_their_content_gives(tmp_path):
+    file = write(tmp_path / "rows.jsonl", plain(1, answer="B"), plain(2))
 
-    with pytest.raises(ValueError, match="row 1, field uid .or idx.: expected a name"):
-        load(f"{file}?where.answer=A")
+    assert load(f"{file}?where.answer=A") == load(str(file))[1:]
 
 
 def test_messages_locate_malformed_and_repeated_rows(tmp_path):
@@ -174,6 +174,7 @@ class Library(types.SimpleNamespace):
 
     def __init__(self, version="5.1.0", rows=(), error=None):
         super().__init__(__version__=version, called=None)
+        self.config = types.SimpleNamespace(HF_HUB_OFFLINE=False)
         self._rows, self._error = rows, error
 
     def load_dataset(self, *args, **kwargs):
@@ -185,6 +186,8 @@ class Library(types.SimpleNamespace):
 
 @pytest.fixture
 def installed(monkeypatch):
+    monkeypatch.setattr(hub, "is_absent", lambda: False)
+
     def install(**fields):
         library = Library(**fields)
         monkeypatch.setitem(sys.modules, "datasets", library)
@@ -381,6 +384,16 @@ def test_prepared_dataset_is_read_as_text_without_tensorflow(prepared):
         assert question.data == expected
     assert load(text) == load(text)
     assert "tensorflow" not in sys.modules
+
+
+def test_content_of_a_prepared_dataset_is_its_version_and_files(prepared):
+    text = f"tfds:toy/main?split=train&data_dir={prepared}"
+
+    found = sources.contents(text, "env.train")
+
+    assert "toy/main/1.0.0/dataset_info.json" in found
+    assert any("train.array_record" in name for name in found)
+    assert all(digest.startswith("sha256:") for digest in found.values())
 
 
 def test_slices_of_prepared_splits_are_read(prepared):

@@ -7,6 +7,8 @@ r"""Reads the hidden tests of a programming question from its row.
    "fn_name": "add", "time_limit": 6}
   {"inputs": ["assert add(1, 2) == 3", ...], "testtype": "asserts", "fn_name": "add"}
 
+Tests with neither testtype nor fn_name are of a script, as in verl's data sets.
+
 Inputs of functions are a list of positional arguments, an object of named arguments, or
 text with one JSON value after another; outputs of functions are JSON values, or text
 that holds one. Asserts are those of MBPP and HumanEval; see `asserts`.
@@ -33,6 +35,7 @@ class Cases:
       outputs: the expected results: text for a script, a JSON value for a call, an
         `Asserted` for an assert.
       shown: each input as feedback shows it.
+      functions: names, of which a program must define one; empty for a script.
       time_limit: processor seconds per test; None for the sandbox's own limit.
       appended: source appended to every program; contains inputs only.
     """
@@ -40,6 +43,7 @@ class Cases:
     inputs: Sequence[Call | Stdin]
     outputs: Sequence[Any]
     shown: Sequence[str]
+    functions: Sequence[str] = ()
     time_limit: float | None = None
     appended: str = ""
 
@@ -61,7 +65,8 @@ def read_cases(row: rows.Row, where: str, *, raw: bool = False) -> dict[str, Cas
     if tests["testtype"] == "asserts":
         return {"tests": _asserts(tests, where, limit)}
     if tests["testtype"] == "stdin":
-        return {"tests": Cases(list(map(Stdin, inputs)), outputs, inputs, limit)}
+        scripts = list(map(Stdin, inputs))
+        return {"tests": Cases(scripts, outputs, inputs, time_limit=limit)}
     calls = [
         Call(tests["fn_name"], _arguments(value, f"{where}, field inputs[{index}]"))
         for index, value in enumerate(inputs)
@@ -73,7 +78,7 @@ def read_cases(row: rows.Row, where: str, *, raw: bool = False) -> dict[str, Cas
     ]
     if raw:
         calls = [Call(tests["fn_name"], value) for value in inputs]
-    return {"tests": Cases(calls, expected, shown, limit)}
+    return {"tests": Cases(calls, expected, shown, [tests["fn_name"]], limit)}
 
 
 def _object(row: rows.Row, where: str) -> tuple[dict, str]:
@@ -87,6 +92,8 @@ def _object(row: rows.Row, where: str) -> tuple[dict, str]:
             raise ValueError(f"{where}: is not JSON: {error}") from error
     if not isinstance(tests, dict):
         raise ValueError(f"{where}: expected an object, got {tests!r:.80}")
+    if not tests.keys() & {"testtype", "fn_name"}:
+        tests = {"testtype": "stdin", **tests}
     kind = rows.field(tests, "testtype", str, where)
     if kind not in TYPES:
         names = ", ".join(f'"{name}"' for name in TYPES)
@@ -131,7 +138,8 @@ def _asserts(tests: Mapping, where: str, limit: float | None) -> Cases:
     calls, expected = zip(*pairs, strict=True)
     names, appended = asserts.callable_names(calls)
     inputs = [Call(name, []) for name in names]
-    return Cases(inputs, expected, calls, limit, appended)
+    functions = sorted({call.partition("(")[0] for call in calls})
+    return Cases(inputs, expected, calls, functions, limit, appended)
 
 
 def _arguments(value: Any, where: str) -> list | dict:
@@ -157,12 +165,14 @@ def _arguments(value: Any, where: str) -> list | dict:
 def _expected(value: Any, where: str) -> Any:
     """The JSON value that a call must return."""
     try:
-        return json.loads(value) if isinstance(value, str) else value
+        expected = json.loads(value) if isinstance(value, str) else value
     except ValueError as error:
         raise ValueError(
             f"{where}: {value!r:.80} is not JSON; write a string with its quotes, as "
             r'"\"text\""'
         ) from error
+    rows.check_finite(expected, where)
+    return expected
 
 
 def _show(call: Call) -> str:

@@ -472,6 +472,6 @@ def test_driver_plays_one_act():
 def test_seeds_are_all_that_games_are_made_of():
     with pytest.raises(ValueError, match="env.validation='share:0.1': expected seeds:"):
         envs.from_config(settings("sokoban", validation="share:0.1"))
-    with pytest.raises(ValueError, match="env.heldout is empty: give .* seeds"):
-        envs.from_config(settings("sokoban", heldout=""))
+    with pytest.raises(ValueError, match="env.train is empty: give .* seeds"):
+        envs.from_config(settings("sokoban", train=""))
     config.validate(settings("sokoban"))
