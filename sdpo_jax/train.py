@@ -82,16 +82,16 @@ def run(
         if finished is not None:
             _log.info("%s is finished; nothing to do", folder)
             return finished
-        _log.info(
-            "%s: %d updates of %d attempts on %s, which begin with compiling; the "
-            "first one tells how long they take. Ctrl-C saves and stops",
-            *(folder, c.train.updates, c.rollout.questions * c.rollout.attempts),
-            c.model.path,
-        )
         with (
             interrupt.on_signals() as stop,
             build(c, environment, check_stop=stop.raise_if_set) as components,
         ):
+            _log.info(
+                "%s: %d updates of %d attempts on %s, which begin with compiling; the "
+                "first one tells how long they take. Ctrl-C saves and stops",
+                *(folder, c.train.updates, c.rollout.questions * c.rollout.attempts),
+                c.model.path,
+            )
             return _train(components, folder, stop.raise_if_set, wandb_project)
 
 
