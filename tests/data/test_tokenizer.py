@@ -20,6 +20,7 @@ CHATML = """\
 {%- if enable_thinking is defined and not enable_thinking %}
 {{- '<think>\\n\\n</think>\\n\\n' }}
 {%- endif %}"""
+OPENS = CHATML.replace("</think>\\n\\n", "").replace("not enable", "enable")
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 ADDED = [*SPECIAL, "<think>", "</think>"]
 TEXTS = [
@@ -121,9 +122,6 @@ def test_thinking_is_switched_where_the_template_can(tmp_path):
     template = "{{ messages[0].content }}"
     plain = Tokenizer(write(tmp_path, unigram(), chat_template=template))
     assert plain.encode_chat("", "hello") == plain.encode("hello")
-
-
-OPENS = CHATML.replace("</think>\\n\\n", "").replace("not enable", "enable")
 
 
 @pytest.mark.parametrize("text", TEXTS)
