@@ -256,15 +256,15 @@ LONG_INTEGERS = {
 
 
 @pytest.mark.parametrize("process_per", ["test", "program"])
-@pytest.mark.parametrize("kind", LONG_INTEGERS)
-def test_integers_may_have_many_digits(tmp_path, kind, process_per):
-    tests, program = LONG_INTEGERS[kind]
-    row = {"uid": "long", "prompt": "?", "tests": tests}
+def test_integers_may_have_many_digits(tmp_path, process_per):
     with Sandbox(workers=1, process_per=process_per, packages=PACKAGES) as box:
-        environment = Programming({"train": write(tmp_path, row)}, box)
-        assert grade(environment, fenced("\ufeff" + program)).score == 1.0
-        wrong = grade(environment, fenced(program.replace("- 1", "- 2")))
-    assert wrong.outcome == "Wrong Answer" and "Expected\n99999" in wrong.feedback
+        for kind, (tests, program) in LONG_INTEGERS.items():
+            row = {"uid": kind, "prompt": "?", "tests": tests}
+            environment = Programming({"train": write(tmp_path, row)}, box)
+            assert grade(environment, fenced("\ufeff" + program)).score == 1.0
+            wrong = grade(environment, fenced(program.replace("- 1", "- 2")))
+            assert wrong.outcome == "Wrong Answer"
+            assert "Expected\n99999" in wrong.feedback
 
 
 def test_time_limit_of_a_question_replaces_that_of_the_sandbox(make):
