@@ -222,7 +222,8 @@ def _json(text: str, path: Path) -> list[Any]:
         if not line.strip():
             continue
         try:
-            rows.append(json.loads(line))
+            # Joined files have a byte-order mark in their middle.
+            rows.append(json.loads(line.removeprefix("\ufeff")))
         except (ValueError, RecursionError) as error:
             _refuse_one_object(text, path)
             raise ValueError(

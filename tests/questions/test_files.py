@@ -50,7 +50,10 @@ COMPRESS = {
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
-@pytest.mark.parametrize("content", [LINES, json.dumps(ROWS), LINES + "\n\n"])
+@pytest.mark.parametrize(
+    "content",
+    [LINES, json.dumps(ROWS), LINES + "\n\n", LINES.replace("\n", "\n\ufeff")],
+)
 def test_json_is_read_with_and_without_a_byte_order_mark(tmp_path, mark, content):
     path = written(tmp_path, mark + content.encode())
 
