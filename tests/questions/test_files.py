@@ -66,9 +66,10 @@ def test_compressed_files_are_read(tmp_path, extension):
     lines = written(tmp_path, compress(LINES.encode()), f"rows.jsonl.{extension}")
     table = written(tmp_path, compress(b"uid,prompt\na,?"), f"rows.csv.{extension}")
     unnamed = written(tmp_path, compress(LINES.encode()), "rows")
+    plain = written(tmp_path, "uid,prompt\na,?", f"plain.csv.{extension}")
 
     assert files.read(lines) == files.read(unnamed) == ROWS
-    assert files.read(table) == [{"uid": "a", "prompt": "?"}]
+    assert files.read(table) == files.read(plain) == [{"uid": "a", "prompt": "?"}]
 
 
 @pytest.mark.parametrize("extension", COMPRESS)
