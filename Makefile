@@ -25,9 +25,11 @@ lint: $(VENV)/installed-test
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 
-$(VENV)/installed: requirements.txt
+# Editable: the command works from any folder, and runs the files that are here.
+$(VENV)/installed: requirements.txt pyproject.toml
 	test -d $(VENV) || $(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
 # libtpu compiles for TPUs on any Linux machine. It stays out of the environment's own

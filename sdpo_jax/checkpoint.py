@@ -27,6 +27,7 @@ from sdpo_jax import distributed
 from sdpo_jax.manifest import (
     MANIFEST,
     DamagedError,
+    change_manifest,
     first_undamaged,
     read_manifest,
     sync,
@@ -105,6 +106,20 @@ class Checkpoints:
         stored = {name: leaf for name, leaf in leaves.items() if leaf.size}
         self._orbax.save(path, args=ocp.args.PyTreeSave(stored))
         self._saving = step, self._thread.submit(self._finish, path, content)
+
+    def set_score(self, step: int, score: float) -> None:
+        """Gives a saved step its score; waits for the save under way first.
+
+        Raises:
+          ValueError: if the score is not finite.
+          OSError: if the save failed or its manifest is damaged.
+        """
+        _check_score(step, score)
+        self.wait()
+        if jax.process_index() == 0:
+            change_manifest(self._paths()[step], score=score)
+            # The step that was best so far may be neither best nor recent now.
+            self._retire(step)
 
     def wait(self) -> None:
         """Blocks until the save under way is complete on disk.
@@ -357,12 +372,16 @@ def _copy(value: jax.Array | None, leaf: jax.ShapeDtypeStruct) -> jax.Array:
     return jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, shards)
 
 
-def _content(step: int, leaves: dict, extra: dict, score: float | None) -> dict:
+def _check_score(step: int, score: float | None) -> None:
     if score is not None and not math.isfinite(score):
         raise ValueError(
             f"the score of step {step} must be finite, got {score}; pass None for a "
             "checkpoint that was not scored"
         )
+
+
+def _content(step: int, leaves: dict, extra: dict, score: float | None) -> dict:
+    _check_score(step, score)
     if json.loads(json.dumps(extra)) != extra:
         raise ValueError(
             f"extra must be plain JSON with string keys, lists and no NaN: {extra!r} "

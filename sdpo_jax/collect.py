@@ -7,6 +7,7 @@ same call; the first one grades for all.
 import collections
 import contextlib
 import dataclasses
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
-from sdpo_jax import distributed
+from sdpo_jax import distributed, screen, thinking
 from sdpo_jax.batch import Attempts
 from sdpo_jax.components import Components
 from sdpo_jax.data.tokenizer import Tokenizer
@@ -25,8 +26,12 @@ from sdpo_jax.questions.question import Question
 from sdpo_jax.rollout import Sampling
 
 _log = logging.getLogger(__name__)
+# Seconds between two looks at the signals while attempts are graded.
+_PAUSE_S = 1.0
 # Share of attempts whose grading may fail; above it the rest is no fair sample.
 _MOST_FAILURES = 0.05
+# Tokens at a prompt's end that may open the reasoning; a tag takes a few of them.
+_TAIL = 32
 
 
 def collect(
@@ -37,7 +42,8 @@ def collect(
     key: jax.Array,
     *,
     timer: Callable[[str], contextlib.AbstractContextManager] = contextlib.nullcontext,
-    after_sampling: Callable[[], None] = lambda: None,
+    check_stop: Callable[[], None] = lambda: None,
+    each: Callable[[GradedAttempt], None] = lambda graded: None,
 ) -> tuple[Attempts, list[GradedAttempt]]:
     """Attempts at every question, and what the environment says of each.
 
@@ -48,7 +54,10 @@ def collect(
       sampling: how attempts are drawn, and how many per question.
       key: a JAX random key.
       timer: entered with "sample" and with "grade".
-      after_sampling: called in between; what it raises ends the grading under way.
+      check_stop: called after each group of rows, and every second while the rest is
+        graded; what it raises ends both.
+      each: called in order with every graded attempt as soon as those before it are
+        graded too; on a pod on the first host only.
 
     Returns:
       Host arrays, a question's attempts adjacent; and one graded attempt per row.
@@ -59,16 +68,21 @@ def collect(
     """
     prompts = encode(components.config, components.tokenizer, questions)
     of_rows = [q for q in questions for _ in range(sampling.attempts)]
-    with Grading(components.environment, components.tokenizer, of_rows) as grading:
-        with timer("sample"):
+    graders = components.environment, components.tokenizer
+    with Grading(*graders, of_rows, each) as grading:
+
+        def grade_group(rows: slice, attempts: Attempts) -> None:
+            grading.add(rows, attempts)
+            check_stop()
+
+        with timer("sample"), screen.phase("sampling"):
             # Questions are numbered by their place: with the key it fixes the draws.
             # Rows are graded as soon as they are sampled, while the next ones are.
             attempts = components.engine.sample(
-                policy, prompts, range(len(questions)), sampling, key, grading.add
+                policy, prompts, range(len(questions)), sampling, key, grade_group
             )
-        after_sampling()
-        with timer("grade"):
-            return attempts, grading.finish()
+        with timer("grade"), screen.phase("grading"):
+            return attempts, grading.finish(check_stop)
 
 
 def sampling_of(c: ConfigDict, how: ConfigDict) -> Sampling:
@@ -151,6 +165,7 @@ class Grading:
       environment: what grades; see `grading_pool.GradingPool` for how it may fail.
       tokenizer: of the model that wrote them.
       questions: one per attempt, in the same order.
+      each: called with every graded attempt, in that order, as soon as it is there.
     """
 
     def __init__(
@@ -158,9 +173,14 @@ class Grading:
         environment: Environment,
         tokenizer: Tokenizer,
         questions: Sequence[Question],
+        each: Callable[[GradedAttempt], None] = lambda graded: None,
     ):
-        self._tokenizer, self._questions = tokenizer, questions
+        self._tokenizer, self._questions, self._each = tokenizer, questions, each
         self._written: list[GradedAttempt] = []
+        self._verdicts: list[dict | str | None] = []
+        # The attempts at a question share its prompt.
+        self._opening = functools.cache(self._opening)
+        self._reads_reasoning = getattr(environment, "reads_reasoning", False)
         self._pool = grading_pool.GradingPool(environment)
 
     def __enter__(self) -> "Grading":
@@ -174,29 +194,62 @@ class Grading:
         drawn = zip(attempts.response_BR, attempts.response_mask_BR, strict=True)
         for question, (row, mask) in zip(self._questions[rows], drawn, strict=True):
             ids = row[mask].tolist()
-            response = self._tokenizer.decode(ids)
-            truncated = not ids or ids[-1] not in self._tokenizer.stop_ids
-            self._written.append(
-                GradedAttempt(question, response, len(ids), truncated, None)
+            written = GradedAttempt(
+                question,
+                self._tokenizer.decode(ids),
+                len(ids),
+                truncated=not ids or ids[-1] not in self._tokenizer.stop_ids,
+                verdict=None,
+                opening=self._opening(question.system, question.prompt),
             )
+            self._written.append(written)
             if distributed.is_first():
-                self._pool.add(question, response, truncated)
+                graded = written.response if self._reads_reasoning else written.turn
+                self._pool.add(question, graded, written.truncated)
+        self._take_verdicts(wait=False)
+        screen.count(rows.stop, len(self._questions))
 
-    def finish(self) -> list[GradedAttempt]:
+    def _opening(self, system: str, prompt: str) -> str:
+        end = self._tokenizer.encode_chat(system, prompt)[-_TAIL:]
+        return thinking.opening(self._tokenizer.decode(end))
+
+    def finish(
+        self, check_stop: Callable[[], None] = lambda: None
+    ) -> list[GradedAttempt]:
         """Every attempt, in the order in which they were added.
+
+        Args:
+          check_stop: called every second, on every host; what it raises ends the wait.
 
         Raises:
           ValueError: if an episode wants another act, or the grader failed on more than
             one attempt of twenty (a single failure is never too many, unless it is
             all).
         """
-        verdicts = self._pool.verdicts() if distributed.is_first() else None
-        verdicts = distributed.from_first(verdicts)
+        # The other hosts have nothing to grade; the first one says when it is done.
+        while not distributed.from_first(self._pool.wait(_PAUSE_S)):
+            self._take_verdicts(wait=False)
+            check_stop()
+        self._take_verdicts(wait=True)
+        verdicts = distributed.from_first(self._verdicts)
         # On every host, so that all stop together where the verdicts are of no use.
         _check_verdicts(self._questions, verdicts)
-        known = [verdict and Verdict(**verdict) for verdict in verdicts]
-        pairs = zip(self._written, known, strict=True)
-        return [dataclasses.replace(w, verdict=verdict) for w, verdict in pairs]
+        return list(map(_with_verdict, self._written, verdicts))
+
+    def _take_verdicts(self, wait: bool) -> None:
+        """Hand on the attempts that are graded; only the first host has any."""
+        for verdict in self._pool.verdicts_from(len(self._verdicts), wait=wait):
+            written = self._written[len(self._verdicts)]
+            self._verdicts.append(verdict)
+            # An episode that wants another act is refused by `finish`.
+            if not isinstance(verdict, str):
+                self._each(_with_verdict(written, verdict))
+            if wait:
+                screen.count(len(self._verdicts), len(self._written))
+
+
+def _with_verdict(written: GradedAttempt, verdict: dict | None) -> GradedAttempt:
+    return dataclasses.replace(written, verdict=verdict and Verdict(**verdict))
 
 
 def _check_verdicts(

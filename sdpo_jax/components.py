@@ -3,17 +3,17 @@
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sdpo_jax import config, distributed, envs, methods, step, train_state
+from sdpo_jax import config, distributed, envs, memory, methods, step, train_state
 from sdpo_jax.data.tokenizer import Tokenizer
 from sdpo_jax.envs.base import Environment
-from sdpo_jax.model import causal_attention, huggingface
+from sdpo_jax.model import causal_attention, decoder, huggingface
 from sdpo_jax.model.families import Architecture
 from sdpo_jax.rollout import Engine
 from sdpo_jax.rollout.sampler import Sampler
@@ -56,13 +56,19 @@ def validate(c: ConfigDict) -> None:
 
 @contextlib.contextmanager
 def build(
-    c: ConfigDict, environment: Environment | None = None
+    c: ConfigDict,
+    environment: Environment | None = None,
+    *,
+    trains: bool = True,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> Iterator[Components]:
     """Build everything that a config names.
 
     Args:
       c: the run's config.
       environment: the caller's own, used instead of `config.env`'s and left open.
+      trains: whether a state of training will be in memory beside what is built.
+      check_stop: called by the sampler while it decodes.
 
     Yields:
       The components; an environment made here is closed at the end.
@@ -75,19 +81,22 @@ def build(
     validate(c)
     mesh = distributed.make_mesh(c.mesh)
     step.check_rows(c, mesh)
-    _check_sampling(c, mesh)
     arch = huggingface.architecture(c.model.path)
     _check_lengths(c, arch)
+    decoder.shardings(arch, mesh)  # Refuses weights that do not divide over the mesh.
+    rows_at_once = _rows_at_once(c, arch, mesh, trains)
     attention, why = _choose_attention(c, arch, mesh)
     tokenizer = Tokenizer(c.model.path, c.model.enable_thinking)
+    tokenizer.check_rows(arch.vocab)
     engine = Sampler(
         arch,
         mesh,
         dtype=train_state.compute_dtype(c),
         stop_ids=tokenizer.stop_ids,
         max_prompt=c.rollout.max_prompt,
-        rows_at_once=c.rollout.rows_at_once,
+        rows_at_once=rows_at_once,
         attention=attention,
+        check_stop=check_stop,
     )
     own = environment is None
     environment = envs.from_config(c) if own else environment
@@ -99,16 +108,9 @@ def build(
             environment.close()
 
 
-def _check_sampling(c: ConfigDict, mesh: Mesh) -> None:
-    """Refuse a limit on sampled rows that is below what the mesh samples at least."""
+def _rows_at_once(c: ConfigDict, arch: Architecture, mesh: Mesh, trains: bool) -> int:
+    """Attempts to sample at once, of which no device holds more than fit."""
     shards = distributed.batch_shards(mesh)
-    attempts = max(c.rollout.attempts, c.eval.attempts)
-    if c.rollout.rows_at_once < attempts * shards:
-        raise ValueError(
-            f"rollout.rows_at_once={c.rollout.rows_at_once} is below one question of "
-            f"{attempts} attempts on each of mesh.data x mesh.fsdp = {shards} shards; "
-            f"raise it to {attempts * shards}"
-        )
     if c.rollout.questions % shards:
         _log.warning(
             "rollout.questions=%d leaves devices idle: %d batch shards sample the "
@@ -116,6 +118,7 @@ def _check_sampling(c: ConfigDict, mesh: Mesh) -> None:
             c.rollout.questions,
             shards,
         )
+    return memory.rows_that_fit(c, arch, mesh, memory.device_bytes(mesh), trains)
 
 
 def _choose_attention(c: ConfigDict, arch: Architecture, mesh: Mesh) -> tuple[str, str]:

@@ -1,16 +1,22 @@
 """Devices: multi-host start-up, the mesh, sharding rules, and transfers."""
 
+import functools
 import json
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 MESH_AXES = ("data", "fsdp", "tensor")
+# TPUs whose two cores are one device, unless libtpu is told to show each.
+_MEGACORE = ("TPU v4", "TPU v5")
+# Part of a platform's name -> what finds its devices.
+_INSTALLED_BY = {"tpu": '-U "jax[tpu]"', "cuda": '-U "jax[cuda12]"'}
 
 # Logical axis -> mesh axes. Weights are sharded along their width over `fsdp` and along
 # heads, MLP width or vocabulary over `tensor`; activations along the batch.
@@ -38,25 +44,51 @@ def start() -> None:
     `jax.distributed.initialize` with addresses of your own instead.
 
     Raises:
-      ValueError: if there is no such cluster.
+      ValueError: if there is no such cluster, or if it is too late to join it.
     """
     if jax.distributed.is_initialized():
         return
     try:
         jax.distributed.initialize()
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
+        reason = str(error).partition("\n")[0]
         raise ValueError(
-            f"--multi_host: found no hosts to join ({error}); leave it out on one host"
+            f"--multi_host: found no hosts to join ({reason}); leave it out on one host"
+        ) from error
+
+
+def all_devices() -> list[Any]:
+    """All devices of all hosts.
+
+    Raises:
+      ValueError: if JAX is asked for a platform that it does not find here.
+    """
+    try:
+        return jax.devices()
+    except (RuntimeError, AssertionError) as error:
+        # JAX asserts that some platform is left where a plugin is not installed.
+        reason = re.sub(r" \(set JAX_PLATFORMS.*", "", str(error).partition("\n")[0])
+        platforms = jax.config.jax_platforms or ""
+        kind = next((k for k in _INSTALLED_BY if k in platforms), None)
+        install = kind and f", or where there is one: pip install {_INSTALLED_BY[kind]}"
+        raise ValueError(
+            f"JAX_PLATFORMS={platforms}: JAX found no such device "
+            f"({reason or 'no plugin for it is installed'}); unset JAX_PLATFORMS"
+            f"{install or ''}"
         ) from error
 
 
 def make_mesh(shape: Mapping[str, int], devices: Any = None) -> Mesh:
     """A mesh of all devices; one axis may be -1, for the devices that the others leave.
 
+    Neighbours along `tensor` are next to each other in the network. Slices of TPUs,
+    which only a slower network joins, are split along `data`.
+
     Raises:
-      ValueError: if the product of the axes is not the number of devices.
+      ValueError: if the product of the axes is not the number of devices, or if the
+        slices do not divide `data`.
     """
-    devices = jax.devices() if devices is None else devices
+    devices = all_devices() if devices is None else devices
     sizes = [shape[axis] for axis in MESH_AXES]
     known = math.prod(size for size in sizes if size != -1)
     if sizes.count(-1) == 1 and len(devices) % known == 0:
@@ -69,7 +101,45 @@ def make_mesh(shape: Mapping[str, int], devices: Any = None) -> Mesh:
         )
     # Auto: XLA chooses shardings between the constraints that this package sets.
     axis_types = (AxisType.Auto,) * len(MESH_AXES)
-    return jax.make_mesh(sizes, MESH_AXES, axis_types, devices=devices)
+    return Mesh(_over_slices(sizes, devices), MESH_AXES, axis_types=axis_types)
+
+
+def _over_slices(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
+    """The devices [data, fsdp, tensor]; every slice of TPUs holds a part of `data`."""
+    on_tpu = devices[0].platform == "tpu"
+    slice_of = lambda device: getattr(device, "slice_index", 0) if on_tpu else 0
+    slices = sorted({slice_of(device) for device in devices})
+    data, *others = sizes
+    if data % len(slices):
+        raise ValueError(
+            f"mesh.data={data} does not divide by the {len(slices)} slices of TPUs; "
+            "make it a multiple, as only rows are split over slices"
+        )
+    shape = (data // len(slices), *others)
+    return np.concatenate(
+        [_in_slice(shape, [d for d in devices if slice_of(d) == s]) for s in slices]
+    )
+
+
+def _in_slice(sizes: Sequence[int], devices: Sequence[Any]) -> np.ndarray:
+    """The devices of one slice in this shape, neighbours along its last axis close."""
+    # Without splitting, many shapes of v5p and v6e are refused. Where a shape needs no
+    # splitting, the devices are in the same order.
+    layout = functools.partial(
+        mesh_utils.create_device_mesh, allow_split_physical_axes=True
+    )
+    first = [d for d in devices if getattr(d, "core_on_chip", 0) == 0]
+    if devices[0].device_kind not in _MEGACORE or len(first) == len(devices):
+        return layout(sizes, devices)
+    # JAX lays out these chips only if each is one device, so a chip's cores are put
+    # side by side along the last axis that they divide.
+    second = {tuple(d.coords): d for d in devices if d.core_on_chip == 1}
+    axis = max(axis for axis, size in enumerate(sizes) if size % 2 == 0)
+    chips = layout([n // 2 if i == axis else n for i, n in enumerate(sizes)], first)
+    partners = np.vectorize(lambda chip: second[tuple(chip.coords)], otypes=[object])(
+        chips
+    )
+    return np.stack([chips, partners], axis=axis + 1).reshape(sizes)
 
 
 def spec(*logical_axes: str | None) -> PartitionSpec:
@@ -80,6 +150,28 @@ def spec(*logical_axes: str | None) -> PartitionSpec:
 def sharding(mesh: Mesh, *logical_axes: str | None) -> NamedSharding:
     """`spec` on a mesh."""
     return NamedSharding(mesh, spec(*logical_axes))
+
+
+def even_sharding(
+    mesh: Mesh, name: str, shape: Sequence[int], *logical_axes: str | None
+) -> NamedSharding:
+    """`sharding` of an array that is stored, whose axes must divide evenly.
+
+    Raises:
+      ValueError: if one does not.
+    """
+    placed = sharding(mesh, *logical_axes)
+    for size, axes in zip(shape, placed.spec, strict=True):
+        # A PartitionSpec gives one mesh axis, several, or None for each dimension.
+        axes = (axes,) if isinstance(axes, str) else axes or ()
+        axes = [axis for axis in axes if mesh.shape[axis] > 1]
+        if size % math.prod(mesh.shape[axis] for axis in axes):
+            fields = " x ".join(f"mesh.{axis}={mesh.shape[axis]}" for axis in axes)
+            raise ValueError(
+                f"{name} {tuple(shape)}: {fields} does not divide its axis of "
+                f"{size}; lower {' or '.join(f'mesh.{axis}' for axis in axes)}"
+            )
+    return placed
 
 
 def constrain(x: jax.Array, *logical_axes: str | None) -> jax.Array:
@@ -120,6 +212,7 @@ def to_devices(tree: Any, mesh: Mesh) -> Any:
 
 def is_first() -> bool:
     """Whether this is the host that reads, grades and writes for all hosts."""
+    all_devices()  # Says what to do where there are none.
     return jax.process_index() == 0
 
 

@@ -13,10 +13,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdpo_jax import config, distributed, train_state
-from sdpo_jax.checkpoint import Checkpoints
+from sdpo_jax import config, distributed, inputs, run_checkpoints, screen, train_state
 from sdpo_jax.model import huggingface, huggingface_export
 from sdpo_jax.model import lora as adapters
+from sdpo_jax.model.change import Change
 
 _log = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 # Keyword of `run` -> its allowed values.
 _CHOICES = {
     "weights": ("student", "teacher"),
-    "checkpoint": ("last", "best"),
+    "checkpoint": run_checkpoints.CHOICES,
     "dtype": ("bfloat16", "float32"),
     "lora": ("merged", "peft"),
 }
@@ -42,7 +42,8 @@ def run(
 ) -> dict[str, Any]:
     """Write a run's weights, with the tokenizer of the base model.
 
-    On the command line the keywords are flags: `--export_path` and so on.
+    On the command line the keywords are flags: `--checkpoint`, `--export_path` and so
+    on.
 
     Args:
       c: the run's config.
@@ -55,13 +56,16 @@ def run(
         "peft".
 
     Returns:
-      {"path", "update" of the checkpoint, "weights", "dtype", "parameters"}.
+      {"path", "update" of the checkpoint, "weights", "dtype", "parameters"}; for the
+      whole weights of a run also "changed", those that training changed, and
+      "changed_in_files", those that still differ from the base model in `dtype`.
 
     Raises:
-      ValueError: if the config is invalid, the folder to write exists, or the run
-        does not save these weights.
+      ValueError: if the config is invalid, the folder to write exists, the run does
+        not save these weights, or its base model was replaced since it began.
       FileNotFoundError: if the run has no checkpoint yet.
     """
+    screen.show_log()
     config.validate(c)
     choices = {
         "weights": weights,
@@ -78,24 +82,43 @@ def run(
     if workdir is None:
         params, update = read(dtype), 0
     else:
+        inputs.check_model(c, workdir)
         state = train_state.abstract_state(c, arch, mesh)
         params, update = _restore(c, state, pathlib.Path(workdir), weights, checkpoint)
     _log.info("%s: writing the %s after update %d", target, weights, update)
     settings = {"source": c.model.path, "dtype": dtype}
+    change = None
     with jax.set_mesh(mesh):
         if lora == "peft":
             huggingface_export.save_adapters(target, arch, params, **settings)
         else:
             if workdir is not None and c.lora.rank:
                 params = jax.jit(adapters.merge)(read("float32"), params)
-            huggingface_export.save(target, arch, params, **settings)
+            change = huggingface_export.save(
+                target, arch, params, **settings, compare=workdir is not None
+            )
     return {
         "path": str(target),
         "update": update,
         "weights": weights,
         "dtype": dtype,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(params)),
+        **(_told(change) if change else {}),
     }
+
+
+def _told(change: Change) -> dict[str, int]:
+    """The counts for the result; logs them, loudly where most of a change is lost."""
+    if change.mostly_lost:
+        _log.warning(
+            "%s: most of what training changed is rounded away, and these files are "
+            "close to the base model; export with --export_dtype=float32, and load "
+            "the files in float32",
+            change.summary,
+        )
+    else:
+        _log.info(change.summary)
+    return {"changed": change.changed, "changed_in_files": change.kept}
 
 
 def _check(
@@ -104,8 +127,9 @@ def _check(
     """Refuse unknown choices, and weights that the run does not have."""
     for name, value in choices.items():
         if value not in _CHOICES[name]:
+            flag = name if name == "checkpoint" else f"export_{name}"
             raise ValueError(
-                f"--export_{name}={value}: must be one of {' | '.join(_CHOICES[name])}"
+                f"--{flag}={value}: must be one of {' | '.join(_CHOICES[name])}"
             )
     weights, lora = choices["weights"], choices["lora"]
     if workdir is None and (weights, lora) != ("student", "merged"):
@@ -132,18 +156,9 @@ def _restore(
     c: ConfigDict, state: Any, folder: pathlib.Path, weights: str, checkpoint: str
 ) -> tuple[Any, int]:
     """The requested weights, and the update after which they were saved."""
-    part = getattr(state, weights)
-    if part is None:
+    if getattr(state, weights) is None:
         raise ValueError(
             f"--export_weights={weights}: a run with method={c.method} and "
             f"teacher.mode={c.teacher.mode} keeps no such weights; export the student"
         )
-    checkpoints = Checkpoints(folder / "checkpoints")
-    try:
-        best = checkpoint == "best"
-        update = checkpoints.best() if best else checkpoints.latest()
-        if update is None:
-            raise FileNotFoundError(f"{folder} holds no checkpoint to export yet")
-        return checkpoints.restore_part(weights, part, update), update
-    finally:
-        checkpoints.close()
+    return run_checkpoints.weights(state, folder, checkpoint, part=weights)

@@ -107,7 +107,7 @@ def _shown(c, tokenizer, graded, size, update) -> list[reprompt.Shown]:
         # Draws depend on the question, not on its place or on who else is in the batch.
         shown += reprompt.choose(
             rules,
-            [g.response for g in group],
+            [g.turn for g in group],
             [g.score >= c.reprompt.success_score for g in group],
             [g.verdict.feedback if g.verdict else "" for g in group],
             random.Random(f"{c.seed}/{update}/{group[0].question.uid}"),
@@ -210,9 +210,8 @@ def _narrowed(attempts: Attempts, keep_logp: bool) -> Attempts:
     )
 
 
-def _record(
-    graded: GradedAttempt, reprompted: str | None, has_target, advantage
-) -> dict:
+def record(graded: GradedAttempt) -> dict:
+    """What a transcript holds of an attempt, whoever asked for it."""
     verdict = graded.verdict
     return {
         "question": graded.question.uid,
@@ -222,8 +221,15 @@ def _record(
         "truncated": graded.truncated,
         "outcome": verdict.outcome if verdict else "Grader Failure",
         "score": graded.score,
-        "advantage": float(advantage),
         "feedback": verdict.feedback if verdict else "",
+    }
+
+
+def _record(
+    graded: GradedAttempt, reprompted: str | None, has_target, advantage
+) -> dict:
+    return record(graded) | {
+        "advantage": float(advantage),
         "has_target": bool(has_target),
         "reprompt": reprompted if has_target else None,
     }

@@ -47,6 +47,21 @@ def model(name: str, *patterns: str) -> pathlib.Path:
     return pathlib.Path(folder)
 
 
+def dataset_commit(name: str, revision: str | None) -> str:
+    """The commit that a revision of a dataset stands for; None is its newest one.
+
+    Raises:
+      ValueError: if there is no network.
+      OSError: if there is no such dataset.
+    """
+    if problem := absence():
+        raise ValueError(problem)
+    import huggingface_hub
+
+    ask = huggingface_hub.HfApi().dataset_info
+    return ask(name, revision=revision, timeout=_WAIT_S).sha
+
+
 def check_path(path: str) -> None:
     """Refuse what can be neither a local checkpoint nor a model of the hub.
 

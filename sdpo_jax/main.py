@@ -3,6 +3,7 @@
 python -m sdpo_jax.main --config=configs/quickstart.py
 python -m sdpo_jax.main --config=configs/quickstart.py --config.sdpo.top_k=20
 python -m sdpo_jax.main --config=configs/quickstart.py --job=evaluate
+python -m sdpo_jax.main --job=evaluate --workdir=runs/quickstart --checkpoint=best
 python -m sdpo_jax.main --job=export --workdir=runs/quickstart
 """
 
@@ -32,6 +33,10 @@ _MAY_CHANGE = flags.DEFINE_list(
 _WANDB_PROJECT = flags.DEFINE_string(
     "wandb_project", None, "Also log training metrics to this wandb project."
 )
+_CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "last (the default) | best, by validation; of the run folder"
+)
+_JSON = flags.DEFINE_bool("json", False, "Print the result as JSON, not as a table.")
 # Keywords of `export.run`, which holds their defaults and checks them.
 _EXPORT = {
     "path": flags.DEFINE_string(
@@ -40,9 +45,7 @@ _EXPORT = {
     "weights": flags.DEFINE_string(
         "export_weights", None, "student (the default) | teacher"
     ),
-    "checkpoint": flags.DEFINE_string(
-        "export_checkpoint", None, "last (the default) | best, by validation"
-    ),
+    "checkpoint": _CHECKPOINT,
     "dtype": flags.DEFINE_string(
         "export_dtype", None, "bfloat16 (the default) | float32"
     ),
@@ -52,21 +55,21 @@ _EXPORT = {
 }
 # Flag -> the jobs that read it, for flags that only some jobs read.
 _READ_BY = {
-    "workdir": ("train", "export"),
     "may_change": ("train",),
     "wandb_project": ("train",),
-    **{f"export_{keyword}": ("export",) for keyword in _EXPORT},
+    **{flag.name: ("export",) for flag in _EXPORT.values()},
+    "checkpoint": ("evaluate", "export"),
 }
 
 
 def main(argv: Sequence[str]) -> int | str:
-    """Run the job that the flags name and print its result as JSON.
+    """Run the job that the flags name and print its result.
 
     Returns:
       What `sys.exit` takes: 0, or one line that says what to change.
     """
+    # Of other packages too; those of this one are shown by each job.
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("sdpo_jax").setLevel(logging.INFO)
     if {"-h", "--help"} & set(argv):
         print(f"{__doc__}{flags.FLAGS.main_module_help()}\n\n{config.describe()}")
         return 0
@@ -76,7 +79,8 @@ def main(argv: Sequence[str]) -> int | str:
         # A run file is the user's code: it may raise anything.
         return f"error: {_explain(error, argv)}"
     try:
-        print(json.dumps(_run(c), indent=1))
+        result, text = _run(c)
+        print(json.dumps(result, indent=1) if _JSON.value else text)
     except (ValueError, OSError, FloatingPointError) as error:
         return f"error: {error}"
     except KeyboardInterrupt:
@@ -112,40 +116,66 @@ def _parse(argv: Sequence[str]) -> ConfigDict:
 
 
 def _with_config_of_run(argv: Sequence[str]) -> list[str]:
-    """The arguments; if an export has no --config, with that of its run folder."""
+    """The arguments; if a job on a run has no --config, with that of the run folder."""
     known = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name in ("--config", "--job", "--workdir"):
         known.add_argument(name, nargs="?")
     given, _ = known.parse_known_args(argv[1:])
-    if given.config is not None or given.job != "export" or not given.workdir:
+    of_run = given.job in ("evaluate", "export") and given.workdir
+    if given.config is not None or not of_run:
         return list(argv)
     config.from_run(given.workdir)  # Raises a clear error if it is no run folder.
     run_file = pathlib.Path(config.__file__).with_name("run_config.py")
     return [argv[0], f"--config={run_file}:{given.workdir}", *argv[1:]]
 
 
-def _run(c: ConfigDict) -> dict:
+def _run(c: ConfigDict) -> tuple[dict, str]:
+    """The result of the job, and the text that shows it."""
     # Imported only after the config is checked: JAX takes seconds to load.
-    from sdpo_jax import distributed, evaluate, export, interrupt, train
+    from sdpo_jax import distributed
 
     if _MULTI_HOST.value:
         distributed.start()
-    if _JOB.value == "evaluate":
-        return evaluate.run(c)
-    if _JOB.value == "export":
-        given = {name: flag.value for name, flag in _EXPORT.items() if flag.present}
-        return export.run(c, _WORKDIR.value, **given)
-    name = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
-    workdir = _WORKDIR.value or pathlib.Path("runs") / name
+    jobs = {"train": _train, "evaluate": _evaluate, "export": _export}
+    return jobs[_JOB.value](c)
+
+
+def _train(c: ConfigDict) -> tuple[dict, str]:
+    from sdpo_jax import interrupt, summary, train
+
     try:
-        return train.run(
+        found = train.run(
             c,
-            workdir,
+            _folder(),
             may_change=_MAY_CHANGE.value,
             wandb_project=_WANDB_PROJECT.value,
         )
     except interrupt.Interrupted as stopped:
         sys.exit(f"{stopped}; the same command resumes")
+    return found, summary.describe(found, _folder())
+
+
+def _evaluate(c: ConfigDict) -> tuple[dict, str]:
+    from sdpo_jax import answers, evaluate
+
+    path = answers.new_folder(_folder())
+    checkpoint = {"checkpoint": _CHECKPOINT.value} if _CHECKPOINT.present else {}
+    found = evaluate.run(c, workdir=_WORKDIR.value, path=path, **checkpoint)
+    return found, evaluate.describe(found, path)
+
+
+def _export(c: ConfigDict) -> tuple[dict, str]:
+    from sdpo_jax import export
+
+    given = {name: flag.value for name, flag in _EXPORT.items() if flag.present}
+    found = export.run(c, _WORKDIR.value, **given)
+    return found, "\n".join(f"{name}: {value}" for name, value in found.items())
+
+
+def _folder() -> str:
+    """The run folder: the one given, or that of the run file's name."""
+    file = config_flags.get_config_filename(flags.FLAGS["config"])
+    return _WORKDIR.value or f"runs/{pathlib.Path(file).stem}"
 
 
 def _explain(error: Exception, argv: Sequence[str]) -> str:

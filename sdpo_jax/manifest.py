@@ -68,7 +68,16 @@ def write_manifest(path: pathlib.Path, content: dict) -> None:
     for entry in [*entries, path]:
         sync(entry)
     names = [e.relative_to(path).as_posix() for e in entries if e.is_file()]
-    text = json.dumps(content | {"files": _digests(path, names)}, indent=1).encode()
+    _replace(path, content | {"files": _digests(path, names)})
+
+
+def change_manifest(path: pathlib.Path, **changes) -> None:
+    """Changes entries of a manifest at once; the files are as they were written."""
+    _replace(path, read_manifest(path) | changes)
+
+
+def _replace(path: pathlib.Path, content: dict) -> None:
+    text = json.dumps(content, indent=1).encode()
     temporary = path / f"{MANIFEST}.tmp"
     # The first line is the digest of the rest, so damage to the manifest is detected.
     digest = hashlib.sha256(text).hexdigest().encode()

@@ -12,16 +12,15 @@ import contextlib
 import json
 import os
 import pathlib
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import tqdm
 from tensorboardX import event_file_writer
 from tensorboardX.proto import event_pb2, summary_pb2
 
-from sdpo_jax import json_files
+from sdpo_jax import json_files, screen
+from sdpo_jax.tracker import Tracker
 
 METRICS = "metrics.jsonl"
 TIMINGS = "timings.jsonl"
@@ -31,8 +30,9 @@ ATTEMPTS = "attempts.jsonl"
 class RunLog:
     """The files that one run writes while it trains; only the first process writes.
 
-    Evaluate and write before saving a checkpoint of the same step: lines written after
-    the save are lost if the run is killed and resumed from it.
+    Attributes:
+      last_step: of the lines of metrics that were there when it was opened; None if
+        there were none, and on other processes.
     """
 
     def __init__(
@@ -43,6 +43,7 @@ class RunLog:
         resume_from: int | None = None,
         shown: Sequence[str] = (),
         wandb_project: str | None = None,
+        config: Mapping[str, Any] | None = None,
     ):
         """Opens the log as it was right after step `resume_from`.
 
@@ -53,23 +54,27 @@ class RunLog:
             starts from the beginning: all lines are dropped.
           shown: names of the metrics to show next to the progress bar.
           wandb_project: project to which numbers are sent too; None for no wandb.
-
-        Raises:
-          ImportError: if a wandb project is given and wandb is not installed.
+          config: every field of the run's config, for wandb.
         """
+        self.last_step: int | None = None
         self._writes = is_first_process()
         if not self._writes:
             return
         folder = pathlib.Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self._wandb = _start_wandb(folder, wandb_project) if wandb_project else None
+        self._tracker = None
+        if wandb_project:
+            self._tracker = Tracker(wandb_project, folder, config or {})
         first_step = 0 if resume_from is None else resume_from + 1
         self._files = {}
         for name in (METRICS, TIMINGS, ATTEMPTS):
             json_files.drop_lines_from(folder / name, first_step)
             self._files[name] = (folder / name).open("ab")
+        for line in json_files.read_lines(folder / METRICS):
+            self.last_step = line["step"]
         self._curves = _Curves(folder / "tensorboard", first_step)
-        self._progress = _Progress(num_steps, resume_from or 0, shown)
+        self._progress = screen.Progress(num_steps, "update", resume_from or 0, shown)
+        self._progress.start()
 
     def write_metrics(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes one line of metrics and moves the progress bar.
@@ -103,8 +108,8 @@ class RunLog:
             file.close()
         self._curves.close()
         self._progress.close()
-        if self._wandb is not None:
-            self._wandb.finish()
+        if self._tracker is not None:
+            self._tracker.close()
 
     def _write(self, name: str, step: int, values: Mapping[str, Any]) -> dict:
         if "step" in values:
@@ -126,8 +131,8 @@ class RunLog:
             if name != "step" and isinstance(value, int | float)
         }
         self._curves.write(step, numbers)
-        if self._wandb is not None:
-            self._wandb.log(numbers, step=step)
+        if self._tracker is not None:
+            self._tracker.log(numbers, step)
 
 
 class Timer:
@@ -183,82 +188,6 @@ class _Curves:
         event.wall_time = time.time()
         self._events.write_event(event)
         self._events.flush()
-
-
-class _Progress:
-    """A progress bar on a terminal; elsewhere a line of text every _PAUSE_S seconds."""
-
-    _PAUSE_S = 30.0
-    _LINE = "{n_fmt}/{total_fmt} updates [{elapsed}<{remaining}, {rate_fmt}{postfix}]"
-
-    def __init__(self, num_steps: int, done: int, shown: Sequence[str]):
-        self._num_steps, self._done, self._shown = num_steps, done, shown
-        self._is_terminal = sys.stderr.isatty()
-        self._bar = tqdm.tqdm(
-            total=num_steps,
-            initial=done,
-            unit="update",
-            dynamic_ncols=True,
-            disable=not self._is_terminal,
-        )
-        self._start_s = time.monotonic()
-        self._next_line_s = self._start_s
-
-    def move(self, step: int, line: Mapping[str, Any]) -> None:
-        """Shows that `step` updates are done."""
-        shown = ", ".join(
-            _show(name, line[name]) for name in self._shown if name in line
-        )
-        if self._is_terminal:
-            self._bar.set_postfix_str(shown, refresh=False)
-            self._bar.update(step - self._bar.n)
-        elif time.monotonic() >= self._next_line_s or step == self._num_steps:
-            self._next_line_s = time.monotonic() + self._PAUSE_S
-            self._print(step, shown)
-
-    def close(self) -> None:
-        self._bar.close()
-
-    def _print(self, step: int, shown: str) -> None:
-        text = tqdm.tqdm.format_meter(
-            step,
-            self._num_steps,
-            time.monotonic() - self._start_s,
-            initial=self._done,
-            unit="update",
-            bar_format=self._LINE,
-            postfix=shown,
-        )
-        print(text, file=sys.stderr, flush=True)
-
-
-def _show(name: str, value: Any) -> str:
-    number = f"{value:.4g}" if isinstance(value, float) else value
-    return f"{name.rpartition('/')[2]} {number}"
-
-
-def check_tracker(wandb_project: str | None) -> None:
-    """Refuse a wandb project where wandb is not installed, before a run is built.
-
-    Raises:
-      ValueError: says how to install it.
-    """
-    if not wandb_project:
-        return
-    try:
-        import wandb  # noqa: F401
-    except ImportError as error:
-        raise ValueError(
-            f"--wandb_project={wandb_project}: wandb is not installed; pip install "
-            "wandb, or leave the flag out"
-        ) from error
-
-
-def _start_wandb(folder: pathlib.Path, project: str) -> Any:
-    import wandb  # Optional.
-
-    # The run's id is the folder's name, so that a resumed run continues the same one.
-    return wandb.init(project=project, id=folder.name, dir=folder, resume="allow")
 
 
 def is_first_process() -> bool:

@@ -1,5 +1,9 @@
 """AdamW with gradient clipping, and its schedule over rollout batches."""
 
+from typing import Any
+
+import jax
+import numpy as np
 import optax
 from ml_collections import ConfigDict
 
@@ -30,8 +34,32 @@ def learning_rate(c: ConfigDict) -> optax.Schedule:
         after = optax.cosine_decay_schedule(peak, max(c.train.updates - warmup, 1))
     else:
         after = optax.constant_schedule(peak)
-    # Update u of the ramp has peak (u + 1) / (warmup + 1), so the first one moves too.
-    ramp = optax.linear_schedule(peak / (warmup + 1), peak, max(warmup, 1))
+    # Update u of the ramp has peak (u + 1) / (warmup + 1), so the first one moves too;
+    # in the published code it has peak u / warmup.
+    start = 0.0 if c.optimizer.schedule == "official" else peak / (warmup + 1)
+    ramp = optax.linear_schedule(start, peak, max(warmup, 1))
     rate_of_update = optax.join_schedules([ramp, after], [warmup])
     # optax counts optimiser steps.
     return lambda count: rate_of_update(count // steps_per_batch(c))
+
+
+def at_update(c: ConfigDict, opt_state: Any, update: int) -> Any:
+    """The state with its schedule where it is after `update` rollout batches.
+
+    It differs only if earlier batches had another number of optimiser steps.
+    """
+    is_schedule = lambda x: isinstance(x, optax.ScaleByScheduleState)
+    place = lambda x: x._replace(count=steps_at(c, x.count, update))
+    return jax.tree.map(
+        lambda x: place(x) if is_schedule(x) else x, opt_state, is_leaf=is_schedule
+    )
+
+
+def steps_at(c: ConfigDict, count: jax.Array, update: int) -> jax.Array:
+    """`count`, or if it is not that of `update` batches of this size, theirs."""
+    steps = update * steps_per_batch(c)
+    if int(count) == steps:
+        return count
+    # An array for each device: one that several share could not be donated.
+    new = lambda _: np.array(steps, count.dtype)
+    return jax.make_array_from_callback((), count.sharding, new)

@@ -12,6 +12,7 @@ import platform
 from collections.abc import Mapping
 from typing import Any
 
+import sdpo_jax
 from sdpo_jax import json_files, metrics
 
 _PACKAGES = (
@@ -69,12 +70,38 @@ def _versions(mesh_shape: Mapping[str, int] | None) -> dict:
     return {
         "python": platform.python_version(),
         **{package: importlib.metadata.version(package) for package in _PACKAGES},
-        "git_commit": _git_commit(pathlib.Path(__file__).parents[1]),
+        **_source(pathlib.Path(__file__).resolve().parent),
         "device_kind": jax.devices()[0].device_kind,
         "num_devices": jax.device_count(),
         "num_processes": jax.process_count(),
         "mesh": dict(mesh_shape or {}),
     }
+
+
+def _source(package: pathlib.Path) -> dict[str, str | None]:
+    """Which sources run: version, commit, and without one where pip took them from."""
+    commit = _git_commit(package.parent)
+    found = {"sdpo_jax": sdpo_jax.__version__, "git_commit": commit}
+    if commit is not None:
+        return found
+    origin = _pip_origin(package)
+    commit = origin.get("vcs_info", {}).get("commit_id")
+    return found | {"git_commit": commit, "installed_from": origin.get("url")}
+
+
+def _pip_origin(package: pathlib.Path) -> dict[str, Any]:
+    """What pip recorded of the package's origin; empty for a package index.
+
+    See packaging.python.org/en/latest/specifications/direct-url.
+    """
+    try:
+        installed = importlib.metadata.distribution("sdpo_jax")
+    except importlib.metadata.PackageNotFoundError:
+        return {}
+    origin = json.loads(installed.read_text("direct_url.json") or "{}")
+    # Another copy may be installed than the one that runs.
+    is_here = pathlib.Path(installed.locate_file("sdpo_jax")).resolve() == package
+    return origin if is_here or origin.get("url") == package.parent.as_uri() else {}
 
 
 def _git_commit(root: pathlib.Path) -> str | None:

@@ -72,7 +72,7 @@ def choose(
 
     Args:
       rules: what may be shown.
-      responses: the attempts' texts.
+      responses: the attempts' texts, as `thinking.answer_of` reads them.
       solved: whether each attempt solved the question.
       feedbacks: the environment's feedback on each attempt; empty for none.
       rng: drawn from once per attempt that has an eligible demonstration.
@@ -80,23 +80,30 @@ def choose(
     Returns:
       One Shown per attempt, in the same order.
     """
+    shown = thinking.answer_of if rules.strip_thinking else str
+    solutions = [
+        shown(response) if is_solved else ""
+        for response, is_solved in zip(responses, solved, strict=True)
+    ]
     return [
-        _choose_one(rules, index, responses, solved, feedbacks[index], rng)
-        for index in range(len(responses))
+        _choose_one(rules, index, response, solutions, feedback, rng)
+        for index, (response, feedback) in enumerate(
+            zip(responses, feedbacks, strict=True)
+        )
     ]
 
 
-def _choose_one(rules, index, responses, solved, feedback, rng) -> Shown:
-    eligible = _eligible(rules.demonstration_from, index, solved)
-    solution = responses[rng.choice(eligible)] if eligible else None
-    if solution is not None and rules.strip_thinking:
-        solution = thinking.answer_of(solution)
+def _choose_one(rules, index, response, solutions, feedback, rng) -> Shown:
+    # An empty demonstration would teach nothing.
+    teaches = [bool(solution.strip()) for solution in solutions]
+    eligible = _eligible(rules.demonstration_from, index, teaches)
+    solution = solutions[rng.choice(eligible)] if eligible else None
     hidden = rules.show_feedback == "never" or (
         rules.show_feedback == "without_solution" and solution is not None
     )
     shown_feedback = None if hidden or not feedback else feedback
     show_attempt = rules.show_attempt and shown_feedback is not None
-    attempt = responses[index] if show_attempt else None
+    attempt = response if show_attempt else None
     return Shown(solution, attempt, shown_feedback)
 
 

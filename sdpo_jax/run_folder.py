@@ -3,34 +3,47 @@
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ml_collections import ConfigDict
 
 from sdpo_jax import config, distributed, json_files
 
 SUMMARY = "summary.json"
+CHECKPOINTS = "checkpoints"
+_INPUTS = "inputs.json"
+_log = logging.getLogger(__name__)
+
+# Config field -> what it names -> digest or revision.
+Contents = Mapping[str, Mapping[str, str]]
 
 
 @contextlib.contextmanager
 def claim(
-    workdir: str | os.PathLike, c: ConfigDict, may_change: Sequence[str] = ()
+    workdir: str | os.PathLike,
+    c: ConfigDict,
+    may_change: Sequence[str] = (),
+    contents: Callable[[], Contents] = lambda: {},
 ) -> Iterator[dict | None]:
     """Lock a run folder while it trains; on a pod the first host does so for all.
 
     Args:
       workdir: the run folder, created if missing.
       c: the run's config, saved in the folder.
-      may_change: dotted fields that may differ from the folder's config.
+      may_change: dotted fields that may differ from the folder's config, or name
+        another content than before.
+      contents: what fields of the config name, with digests; called on the first host,
+        for a run that is not finished.
 
     Yields:
       The summary of a finished run; None for a new or unfinished one.
 
     Raises:
-      ValueError: if it is no folder, another process has locked it, or its config
-        differs.
+      ValueError: if it is no folder, another process has locked it, or its config or
+        the content that this names differs.
     """
     if "://" in str(workdir):
         raise ValueError(
@@ -42,7 +55,9 @@ def claim(
         outcome = {}
         if distributed.is_first():
             try:
-                outcome["summary"] = lock.enter_context(_lock(folder, c, may_change))
+                outcome["summary"] = lock.enter_context(
+                    _lock(folder, c, may_change, contents)
+                )
             except ValueError as error:
                 outcome["refusal"] = str(error)
         # Every host must learn of a refusal, or the others would wait forever.
@@ -53,7 +68,9 @@ def claim(
 
 
 @contextlib.contextmanager
-def _lock(folder: pathlib.Path, c: ConfigDict, may_change) -> Iterator[dict | None]:
+def _lock(
+    folder: pathlib.Path, c: ConfigDict, may_change, contents
+) -> Iterator[dict | None]:
     """`claim` on the host that writes."""
     _check_known(c, may_change)
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,12 +83,15 @@ def _lock(folder: pathlib.Path, c: ConfigDict, may_change) -> Iterator[dict | No
                 "--workdir"
             ) from error
         changed = _check_same(folder, c, may_change)
+        is_finished = (folder / SUMMARY).exists() and not changed
+        if not is_finished:
+            now = _check_contents(folder, contents(), changed, may_change)
+            json_files.write_json_atomically(folder / _INPUTS, now)
         if changed:
             # The summary is of the old config; with it, resuming would do nothing.
             (folder / SUMMARY).unlink(missing_ok=True)
             json_files.write_json_atomically(folder / "config.json", config.flat(c))
-        finished = (folder / SUMMARY).exists()
-        yield json.loads((folder / SUMMARY).read_text()) if finished else None
+        yield json.loads((folder / SUMMARY).read_text()) if is_finished else None
 
 
 def _check_known(c: ConfigDict, may_change: Sequence[str]) -> None:
@@ -104,3 +124,65 @@ def _check_same(folder, c: ConfigDict, may_change: Sequence[str]) -> list[str]:
             f"--workdir, or --may_change={','.join(refused)} to continue anyway"
         )
     return changed
+
+
+def _check_contents(
+    folder: pathlib.Path, now: Contents, changed: Sequence[str], may_change
+) -> Contents:
+    """The content that the run goes on with; raises ValueError unless it is allowed.
+
+    Args:
+      folder: the run folder.
+      now: what fields name now.
+      changed: fields that have another value, and so may name another content.
+      may_change: fields that the caller allows to.
+    """
+    # Without a checkpoint the run begins anew, with whatever is there now.
+    if not any((folder / CHECKPOINTS).glob("*")):
+        return now
+    if not (folder / _INPUTS).exists():
+        _log.warning("%s has no %s: content is compared from now on", folder, _INPUTS)
+        return now
+    saved = json.loads((folder / _INPUTS).read_text())
+    saved = {field: names for field, names in saved.items() if field not in changed}
+    lines = _differences(saved, now)
+    if refused := [field for field in lines if field not in may_change]:
+        raise ValueError(
+            f"{folder} holds a run that began with another content:"
+            f"{''.join(lines[f] for f in refused)}\nRestore it, give another "
+            f"--workdir, or --may_change={','.join(refused)} to continue with what is "
+            "there now"
+        )
+    for changes in lines.values():
+        _log.warning("%s continues with another content:%s", folder, changes)
+    return saved | now
+
+
+def check_contents(folder: str | os.PathLike, now: Contents) -> None:
+    """Refuse to read the weights of a run beside another content than they began with.
+
+    Raises:
+      ValueError: names every field and file that differs from what the run recorded.
+    """
+    file = pathlib.Path(folder) / _INPUTS
+    if not file.exists():
+        return
+    lines = _differences(json.loads(file.read_text()), now)
+    if lines:
+        raise ValueError(
+            f"{folder} holds a run with another content:{''.join(lines.values())}\n"
+            "Restore it"
+        )
+
+
+def _differences(saved: Contents, now: Contents) -> dict[str, str]:
+    """Field -> a line for each name with another content, for fields that have any."""
+    lines = {}
+    # A revision is not known without a network: then there is nothing to compare.
+    for field in sorted(saved.keys() & now):
+        for name in sorted(saved[field].keys() | now[field]):
+            before, after = (x[field].get(name, "absent") for x in (saved, now))
+            if before != after:
+                line = f"\n  {field}: {name}: {before:.23} recorded, {after:.23} now"
+                lines[field] = lines.get(field, "") + line
+    return lines

@@ -23,7 +23,7 @@ from sdpo_jax.batch import Attempts, Batch
 from sdpo_jax.distributed import constrain
 from sdpo_jax.methods import aggregation
 from sdpo_jax.methods.tokens import Tokens
-from sdpo_jax.model import causal_attention, decoder
+from sdpo_jax.model import causal_attention, decoder, vocabulary
 from sdpo_jax.model.families import Architecture
 from sdpo_jax.optimizer import learning_rate, make_optimizer
 from sdpo_jax.train_state import (
@@ -238,7 +238,9 @@ def _gradient(
         )
     # One copy of the unembedding per batch shard: each sums its own gradient over
     # chunks and micro-batches, and the sum over copies is the one reduction.
-    unembed = lambda student: decoder.unembedding(arch, decoder_params(base, student))
+    unembed = lambda student: vocabulary.unembedding(
+        arch, decoder_params(base, student)
+    )
     unembed_DV, to_student = jax.vjp(unembed, student)
     copies = _spread(unembed_DV, shards)
     of_rows = functools.partial(_loss, c, arch, shards, base)
@@ -263,7 +265,7 @@ def _gradient(
 
 def _without_gradient(arch: Architecture, params: Params) -> tuple[Params, jax.Array]:
     """Weights that nothing differentiates, and their unembedding on every device."""
-    unembed_DV = constrain(decoder.unembedding(arch, params), None, "vocab")
+    unembed_DV = constrain(vocabulary.unembedding(arch, params), None, "vocab")
     return jax.lax.stop_gradient((params, unembed_DV))
 
 
@@ -306,7 +308,7 @@ def _loss(
     )
     mesh = jax.sharding.get_abstract_mesh()
     return chunked.sum_over_chunks(
-        functools.partial(methods.of(c).loss, c),
+        vocabulary.loss_within(arch, functools.partial(methods.of(c).loss, c)),
         (read(decoder_params(base, student), prompt_UP), unembed_ZDV),
         readings,
         rows.mask_BR,
@@ -383,6 +385,7 @@ def _score(
             response_BR,
             temperature=c.rollout.temperature,
             chunk=min(c.step.chunk, response_BR.shape[1]),
+            within=functools.partial(vocabulary.within, arch),
         )
 
     # A map over micro-batches, as in the update: its memory is what fits.

@@ -1,6 +1,6 @@
 """What of a response is its answer: the text that stands outside its reasoning."""
 
-_OPEN, _CLOSE = "<think>", "</think>"
+TAGS = _OPEN, _CLOSE = "<think>", "</think>"
 
 
 def answer_of(response: str) -> str:
@@ -17,3 +17,8 @@ def answer_of(response: str) -> str:
         kept = kept + answer if opened else ""
         response = response.lstrip()
     return kept + response.partition(_OPEN)[0]
+
+
+def opening(prompt: str) -> str:
+    """The tag that opens the reasoning at the end of a prompt; empty if none does."""
+    return _OPEN if prompt.rstrip().endswith(_OPEN) else ""

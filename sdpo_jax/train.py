@@ -10,9 +10,10 @@ From a notebook:
 """
 
 import contextlib
+import functools
 import logging
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -20,20 +21,24 @@ from ml_collections import ConfigDict
 
 from sdpo_jax import (
     config,
+    distributed,
     evaluate,
     feedback,
+    inputs,
     interrupt,
     metrics,
     provenance,
     run_folder,
+    screen,
     summary,
+    tracker,
 )
 from sdpo_jax.collect import collect, pass_rates, sampling_of, training_questions
 from sdpo_jax.components import Components, build, validate
 from sdpo_jax.envs.base import Environment
 from sdpo_jax.learner import Learner, trained_shapes
 from sdpo_jax.questions import curriculum
-from sdpo_jax.run_checkpoints import RunCheckpoints
+from sdpo_jax.run_checkpoints import Progress, RunCheckpoints
 
 _SHOWN = ("loss", "rollout/score", "validation/pass@1")
 _log = logging.getLogger(__name__)
@@ -68,21 +73,32 @@ def run(
         saved.
       Interrupted: if SIGTERM or Ctrl-C asked to stop; the state is saved.
     """
+    screen.show_log()
     validate(c)
-    metrics.check_tracker(wandb_project)
+    tracker.check(wandb_project)
     folder = pathlib.Path(workdir)
-    with run_folder.claim(workdir, c, may_change) as finished:
+    contents = functools.partial(inputs.contents, c, environment)
+    with run_folder.claim(workdir, c, may_change, contents) as finished:
         if finished is not None:
             _log.info("%s is finished; nothing to do", folder)
             return finished
-        with build(c, environment) as components, interrupt.on_signals() as stop:
-            return _train(components, folder, stop, wandb_project)
+        _log.info(
+            "%s: %d updates of %d attempts on %s, which begin with compiling; the "
+            "first one tells how long they take. Ctrl-C saves and stops",
+            *(folder, c.train.updates, c.rollout.questions * c.rollout.attempts),
+            c.model.path,
+        )
+        with (
+            interrupt.on_signals() as stop,
+            build(c, environment, check_stop=stop.raise_if_set) as components,
+        ):
+            return _train(components, folder, stop.raise_if_set, wandb_project)
 
 
 def _train(
     components: Components,
     folder: pathlib.Path,
-    stop: interrupt.Flag,
+    check_stop: Callable[[], None],
     wandb_project: str | None,
 ) -> dict[str, Any]:
     c = components.config
@@ -94,6 +110,8 @@ def _train(
         checkpoints = exits.enter_context(RunCheckpoints(c, folder))
         trained, progress = checkpoints.restore(trained_shapes(*components.model))
         learner = Learner(*components.model, components.load_params, trained)
+        # To build and load takes minutes, in which there is nothing to lose.
+        check_stop()
         _log.info(
             "%s: %s, update %d of %d",
             *(folder, learner.description(), progress.update, c.train.updates),
@@ -104,16 +122,31 @@ def _train(
             resume_from=None if trained is None else progress.update,
             shown=_SHOWN,
             wandb_project=wandb_project,
+            config=config.flat(c),
         )
         exits.callback(log.close)
-        # A resumed run has the measurement of its base in the log already.
+        # The line is missing for a base that is not measured yet, and for an update
+        # that was saved and then stopped in its evaluation.
+        progress.is_logged = distributed.from_first(log.last_step) == progress.update
         if trained is None:
-            base = _evaluate(components, learner, 0, summary.SPLITS, timer)
-            log.write_metrics(0, base | dropped)
-            log.write_timings(0, timer.take())
+            progress.values = dropped
 
-        while progress.update < c.train.updates:
+        while True:
             with checkpoints.keep(learner, progress):
+                if not progress.is_logged:
+                    scores = evaluate.after_update(
+                        components, learner.policy, progress.update, timer, check_stop
+                    )
+                    # Before the line: with it, a resumed run does not evaluate again.
+                    checkpoints.set_score(progress, scores)
+                    log.write_metrics(progress.update, progress.values | scores)
+                    log.write_timings(progress.update, timer.take())
+                    progress.is_logged = True
+                check_stop()
+                if progress.update == c.train.updates:
+                    return summary.write(
+                        components, folder, learner, checkpoints, check_stop
+                    )
                 # Of the update alone: a resumed run draws what it would have drawn.
                 key = jax.random.fold_in(jax.random.key(c.seed), progress.update)
                 choice = curriculum.choose(
@@ -126,45 +159,24 @@ def _train(
                     sampling_of(c, c.rollout),
                     key,
                     timer=timer,
-                    after_sampling=stop.raise_if_set,
+                    check_stop=check_stop,
                 )
                 with timer("grade"):
                     batch, records, values = feedback.make_batch(
                         c, components.tokenizer, attempts, graded, progress.update
                     )
-                stop.raise_if_set()
+                check_stop()
             # Before the update: a loss that is not finite leaves its transcripts.
             log.write_attempts(progress.update + 1, records)
-            with timer("train"), checkpoints.refuse_not_finite(learner, progress):
+            with (
+                timer("train"),
+                screen.phase("training"),
+                checkpoints.refuse_not_finite(learner, progress),
+            ):
                 values |= learner.update(batch)
-            progress.update += 1
-            progress.known = choice.state.measured(pass_rates(c, graded))
-
-            splits = _splits_due(c, progress.update)
-            scores = _evaluate(components, learner, progress.update, splits, timer)
-            # Before saving: killed between the two, a run that had saved first would
-            # resume without this line.
-            log.write_metrics(progress.update, values | choice.values | scores)
-            log.write_timings(progress.update, timer.take())
-            if splits or progress.update % c.train.save_every == 0:
-                score = scores.get(f"validation/avg@{c.eval.attempts}")
-                checkpoints.save(learner.state, progress, score)
-            # Once more here, where the update that just ended is complete and logged.
-            with checkpoints.keep(learner, progress):
-                stop.raise_if_set()
-        return summary.write(components, folder, learner, checkpoints)
-
-
-def _splits_due(c: ConfigDict, update: int) -> Sequence[str]:
-    """The splits that are evaluated after an update; both after the last one."""
-    if update == c.train.updates:
-        return summary.SPLITS
-    return ("validation",) if update % c.train.evaluate_every == 0 else ()
-
-
-def _evaluate(components, learner, update, splits, timer) -> dict[str, float]:
-    if not splits:
-        return {}
-    with timer("evaluate"):
-        label = f"after update {update}"
-        return evaluate.on_splits(components, learner.policy, splits, label)
+            known = choice.state.measured(pass_rates(c, graded))
+            values |= choice.values
+            progress = Progress(progress.update + 1, known, values, is_logged=False)
+            # Before the evaluation, so that nothing is lost with it.
+            is_evaluated = bool(evaluate.splits_due(c, progress.update))
+            checkpoints.save_if_due(learner.state, progress, is_evaluated)

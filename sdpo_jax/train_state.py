@@ -68,13 +68,13 @@ def has_teacher(c: ConfigDict) -> bool:
 
 def state_shardings(c: ConfigDict, arch: Architecture, mesh: Mesh) -> TrainState:
     """Where every leaf of the state lives."""
-    is_axes = lambda leaf: isinstance(leaf, tuple)
-    place = lambda axes: distributed.sharding(mesh, *axes)
-    placed = lambda tree: jax.tree.map(place, tree, is_leaf=is_axes)
-    student, base = placed(decoder.logical_axes(arch)), None
+    student, base = decoder.shardings(arch, mesh), None
     if c.lora.rank:
         # The weights are the frozen base then; what is trained are the adapters.
-        base, student = student, placed(lora.logical_axes(arch, *_lora(c)))
+        place = lambda axes: distributed.sharding(mesh, *axes)
+        is_axes = lambda leaf: isinstance(leaf, tuple)
+        axes = lora.logical_axes(arch, *_lora(c))
+        base, student = student, jax.tree.map(place, axes, is_leaf=is_axes)
     optimizer = make_optimizer(c)
     everywhere = distributed.sharding(mesh)
     # Moments live where their weights do; counters everywhere.

@@ -13,7 +13,7 @@ from sdpo_jax.collect import Grading
 from sdpo_jax.data.tokenizer import Tokenizer
 from sdpo_jax.envs.base import GraderFailure, Verdict
 from sdpo_jax.questions.question import Question
-from tests.data.test_tokenizer import byte_level, write
+from tests.data.test_tokenizer import OPENS, byte_level, write
 
 GROUP = 4
 QUESTIONS = [Question("add", "Add 1 and 2.", system="Be brief."), Question("b", "Two?")]
@@ -27,6 +27,14 @@ TEXTS = [
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory):
     return Tokenizer(write(tmp_path_factory.mktemp("byte_level"), byte_level()))
+
+
+@pytest.fixture(scope="module")
+def reasoner(tmp_path_factory):
+    """A tokenizer whose chat template opens the reasoning."""
+    folder = tmp_path_factory.mktemp("reasoner")
+    write(folder, byte_level(), chat_template=OPENS)
+    return Tokenizer(folder, enable_thinking=True)
 
 
 def settings(**fields):

@@ -12,7 +12,15 @@ import numpy as np
 import pytest
 
 from experiments.quickstart import make_base, task, tokenizer
-from sdpo_jax import config, distributed, json_files, metrics, train, train_state
+from sdpo_jax import (
+    config,
+    distributed,
+    json_files,
+    manifest,
+    metrics,
+    train,
+    train_state,
+)
 from sdpo_jax.checkpoint import Checkpoints
 from sdpo_jax.envs.base import Verdict
 from sdpo_jax.model import decoder, huggingface, huggingface_export
@@ -139,12 +147,19 @@ def saved_updates(folder):
     return sorted(int(path.name) for path in (folder / "checkpoints").iterdir())
 
 
+def scores_of(folder):
+    """What the best checkpoint is chosen by, of every checkpoint that has it."""
+    paths = (folder / "checkpoints").iterdir()
+    return {path.name: manifest.read_manifest(path)["score"] for path in paths}
+
+
 def assert_same_run(c, folder, other):
     """Two finished runs differ in nothing but what the clock decides."""
     for name in WRITTEN:
         assert (folder / name).read_bytes() == (other / name).read_bytes(), name
     assert summary_of(folder) == summary_of(other)
     assert saved_updates(folder) == saved_updates(other)
+    assert scores_of(folder) == scores_of(other)
     for update in saved_updates(folder):
         ours, theirs = state_of(c, folder, update), state_of(c, other, update)
         assert ours.keys() == theirs.keys()

@@ -44,6 +44,7 @@ class Case:
     tied: bool = False
     attention: str = "splash"
     lora_rank: int = 0
+    vocab: int = 0  # VOCAB if 0.
 
     def __str__(self):
         changed = [str(v) for v in dataclasses.astuple(self) if v != 0]
@@ -60,6 +61,8 @@ CASES = [
             Case("v5p:2x2x1", tied=True),
             Case(family="olmo3"),
             Case(family="olmo3", lora_rank=8),
+            # That `tensor` does not divide, as Olmo3's 100,278 over four devices.
+            Case(vocab=VOCAB - 1),
         ]
     ),
 ]
@@ -106,6 +109,8 @@ def settings(case):
     c.rollout.questions = c.step.questions = 8
     c.rollout.attempts = ROWS // 8
     c.step.chunk, c.step.micro_batch = CHUNK, 2
+    # The compiler sorts where it must find many of few: 100 of 2,048, not of 18,992.
+    c.sdpo.top_k = 20
     c.mesh.data, c.mesh.fsdp, c.mesh.tensor = case.mesh
     return c
 
@@ -119,7 +124,7 @@ def architecture(case):
         period = (sliding,) * 3 + (dataclasses.replace(kind, yarn=yarn),)
     return families.Architecture(
         family=case.family,
-        vocab=VOCAB,
+        vocab=case.vocab or VOCAB,
         width=WIDTH,
         mlp_width=2 * WIDTH,
         layers=LAYERS,
@@ -230,10 +235,21 @@ def test_devices_exchange_candidates_of_the_top_k_and_never_all_logits():
         compiled.as_text(),
     )
 
-    sizes = [size for types in moved for size in _sizes(types)]
+    sizes = [size for types in moved for size in sizes_of(types)]
     assert sizes, "top_k moves nothing: then this test is out of date"
     # One micro-batch's chunk of local logits, cut over `tensor`.
     assert max(sizes) < 2 * CHUNK * VOCAB // FIRST.mesh[2]
+
+
+def test_the_top_k_is_found_without_a_sort_of_the_vocabulary():
+    compiled, _ = compiled_update(FIRST)
+
+    program = compiled.as_text()
+    sorted_types = re.findall(r"= \(?(.*?)\)? sort\(", program)
+
+    longest = max(size for types in sorted_types for size in _last_axes(types))
+    assert longest < VOCAB // FIRST.mesh[2]
+    assert 'custom_call_target="TopK"' in program
 
 
 @pytest.mark.slow
@@ -262,10 +278,15 @@ def test_update_of_32768_tokens_fits_a_tpu(attention):
     assert memory.temp_size_in_bytes < scores / 8
 
 
-def _sizes(types):
+def sizes_of(types):
     """Elements of each array of an HLO type."""
     shapes = re.findall(r"\w+\[([\d,]*)\]", types)
     return [math.prod(int(n) for n in shape.split(",") if n) for shape in shapes]
+
+
+def _last_axes(types):
+    """Length of the last axis of each array of an HLO type."""
+    return [int(n) for n in re.findall(r"\w+\[(?:\d+,)*(\d+)\]", types)]
 
 
 # The sampler's prefill and decode are compiled in tests/rollout/test_sampler_aot.py.

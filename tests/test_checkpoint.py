@@ -304,6 +304,22 @@ def test_the_last_two_and_the_best_are_kept(checkpoints):
     assert (checkpoints.best(), checkpoints.latest()) == (2, 7)
 
 
+def test_a_score_may_come_after_the_save(checkpoints):
+    before = {}
+    for step, score in enumerate([0.1, 0.8, 0.5, 0.9], start=1):
+        save_steps(checkpoints, [step])
+        before[step] = checkpoints.steps()
+        checkpoints.set_score(step, score)
+
+    # What is best so far is kept until another one is better.
+    assert before == {1: [1], 2: [1, 2], 3: [2, 3], 4: [2, 3, 4]}
+    assert (checkpoints.steps(), checkpoints.best()) == ([3, 4], 4)
+    restored, *_ = checkpoints.restore(checkpoint.abstract(make_state()), 4)
+    assert_same_bits(restored, make_state(4))
+    with pytest.raises(ValueError, match="score of step 4 must be finite, got nan"):
+        checkpoints.set_score(4, float("nan"))
+
+
 def test_without_scores_there_is_no_best_and_two_are_kept(checkpoints):
     save_steps(checkpoints, range(4))
 

@@ -5,8 +5,12 @@ import threading
 import pytest
 
 from sdpo_jax import collect
+from sdpo_jax.data.tokenizer import Tokenizer
 from sdpo_jax.envs import grading_pool
 from sdpo_jax.envs.base import Verdict
+from sdpo_jax.envs.single_turn import SingleTurn
+from sdpo_jax.questions.question import Question
+from tests.data.test_tokenizer import CHATML, OPENS, byte_level, unigram, write
 from tests.graded import (
     GROUP,
     QUESTIONS,
@@ -14,13 +18,14 @@ from tests.graded import (
     faulty,
     grade,
     judge,
+    reasoner,
     repeated,
     settings,
     tokenizer,
     written,
 )
 
-__all__ = ["tokenizer"]
+__all__ = ["reasoner", "tokenizer"]
 
 
 @pytest.mark.parametrize(
@@ -97,6 +102,61 @@ def test_graders_see_what_the_policy_wrote_and_whether_it_was_cut_off(tokenizer)
     assert [g.truncated for g in graded] == truncated
     # The stop token counts; "é" takes two bytes.
     assert [g.num_tokens for g in graded] == [5, 4, 5, 0]
+
+
+# Whether the template opens the reasoning -> the answers in ENDINGS.
+ENDINGS = ["right", "no</think>right<|im_end|>", "right</think>no<|im_end|>"]
+ANSWERS = {True: ["", "right", "no"], False: ["right", "right", "no"]}
+
+
+@pytest.mark.parametrize("opens", [True, False])
+def test_graders_get_the_answer_however_the_reasoning_began(request, opens):
+    tokenizer = request.getfixturevalue("reasoner" if opens else "tokenizer")
+    seen, questions = {}, [dataclasses.replace(QUESTIONS[0], uid=n) for n in range(3)]
+    record = lambda question, *args: seen.update({question.uid: args}) or Verdict(1, "")
+    attempts = written(tokenizer, ENDINGS)
+    run = lambda **reads: grade(
+        SingleTurn({}, record, **reads), tokenizer, questions, attempts
+    )
+
+    graded = run()
+    assert [seen[n] for n in range(3)] == [
+        (answer, n == 0) for n, answer in enumerate(ANSWERS[opens])
+    ]
+
+    run(reads_reasoning=True)
+    sampled = [ending.removesuffix("<|im_end|>") for ending in ENDINGS]
+    assert [seen[n] for n in range(3)] == [(s, n == 0) for n, s in enumerate(sampled)]
+    assert [g.response for g in graded] == sampled
+    assert [g.turn for g in graded] == ["<think>" * opens + s for s in sampled]
+
+
+PLAIN = "{{ messages[-1].content }}"
+
+
+@pytest.mark.parametrize(
+    "template, prompt, opened",
+    [
+        (OPENS, "Two?", True),
+        (OPENS.replace("<think>\\n\\n", "<think>"), "Why </think>?", True),
+        (CHATML, "Two?", False),
+        (CHATML, "First write <think>", False),
+        (CHATML.split("{%- if enable")[0], "First write <think>", False),
+        (PLAIN, "Two?", False),
+        (PLAIN + "<think>\n", "Two?", True),
+    ],
+)
+@pytest.mark.parametrize("backend", [byte_level, unigram])
+def test_reasoning_that_a_template_opens_is_known(
+    tmp_path, backend, template, prompt, opened
+):
+    folder = write(tmp_path, backend(), chat_template=template)
+    tokenizer = Tokenizer(folder, enable_thinking=template is not CHATML)
+    questions, attempts = [Question("q", prompt)], written(tokenizer, ["right"])
+
+    (graded,) = grade(Judges(), tokenizer, questions, attempts)
+
+    assert graded.turn == "<think>" * opened + "right"
 
 
 def test_words_of_the_environment_are_not_the_policys(tokenizer):

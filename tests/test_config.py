@@ -133,10 +133,6 @@ def test_knobs_stay_few():
             "reprompt.max_length=2048 must exceed rollout.max_prompt=2048",
         ),
         (
-            {"rollout__rows_at_once": 7},
-            "rows_at_once=7 must be at least rollout.attempts=8",
-        ),
-        (
             {"curriculum__min_pass_rate": 0.6, "curriculum__max_pass_rate": 0.4},
             "min_pass_rate=0.6 exceeds curriculum.max_pass_rate=0.4",
         ),

@@ -76,7 +76,7 @@ def test_method_task_and_source_of_the_examples_train(package):
         shutil.copytree(ROOT / path, package / path)
 
     done = subprocess.run(
-        [*command(), "--config.train.updates=2"],
+        [*command(), "--config.train.updates=2", "--json"],
         cwd=package,
         env=os.environ | {"PYTHONPATH": str(package), "XLA_FLAGS": compiling.flags(1)},
         capture_output=True,

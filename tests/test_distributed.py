@@ -1,4 +1,8 @@
 import math
+import os
+import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -134,9 +138,16 @@ def test_hosts_are_joined_once(joined, calls, monkeypatch):
     assert len(made) == calls
 
 
-def test_starting_without_other_hosts_says_so(monkeypatch):
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("coordinator_address should be defined."),
+        RuntimeError("initialize() must be called before any JAX calls.\nTwice."),
+    ],
+)
+def test_starting_without_other_hosts_says_so(error, monkeypatch):
     def fail():
-        raise ValueError("coordinator_address should be defined.")
+        raise error
 
     monkeypatch.setattr(jax.distributed, "initialize", fail)
 
@@ -144,3 +155,28 @@ def test_starting_without_other_hosts_says_so(monkeypatch):
         distributed.start()
     assert not jax.distributed.is_initialized()
     assert math.prod(mesh().devices.shape) == jax.device_count()
+
+
+@pytest.mark.parametrize(
+    "platforms, reason, remedy",
+    [
+        ("tpu", ".*Failed to open libtpu.so.*", r"jax\[tpu\]"),
+        ("cuda", "no plugin for it is installed", r"jax\[cuda12\]"),
+        ("abacus", ".*not in the list of known backends.*", "JAX_PLATFORMS$"),
+    ],
+)
+def test_missing_platform_is_one_line_with_the_remedy(platforms, reason, remedy):
+    # What is looked for is fixed when a process first asks for its devices.
+    script = "from sdpo_jax import distributed; distributed.is_first()"
+    env = {k: v for k, v in os.environ.items() if not k.startswith("TPU_")}
+
+    found = subprocess.run(
+        [sys.executable, "-c", script],
+        env=env | {"JAX_PLATFORMS": platforms},
+        capture_output=True,
+        text=True,
+    )
+
+    last = found.stderr.strip().splitlines()[-1]
+    told = rf"ValueError: JAX_PLATFORMS={platforms}: .*\({reason}\); unset .*{remedy}"
+    assert re.match(told, last), last

@@ -25,9 +25,11 @@ from sdpo_jax.envs import grading_pool
 from sdpo_jax.envs.base import Verdict
 from sdpo_jax.model import huggingface
 from sdpo_jax.questions.question import Question
+from tests import metric_names
 from tests.runs import (
     CLOCK,
     Words,
+    assert_same_run,
     base,
     finished,
     lines_of,
@@ -35,8 +37,9 @@ from tests.runs import (
     state_of,
     tiny,
 )
+from tests.test_tracker import installed
 
-__all__ = ["base", "finished", "one_device"]
+__all__ = ["base", "finished", "installed", "one_device"]
 
 
 def test_prompt_that_is_too_long_is_refused_at_the_start(base, tmp_path, one_device):
@@ -62,6 +65,7 @@ def test_prompts_that_are_too_long_are_dropped_and_counted_when_asked(
     train.run(c, tmp_path, environment=Longer())
 
     first, last = lines_of(tmp_path, metrics.METRICS)
+    assert metric_names.unexplained(first) == []
     splits = ("train", "validation", "heldout")
     assert [first[f"{split}/dropped_questions"] for split in splits] == [1, 1, 1]
     assert last["heldout/dropped_questions"] == 1
@@ -126,6 +130,8 @@ def test_every_method_and_teacher_trains(fields, base, tmp_path, one_device):
 
     assert summary["method"] == c.method and summary["generations"] == 16
     lines = lines_of(tmp_path, metrics.METRICS)
+    for line in lines + lines_of(tmp_path, metrics.TIMINGS):
+        assert metric_names.unexplained(line) == []
     for line in lines[1:]:
         assert all(math.isfinite(value) for value in line.values())
         assert line["gradient_norm"] > 0
@@ -167,6 +173,12 @@ class Scripted(Words):
     def act(self, response, truncated):
         with self._lock:
             return Verdict(next(self._scores), "Scripted")
+
+
+def test_what_a_run_writes_is_explained(finished):
+    for name in (metrics.METRICS, metrics.TIMINGS):
+        for line in lines_of(finished, name):
+            assert metric_names.unexplained(line) == []
 
 
 def test_updates_without_an_evaluation_have_no_seconds_of_one(finished):
@@ -221,6 +233,40 @@ def test_summary_follows_from_the_metrics_and_validation_chooses_the_best(
     assert best["heldout"] == heldout_of(c, tmp_path, 4)
 
 
+def test_run_whose_tracker_fails_is_the_run_without_one(
+    base, finished, tmp_path, one_device, installed, caplog
+):
+    wandb = installed(failing=["log", "finish"])
+    c, folder = tiny(base), tmp_path / "run"
+
+    train.run(c, folder, environment=Words(), wandb_project="sdpo")
+
+    assert_same_run(c, folder, finished)
+    assert wandb.started[0]["config"]["optimizer.learning_rate"] == 1e-2
+    # Metrics and timings of the base and of every update.
+    assert [name for name, *_ in wandb.calls].count("log") == 2 * 5
+    assert sum("wandb failed" in message for message in caplog.messages) == 1
+
+
+@pytest.mark.parametrize("checkpoint", ["last", "best"])
+def test_evaluation_of_a_run_is_that_of_its_log(
+    checkpoint, base, finished, tmp_path, one_device
+):
+    summary = json.loads((finished / "summary.json").read_text())
+    update = {"last": 4, "best": summary["best"]["update"]}[checkpoint]
+
+    found = evaluate.run(
+        tiny(base), Words(), finished, checkpoint=checkpoint, path=tmp_path / "new"
+    )
+
+    for split in ("validation", "heldout"):
+        assert found[split] == summary[checkpoint][split]
+        lines = lines_of(tmp_path / "new", f"{split}.jsonl")
+        assert {line["update"] for line in lines} == {update}
+        mean = np.mean([line["score"] for line in lines])
+        assert mean == pytest.approx(found[split]["avg@4"])
+
+
 class Failing(Words):
     """One grading of every training batch fails, each time in another way."""
 
@@ -273,6 +319,8 @@ def test_adapters_are_trained_resumed_and_exported(base, tmp_path, one_device):
     fields = dict(lora__rank=2, rollout__questions=2, step__questions=1)
     c = tiny(base, train__updates=4, **fields)
     whole = train.run(c, tmp_path / "whole", environment=Words())
+    evaluated = evaluate.run(c, Words(), tmp_path / "whole")
+    assert evaluated["heldout"] == whole["last"]["heldout"]
     export.run(c, tmp_path / "whole")
     shorter = tiny(base, train__updates=2, **fields)
     train.run(shorter, tmp_path / "parts", environment=Words())

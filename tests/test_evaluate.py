@@ -1,14 +1,16 @@
 import contextlib
 import dataclasses
 import itertools
+import json
 import operator
+import re
 import threading
 
 import jax
 import numpy as np
 import pytest
 
-from sdpo_jax import components, config, evaluate
+from sdpo_jax import answers, components, config, evaluate, feedback, json_files
 from sdpo_jax.batch import Attempts
 from sdpo_jax.envs.base import GradedAttempt, Verdict
 from sdpo_jax.questions.question import Question
@@ -160,6 +162,35 @@ def test_attempts_are_graded_while_others_are_sampled():
     assert found == evaluate.on_split(together, "a", "validation")
 
 
+def test_signal_is_heard_after_each_group_and_while_grading():
+    begun, go_on, looks = threading.Semaphore(0), threading.Event(), []
+
+    class Stop(Exception):
+        pass
+
+    class Slow(Sums):
+        def act(self, response, truncated):
+            begun.release()
+            go_on.wait(30)
+            return super().act(response, truncated)
+
+    def check_stop():
+        looks.append(len(looks))
+        if len(looks) > rows:
+            raise Stop
+
+    c = make_components()
+    rows = len(QUESTIONS["validation"]) * c.config.eval.attempts
+    slow = dataclasses.replace(c, environment=Slow(), engine=OneByOne(begun))
+
+    with pytest.raises(Stop):
+        evaluate.on_split(slow, "a", "validation", check_stop=check_stop)
+
+    # Once for each group of one row, and once for the grading that goes on.
+    assert len(looks) == rows + 1
+    go_on.set()
+
+
 def responses(graded):
     return [g.response[1:] for g in graded]
 
@@ -211,27 +242,34 @@ def test_the_first_questions_are_drawn_as_among_all(most, count):
     assert first == everything[: 3 * count]
 
 
-def test_run_evaluates_every_split_of_an_environment_of_ones_own(monkeypatch):
-    one, built = make_components(), []
+@pytest.fixture
+def built(monkeypatch):
+    """What `evaluate.run` builds: fakes; and the calls that it made."""
+    one, calls = make_components(), []
 
     class Build:
         def __init__(self, c, environment):
-            built.append((c, environment))
+            calls.append((c, environment))
 
         def __enter__(self):
-            return dataclasses.replace(one, config=built[0][0])
+            return dataclasses.replace(one, config=calls[0][0])
 
         def __exit__(self, *_):
-            built.append("closed")
+            calls.append("closed")
 
     monkeypatch.setattr(evaluate, "build", Build)
     monkeypatch.setattr(components.Components, "load_params", lambda self: "a")
+    return one, calls
+
+
+def test_run_evaluates_every_split_of_an_environment_of_ones_own(built):
+    one, calls = built
     c = settings()
     c.model.path = "anything"
 
     found = evaluate.run(c, one.environment)
 
-    assert built == [(c, one.environment), "closed"]
+    assert calls == [(c, one.environment), "closed"]
     assert found == {
         split: evaluate.on_split(one, "a", split)[0]
         for split in ("train", "validation", "heldout")
@@ -248,3 +286,97 @@ def test_without_held_out_questions_nothing_of_them_is_measured(monkeypatch):
 
     assert values and all(name.startswith("validation/") for name in values)
     assert list(evaluate.run(one.config, one.environment)) == ["train", "validation"]
+
+
+def test_every_answer_and_question_is_written(built, tmp_path):
+    one, _ = built
+    c = settings()
+
+    found = evaluate.run(c, one.environment, path=tmp_path / "evaluation")
+
+    read = lambda name: list(json_files.read_lines(tmp_path / "evaluation" / name))
+    for split, questions in QUESTIONS.items():
+        metrics, graded = evaluate.on_split(one, "a", split)
+        lines = read(f"{split}.jsonl")
+        assert len(lines) == 3 * len(questions)
+        for line, g in zip(lines, graded, strict=True):
+            assert line.pop("measurements") == {}
+            assert line == {"update": 0, **feedback.record(g)}
+        lines = read(f"{split}_questions.jsonl")
+        assert [line["question"] for line in lines] == [q.uid for q in questions]
+        for name in ("avg@3", "pass@1", "pass@2"):
+            mean = np.mean([line[name] for line in lines])
+            assert found[split][name] == metrics[name] == pytest.approx(mean)
+    results = json.loads((tmp_path / "evaluation" / "results.json").read_text())
+    assert (results["update"], results["checkpoint"]) == (0, None)
+    assert results["results"] == found and results["config"]["eval.attempts"] == 3
+
+
+def test_evaluation_shows_how_many_answers_there_are(built, capsys):
+    one, _ = built
+
+    evaluate.run(settings(), one.environment)
+
+    first, *_, last = capsys.readouterr().err.splitlines()
+    assert re.match(r"3/24 answers \[00:0.*, evaluating train, sampling 3/3", first)
+    assert last.startswith("24/24 answers [00:0")
+
+
+def test_answers_are_on_file_as_they_come(built, tmp_path):
+    one, _ = built
+    folder = tmp_path / "evaluation"
+
+    class Stopped(Digits):
+        def sample(self, params, prompts, ids, sampling, key, each):
+            attempts = super().sample(params, prompts, ids, sampling, key, each)
+            # A grader's thread may need a moment.
+            while not folder.joinpath("train.jsonl").exists():
+                each(slice(3, 3), jax.tree.map(lambda x: x[:0], attempts))
+            raise KeyboardInterrupt
+
+    stopped = dataclasses.replace(one, engine=Stopped())
+    with pytest.raises(KeyboardInterrupt), answers.Files(folder, 7) as files:
+        each = lambda graded: files.write("train", graded)
+        evaluate.on_split(stopped, "a", "train", each=each)
+
+    lines = list(json_files.read_lines(folder / "train.jsonl"))
+    assert lines and {line["update"] for line in lines} == {7}
+
+
+def test_an_earlier_evaluation_is_not_written_over(built, tmp_path):
+    one, _ = built
+
+    paths = []
+    for _ in range(3):
+        paths.append(answers.new_folder(tmp_path))
+        evaluate.run(settings(), one.environment, path=paths[-1])
+
+    names = ["evaluation", "evaluation_2", "evaluation_3"]
+    assert paths == [tmp_path / name for name in names]
+    with pytest.raises(ValueError, match="evaluation_2 exists; move it away"):
+        evaluate.run(settings(), one.environment, path=paths[1])
+
+
+@pytest.mark.parametrize(
+    "asked, message",
+    [
+        ({"checkpoint": "best"}, "--checkpoint=best: only a run has these; give its "),
+        ({"checkpoint": "8"}, "--checkpoint=8: must be one of last | best"),
+    ],
+)
+def test_checkpoint_that_is_not_there_is_refused(asked, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        evaluate.run(settings(), **asked)
+
+
+def test_an_evaluation_ends_with_a_table(tmp_path):
+    found = {"train": {"pass@1": 0.25}, "heldout": {"pass@1": 1 / 3, "dropped": 2.0}}
+
+    table, _, rest = evaluate.describe(found, tmp_path).partition("\n\n")
+
+    assert [line.split() for line in table.splitlines()] == [
+        ["train", "heldout"],
+        ["pass@1", "0.25", "0.3333"],
+        ["dropped", "-", "2"],
+    ]
+    assert f"{tmp_path}/<split>.jsonl" in rest

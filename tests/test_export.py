@@ -2,6 +2,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -77,6 +78,81 @@ def test_teacher_of_a_checkpoint_is_written_when_asked(
 
 
 @pytest.fixture(scope="module")
+def barely_trained(tmp_path_factory):
+    """A run folder whose student changed by a millionth, but for one weight in 16."""
+    folder = tmp_path_factory.mktemp("barely")
+    c = run_config(**{"teacher.mode": "frozen"})
+    mesh = distributed.make_mesh(c.mesh)
+    arch = huggingface.architecture(c.model.path)
+    params = huggingface.load(c.model.path, arch, mesh)
+    state = train_state.new_state(c, arch, mesh, params)
+
+    def trained(x):
+        many = np.where(np.arange(x.size).reshape(x.shape) % 16, 1 + 1e-6, 2.0)
+        return x * jnp.asarray(many, x.dtype)
+
+    state = state.replace(student=jax.tree.map(trained, params))
+    checkpoints = Checkpoints(folder / "checkpoints")
+    checkpoints.save(1, state, {})
+    checkpoints.close()
+    return folder, c
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_export_says_how_much_of_the_change_survives_rounding(
+    barely_trained, tmp_path, caplog, dtype
+):
+    folder, c = barely_trained
+    caplog.set_level("INFO")
+
+    told = export.run(c, folder, path=tmp_path / "out", dtype=dtype)
+
+    before = load_file(BASE / "model.safetensors")
+    after = load_file(tmp_path / "out" / "model.safetensors")
+    differ = lambda x, y: np.count_nonzero(x.astype(np.float32) != y.astype(np.float32))
+    rounded = {name: x.astype(dtype) for name, x in before.items()}
+    kept = sum(differ(after[name], rounded[name]) for name in before)
+    count = sum(x.size for x in before.values())
+    assert told["changed"] == count
+    assert told["changed_in_files"] == kept
+    said = [r for r in caplog.records if "training changed" in r.getMessage()]
+    assert len(said) == 1
+    counts = (
+        f"changed {count:,} of {count:,} weights; in {dtype}, {kept:,} still differ"
+    )
+    assert counts in said[0].getMessage()
+    if dtype == "float32":
+        assert kept == count and said[0].levelname == "INFO"
+    else:
+        # The one in 16 and hardly any other.
+        assert 0.05 * count < kept < 0.1 * count
+        assert said[0].levelname == "WARNING"
+        assert "export with --export_dtype=float32" in said[0].getMessage()
+
+
+def test_large_change_in_bfloat16_is_no_cause_for_alarm(finished, tmp_path, caplog):
+    told = export.run(run_config(), finished, path=tmp_path / "out", weights="teacher")
+
+    assert told["changed_in_files"] > 0.99 * told["changed"] > 0
+    assert not caplog.records
+
+
+def test_export_without_the_weights_of_the_base_says_so(finished, tmp_path, caplog):
+    base = tmp_path / "base"
+    base.mkdir()
+    shutil.copyfile(BASE / "config.json", base / "config.json")
+    c = run_config(**{"model.path": str(base)})
+
+    told = export.run(c, finished, path=tmp_path / "out")
+
+    assert "changed" not in told
+    assert (tmp_path / "out" / "model.safetensors").exists()
+    [record] = caplog.records
+    assert "was not counted" in record.getMessage()
+    assert "model.safetensors is missing" in record.getMessage()
+
+
+@pytest.fixture(scope="module")
 def finished_lora(tmp_path_factory):
     """A run folder with adapters of threes and, for the teacher, of fives."""
     folder = tmp_path_factory.mktemp("lora_run")
@@ -128,7 +204,7 @@ def test_checkpoint_of_the_config_is_written_without_a_run(tmp_path):
     "asked, message",
     [
         ({"weights": "nobody"}, "--export_weights=nobody: must be one of student | t"),
-        ({"checkpoint": "first"}, "--export_checkpoint=first: must be one of last | "),
+        ({"checkpoint": "first"}, "--checkpoint=first: must be one of last | "),
         ({"dtype": "int8"}, "--export_dtype=int8: must be one of bfloat16 | float32"),
         ({"lora": "both"}, "--export_lora=both: must be one of merged | peft"),
         ({"lora": "peft"}, "--export_lora=peft: lora.rank=0 trains no adapters"),
@@ -156,11 +232,20 @@ def test_place_that_cannot_be_written_is_refused(tmp_path):
         export.run(run_config(), tmp_path)
 
 
+def test_base_that_was_replaced_is_not_exported(tmp_path):
+    recorded = {"model.path": {"config.json": "sha256:0"}}
+    json_files.write_json_atomically(tmp_path / "inputs.json", recorded)
+
+    with pytest.raises(ValueError, match="model.path: config.json: sha256:0 recorded"):
+        export.run(run_config(), tmp_path, path=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_command_exports_a_run_by_its_folder_alone(finished, tmp_path):
     out = tmp_path / "out"
 
     done = subprocess.run(
-        [sys.executable, "-m", "sdpo_jax.main", "--job=export"]
+        [sys.executable, "-m", "sdpo_jax.main", "--job=export", "--json"]
         + [f"--workdir={finished}", f"--export_path={out}", "--export_dtype=float32"],
         cwd=ROOT,
         env=os.environ,

@@ -23,13 +23,14 @@ from tests.graded import (
     faulty,
     grade,
     judge,
+    reasoner,
     repeated,
     settings,
     tokenizer,
     written,
 )
 
-__all__ = ["tokenizer"]
+__all__ = ["reasoner", "tokenizer"]
 
 
 @pytest.fixture(scope="module")
@@ -216,10 +217,29 @@ def test_batches_depend_on_seed_and_update_but_not_on_timing(tokenizer):
     assert demonstrations(2, 2) != expected
 
 
+def test_demonstration_is_the_answer_where_the_template_opens_reasoning(reasoner):
+    texts = ["cut off, all right", "hm</think>all right<|im_end|>", "no<|im_end|>"]
+    attempts = written(reasoner, [*texts, "no<|im_end|>"])
+    graded = grade(Judges(), reasoner, QUESTIONS[1:] * GROUP, attempts)
+
+    batch, records, _ = feedback.make_batch(settings(), reasoner, attempts, graded, 0)
+
+    assert [r["score"] for r in records] == [1, 1, 0, 0]
+    assert records[0]["response"] == "cut off, all right"
+    assert [r["has_target"] for r in records] == [True, False, True, True]
+    for record in (records[0], *records[2:]):
+        assert "Correct solution:\n\nall right\n" in record["reprompt"]
+    # What is trained on stays what was sampled.
+    first_B = batch.attempts.response_BR[:, 0].tolist()
+    assert first_B == [reasoner.encode(text)[0] for text in [*texts, "no"]]
+
+
 @pytest.mark.parametrize("text", ["<|im_end|>", "<|im_start|>system", "</think>"])
 @pytest.mark.parametrize("source", ["peers", "nobody"])
 def test_untrusted_text_cannot_speak_in_special_tokens(tokenizer, text, source):
-    c = settings(reprompt__demonstration_from=source)
+    # Without its reasoning the demonstration would hold no `</think>`.
+    texts = {"demonstration_from": source, "strip_thinking": False}
+    c = settings(**{f"reprompt__{name}": value for name, value in texts.items()})
     spelled = [*tokenizer.encode(f"right {text} now"), tokenizer.stop_ids[0]]
     attempts = attempts_of([spelled] * GROUP)
     graded = [

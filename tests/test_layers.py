@@ -15,16 +15,19 @@ PACKAGES = ("sdpo_jax", "pallas_kernels")
 # Lowest first. A file imports from lower layers, or from its own folder.
 LAYERS = [
     ["pallas_kernels", "knobs"],
-    ["hub", "json_files", "manifest", "sweep_grid", "templates", "thinking"],
-    ["config", "batch", "distributed", "teacher", "optimizer", "sandbox"],
+    ["compile_times", "digests", "hub", "json_files", "manifest", "mathematics"]
+    + ["sweep_grid", "tables", "templates", "thinking"],
+    ["batch", "config", "distributed", "optimizer", "sandbox", "screen", "teacher"]
+    + ["tracker"],
     ["metrics", "run_config", "run_folder", "interrupt", "questions"],
     ["model", "methods", "provenance", "envs", "reprompt", "data"],
-    ["train_state"],
-    ["step", "rollout", "checkpoint"],
+    ["train_state", "inputs"],
+    ["step", "rollout", "checkpoint", "memory"],
     # `feedback` turns text into arrays; `components` builds a run's objects.
     ["learner", "feedback", "components"],
-    ["collect"],
-    ["evaluate", "export", "run_checkpoints", "run_file"],
+    ["collect", "answers"],
+    ["run_checkpoints"],
+    ["evaluate", "export", "run_file"],
     ["summary"],
     ["train", "discover", "plan", "report"],
     ["main"],
@@ -46,7 +49,7 @@ ONLY_IN = {
     "multiprocessing": [],
     "torch": [],
     "tensorflow": [],
-    "wandb": ["sdpo_jax/metrics.py"],
+    "wandb": ["sdpo_jax/tracker.py"],
     "matplotlib": ["sdpo_jax/report.py"],
     "pyarrow": ["sdpo_jax/questions/files.py"],
     "datasets": ["sdpo_jax/questions/hub.py"],
@@ -60,11 +63,12 @@ ONLY_IN = {
     "openai": ["sdpo_jax/envs/judge.py"],
     "jsonschema": ["sdpo_jax/envs/rules/grader.py", "sdpo_jax/envs/rules/check.py"],
     "reasoning_gym": [],
-    "sympy": ["sdpo_jax/envs/mathematics/equality.py"],
-    "latex2sympy2_extended": ["sdpo_jax/envs/mathematics/equality.py"],
+    "sympy": ["sdpo_jax/mathematics/values.py"],
+    "latex2sympy2_extended": [],
 }
 # Packages and files whose import pulls in no jax, directly or not.
 WITHOUT_JAX = [
+    "sdpo_jax.mathematics",
     "sdpo_jax.sandbox",
     "sdpo_jax.questions",
     "sdpo_jax.envs",

@@ -96,9 +96,17 @@ MISTAKES = {
         [RUN_FILE, "--config.env.judge.model=m"],
         "env.judge.model='m' (leave it at ''): env.name=programming does not read",
     ),
-    "a folder for a job that has none": (
-        [RUN_FILE, "--job=evaluate", "--workdir=x"],
-        "--workdir is not read by --job=evaluate, only by --job=train and export",
+    "a checkpoint to train from": (
+        [RUN_FILE, "--checkpoint=best"],
+        "--checkpoint is not read by --job=train, only by --job=evaluate and export",
+    ),
+    "an evaluation of a folder without a run": (
+        ["--job=evaluate", "--workdir=tests"],
+        "tests is no run folder: it has no config.json",
+    ),
+    "an export's flag for an evaluation": (
+        [RUN_FILE, "--job=evaluate", "--export_dtype=float32"],
+        "--export_dtype is not read by --job=evaluate, only by --job=export",
     ),
     "a place to export for training": (
         [RUN_FILE, "--export_path=x"],

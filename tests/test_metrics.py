@@ -1,5 +1,3 @@
-import builtins
-import io
 import json
 import math
 import pathlib
@@ -219,50 +217,6 @@ def test_resuming_keeps_the_old_curves_and_hides_the_later_steps(folder):
     assert steps == [0, 0, 1, 1, 2, 2, 3, 3, 2, 2]
 
 
-class Terminal(io.StringIO):
-    def isatty(self):
-        return True
-
-
-def test_a_terminal_gets_one_bar_with_time_left_and_the_chosen_numbers(
-    folder, monkeypatch
-):
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    log = metrics.RunLog(
-        folder, num_steps=8, resume_from=4, shown=["train/loss", "absent"]
-    )
-
-    log.write_metrics(6, {"train/loss": 0.123456, "train/other": 5.0})
-    log.close()
-
-    drawn = sys.stderr.getvalue()
-    assert "4/8" in drawn and "6/8" in drawn and "loss 0.1235" in drawn
-    assert "other" not in drawn
-
-
-def test_without_a_terminal_plain_lines_come_now_and_then(folder, capsys):
-    log = metrics.RunLog(folder, num_steps=50, shown=["train/loss"])
-
-    for step in range(1, 51):
-        log.write_metrics(step, {"train/loss": 0.25, "train/steps": step})
-    log.close()
-
-    first, last = capsys.readouterr().err.splitlines()
-    assert first.startswith("1/50 updates [") and first.endswith("loss 0.25]")
-    assert last.startswith("50/50 updates [") and "\r" not in first + last
-
-
-def test_the_time_left_counts_only_this_attempt(folder, capsys, monkeypatch):
-    log = metrics.RunLog(folder, num_steps=60, resume_from=40)
-    monkeypatch.setattr(log._progress, "_start_s", time.monotonic() - 100)
-
-    log.write_metrics(50, {})
-    log.close()
-
-    # Ten updates took 100 s, and ten are left.
-    assert "50/60 updates [01:40<01:40" in capsys.readouterr().err
-
-
 def test_only_the_first_process_writes(folder, monkeypatch):
     monkeypatch.setattr(jax, "process_index", lambda: 1)
 
@@ -271,40 +225,25 @@ def test_only_the_first_process_writes(folder, monkeypatch):
     assert not folder.exists()
 
 
-def test_wandb_that_is_missing_says_how_to_get_it(monkeypatch):
-    real_import = builtins.__import__
-
-    def refuse(name, *args, **kwargs):
-        if name == "wandb":
-            raise ModuleNotFoundError(name)
-        return real_import(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
-    metrics.check_tracker(None)
-    with pytest.raises(ValueError, match="--wandb_project=sdpo.*pip install wandb"):
-        metrics.check_tracker("sdpo")
-
-
-def test_wandb_gets_the_numbers_and_resumes_by_folder_name(folder, monkeypatch):
+def test_tracker_gets_the_numbers_and_the_config(folder, monkeypatch):
     calls = []
 
-    class Wandb:
-        def init(**kwargs):
-            calls.append((kwargs["project"], kwargs["id"], kwargs["resume"]))
-            return Wandb
+    class Tracker:
+        def __init__(self, *arguments):
+            calls.append(arguments)
 
-        def log(numbers, step):
+        def log(self, numbers, step):
             calls.append((numbers, step))
 
-        def finish():
-            calls.append("finish")
+        def close(self):
+            calls.append("closed")
 
-    monkeypatch.setitem(sys.modules, "wandb", Wandb)
-    log = metrics.RunLog(folder, num_steps=1, wandb_project="sdpo")
+    monkeypatch.setattr(metrics, "Tracker", Tracker)
+    log = metrics.RunLog(folder, num_steps=1, wandb_project="sdpo", config={"seed": 3})
     log.write_metrics(1, {"a": 1.5, "b": math.nan})
     log.close()
 
-    assert calls == [("sdpo", "run", "allow"), ({"a": 1.5}, 1), "finish"]
+    assert calls == [("sdpo", folder, {"seed": 3}), ({"a": 1.5}, 1), "closed"]
 
 
 def test_timer_adds_up_by_name_and_starts_again(monkeypatch):

@@ -1,11 +1,14 @@
+import importlib.metadata
 import json
 import logging
 import math
+import re
 
 import jax
 import numpy as np
 import pytest
 
+import sdpo_jax
 from sdpo_jax import provenance
 
 
@@ -78,6 +81,58 @@ def test_the_commit_is_found_without_running_git(tmp_path, kind):
     found = provenance._git_commit(root)
 
     assert found == (None if kind == "none" else COMMIT)
+
+
+def installed(monkeypatch, folder, **origin):
+    """A package in `folder` as pip leaves it, with its record of where it came from."""
+    package = folder / "sdpo_jax"
+    package.mkdir(parents=True)
+    information = folder / "sdpo_jax-9.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Name: sdpo_jax\nVersion: 9\n")
+    if origin:
+        (information / "direct_url.json").write_text(json.dumps(origin))
+    found = importlib.metadata.PathDistribution(information)
+    monkeypatch.setattr(importlib.metadata, "distribution", lambda name: found)
+    return package
+
+
+def test_installed_package_is_traced_to_its_repository(monkeypatch, tmp_path):
+    url = "https://example.org/sdpo_jax.git"
+    vcs = {"vcs": "git", "commit_id": COMMIT}
+
+    package = installed(monkeypatch, tmp_path, url=url, vcs_info=vcs)
+
+    assert provenance._source(package) == {
+        "sdpo_jax": sdpo_jax.__version__,
+        "git_commit": COMMIT,
+        "installed_from": url,
+    }
+
+
+def test_package_from_an_index_or_a_folder_is_traced_too(monkeypatch, tmp_path):
+    version = {"sdpo_jax": sdpo_jax.__version__, "git_commit": None}
+    folder = tmp_path / "sources"
+    (folder / "sdpo_jax").mkdir(parents=True)
+
+    package = installed(monkeypatch, tmp_path / "index")
+    assert provenance._source(package) == version | {"installed_from": None}
+
+    editable = {"url": folder.as_uri(), "dir_info": {"editable": True}}
+    package = installed(monkeypatch, tmp_path / "editable", **editable)
+    from_folder = version | {"installed_from": folder.as_uri()}
+    assert provenance._source(folder / "sdpo_jax") == from_folder
+    # Another copy than the one that pip knows.
+    copied = provenance._source(tmp_path / "copy" / "sdpo_jax")
+    assert copied == version | {"installed_from": None}
+
+
+def test_versions_name_this_package(folder):
+    provenance.write_once(folder, {})
+
+    versions = json.loads((folder / "versions.json").read_text())
+    assert versions["sdpo_jax"] == sdpo_jax.__version__
+    assert re.fullmatch("None|[0-9a-f]{40}", str(versions["git_commit"]))
 
 
 def test_only_the_first_process_writes(folder, monkeypatch):

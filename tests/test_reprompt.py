@@ -122,6 +122,28 @@ def test_thinking_is_stripped_from_demonstrations(response, stripped):
     assert kept[0].solution == response
 
 
+@pytest.mark.parametrize("source", ["peers", "own_if_solved", "any_attempt"])
+def test_attempt_without_an_answer_is_no_demonstration(source):
+    responses = ["<think>all of it", "<think>a</think>b", "<think>c</think> \n", "d"]
+    draw = lambda seed, **fields: choose(
+        [True] * 4, seed, responses, demonstration_from=source, **fields
+    )
+
+    draws = [[one.solution for one in draw(seed)] for seed in range(40)]
+
+    assert {solution for shown in draws for solution in shown} == {"b", "d"}
+    whole = [[s.solution for s in draw(n, strip_thinking=False)] for n in range(40)]
+    assert {solution for shown in whole for solution in shown} == set(responses)
+
+
+def test_sole_success_without_an_answer_leaves_the_feedback():
+    texts = {"responses": ["<think>a</think>", "b"], "feedbacks": ["", "told"]}
+
+    shown = choose([True, False], **texts)
+
+    assert shown[1] == reprompt.Shown(None, None, "told")
+
+
 # The words of the paper's configuration: exactly one newline between the sections.
 CORRECTLY = "\n\nCorrectly solve the original question."
 SOLUTION = "\nCorrect solution:\n\nS"

@@ -1,15 +1,19 @@
 """Runs that are stopped, spoiled, made longer or started with another config."""
 
+import functools
+import itertools
 import math
 import os
 import shutil
 import signal
+import time
 
 import pytest
 
 from experiments.quickstart import task
 from sdpo_jax import interrupt, metrics, train
 from sdpo_jax.checkpoint import Checkpoints
+from sdpo_jax.questions import order
 from sdpo_jax.questions.question import Question
 from sdpo_jax.rollout import sampler
 from tests.runs import (
@@ -45,6 +49,39 @@ def test_changed_config_is_refused_field_by_field(base, finished):
         "continue anyway",
     ]
     assert (finished / "config.json").read_bytes() == kept
+
+
+class Edited(Words):
+    """Of another held-out question."""
+
+    def questions(self, split):
+        questions = super().questions(split)
+        if split == "heldout":
+            questions[0] = Question(questions[0].uid, questions[1].prompt)
+        return questions
+
+
+def test_another_content_is_refused_until_it_is_allowed(
+    base, finished, tmp_path, one_device
+):
+    folder, model = tmp_path / "run", tmp_path / "base"
+    shutil.copytree(base, model)
+    c = tiny(model, train__updates=1)
+    train.run(c, folder, environment=Words())
+    # A finished run only tells what it came to.
+    assert train.run(c, folder, environment=Edited())["updates"] == 1
+    (model / "chat_template.jinja").write_text("{{ messages[-1]['content'] }}")
+    c.train.updates = 2
+
+    with pytest.raises(ValueError) as told:
+        train.run(c, folder, Edited(), ["train.updates", "env.heldout"])
+
+    first, second, advice = str(told.value).splitlines()
+    assert first == f"{folder} holds a run that began with another content:"
+    assert second.startswith("  model.path: chat_template.jinja: absent recorded, sha2")
+    assert "--may_change=model.path to continue" in advice
+    may_change = ["train.updates", "env.heldout", "model.path"]
+    assert train.run(c, folder, Edited(), may_change)["updates"] == 2
 
 
 def test_run_may_be_made_longer(base, finished, tmp_path, one_device):
@@ -85,21 +122,76 @@ def test_run_is_not_made_shorter_than_it_is(base, finished, tmp_path, one_device
         train.run(c, tmp_path / "run", Words(), may_change=["train.updates"])
 
 
-def test_stop_right_after_an_evaluation_keeps_the_best(
-    base, finished, tmp_path, one_device
-):
-    folder, once = tmp_path / "run", iter([True])
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 
-    def stop(split):
-        # While the second update is evaluated: it is saved with its score, then left.
-        if split == "validation" and done(folder) == 1 and next(once, False):
+
+class Stuck(Words):
+    """Signals the run from a grading of `split` after `update`, which takes 30 s."""
+
+    def __init__(self, folder, split, update):
+        self._folder, self._asked, self._update = folder, split, update
+        self._once = iter([True])
+        self.asked_s = None
+        super().__init__(self._signal)
+
+    def _signal(self, split):
+        is_due = split == self._asked and done(self._folder) == self._update
+        if is_due and next(self._once, False):
+            self.asked_s = time.monotonic()
             os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(30)
 
-    with pytest.raises(interrupt.Interrupted, match="stopped after update 2, saved"):
-        train.run(tiny(base), folder, environment=Words(stop))
-    checkpoints = Checkpoints(folder / "checkpoints")
-    assert checkpoints.best() == 2
-    checkpoints.close()
+
+@pytest.mark.parametrize(
+    "split, update, message, saved",
+    [
+        slow("validation", -1, "stopped by a signal", []),
+        slow("train", 1, "stopped after update 1, saved", [1]),
+        ("validation", 1, "stopped after update 2, saved", [2]),
+        # Of the best checkpoint, once all lines are written.
+        slow("heldout", 4, "stopped after update 4, saved", [2, 3, 4]),
+    ],
+)
+def test_signal_in_a_slow_grading_is_heard_and_costs_no_update(
+    split, update, message, saved, base, finished, tmp_path, one_device
+):
+    folder = tmp_path / "run"
+    environment = Stuck(folder, split, update)
+
+    with pytest.raises(interrupt.Interrupted, match=message):
+        train.run(tiny(base), folder, environment=environment)
+
+    assert time.monotonic() - environment.asked_s < 10
+    assert len(lines_of(folder, metrics.METRICS)) == update + 1
+    assert (saved_updates(folder) if saved else []) == saved
+    train.run(tiny(base), folder, environment=Words())
+    assert_same_run(tiny(base), folder, finished)
+
+
+class Killed(BaseException):
+    """Ends a run as a kill would: nothing is saved on the way out."""
+
+
+@pytest.mark.parametrize(
+    "place", ["set_score", slow("write_metrics"), slow("write_timings")]
+)
+def test_kill_between_saving_and_the_end_of_an_evaluation_loses_nothing(
+    place, base, finished, tmp_path, one_device
+):
+    folder = tmp_path / "run"
+    owner = Checkpoints if place == "set_score" else metrics.RunLog
+
+    def die(self, step, *_):
+        if step == 2:
+            raise Killed
+        return original(self, step, *_)
+
+    original = getattr(owner, place)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner, place, die)
+        with pytest.raises(Killed):
+            train.run(tiny(base), folder, environment=Words())
+
     train.run(tiny(base), folder, environment=Words())
 
     assert_same_run(tiny(base), folder, finished)
@@ -113,6 +205,24 @@ class Many(Words):
             return super().questions(split)
         prompts = [task.prompt([a, b]) for a in task.MADE_UP[4:7] for b in "xy"]
         return [Question(f"train-{n}", p) for n, p in enumerate(prompts)]
+
+
+def test_run_goes_on_with_batches_of_another_size(base, tmp_path, one_device):
+    c = tiny(base, train__updates=1, optimizer__warmup_updates=3)
+    train.run(c, tmp_path, environment=Many())
+    c.train.updates, c.rollout.questions = 2, 4
+
+    may_change = ["train.updates", "rollout.questions"]
+    summary = train.run(c, tmp_path, Many(), may_change)
+
+    attempts = lines_of(tmp_path, metrics.ATTEMPTS)
+    assert summary["generations"] == len(attempts) == 2 * 4 + 4 * 4
+    # Nothing is asked twice or left out of the first pass.
+    asked = [line["question"] for line in attempts[:: c.rollout.attempts]]
+    in_order = order.from_place(Many().questions("train"), 0, c.seed)
+    assert asked == [q.uid for q in itertools.islice(in_order, 6)]
+    rates = [line["learning_rate"] for line in lines_of(tmp_path, metrics.METRICS)[1:]]
+    assert rates == pytest.approx([1e-2 / 4, 1e-2 / 2])
 
 
 @pytest.mark.slow

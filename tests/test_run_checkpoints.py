@@ -37,6 +37,12 @@ def test_signal_saves_the_last_update_and_says_which(checkpoints):
     assert str(error) == "stopped after update 3, saved"
 
 
+def test_signal_before_the_first_update_promises_nothing(checkpoints):
+    error = end(checkpoints, 0, Interrupted("now"), checkpoints.keep)
+
+    assert str(error) == "stopped before the first update was complete"
+
+
 @pytest.mark.parametrize("update, saved", [(0, None), (2, 2)])
 def test_bad_input_saves_what_updates_there_were(checkpoints, update, saved):
     error = end(checkpoints, update, ValueError("a prompt"), checkpoints.keep)

@@ -12,7 +12,8 @@ import time
 import numpy as np
 import pytest
 
-from sdpo_jax import metrics, train
+from sdpo_jax import config, metrics, train
+from sdpo_jax.summary import describe
 from tests.runs import (
     ROOT,
     assert_same_run,
@@ -36,14 +37,18 @@ def run_file(tmp_path_factory):
     )
 
 
-def start(run_file, workdir):
-    """`python -m sdpo_jax.main` as a user starts it, on one device."""
+def start(run_file, workdir, *flags, **environment):
+    """A run as a user starts it, on one device."""
+    run = f"--config={run_file}", f"--workdir={workdir}"
+    return start_command(*run, *flags, **environment)
+
+
+def start_command(*flags, **environment):
     return subprocess.Popen(
-        [sys.executable, "-m", "sdpo_jax.main"]
-        + [f"--config={run_file}", f"--workdir={workdir}"],
+        [sys.executable, "-m", "sdpo_jax.main", *flags],
         cwd=ROOT,
         # Compiled well: twenty updates take longer than that.
-        env=os.environ | {"XLA_FLAGS": ""},
+        env=os.environ | {"XLA_FLAGS": ""} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -75,7 +80,11 @@ def undisturbed(run_file, tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     status, out, err = finish(start(run_file, folder))
     assert status == 0, err
-    assert json.loads(out) == json.loads((folder / "summary.json").read_text())
+    summary = json.loads((folder / "summary.json").read_text())
+    assert out == f"{describe(summary, folder)}\n"
+    told = err.splitlines()
+    assert any("20 updates of 64 attempts on" in line for line in told)
+    assert any(line.startswith("20/20 updates [") for line in told)
     return folder
 
 
@@ -141,6 +150,54 @@ def test_signalled_run_saves_leaves_and_goes_on(
     assert_same_run(config_of(run_file), folder, undisturbed)
 
 
+GRADER = """
+import pathlib, time, zlib
+
+def grade(row, response):
+    asked = pathlib.Path(__file__).with_name(row["uid"].partition("-")[0])
+    if asked.exists():
+        asked.with_name("begun").touch()
+        time.sleep(30)
+    return zlib.crc32(response.encode()) % 5 / 4
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_signalled_run_leaves_while_graders_are_busy(split, tmp_path):
+    fields = dict(env__name="function", env__function__grade="grader_of_words:grade")
+    defaults = config.default().env.programming
+    fields |= {
+        f"env__programming__{name}": defaults[name]
+        for name in ("wrong_answers_shown", "process_per")
+    }
+    fields |= dict(train__updates=4, train__evaluate_every=2, train__save_every=4)
+    run_file = write_run_file(tmp_path, **fields)
+    (tmp_path / "grader_of_words.py").write_text(GRADER)
+    folder, busy = tmp_path / "signalled", tmp_path / split
+    begin = lambda workdir: start(run_file, workdir, PYTHONPATH=str(tmp_path))
+
+    process = begin(folder)
+    wait_until(lambda: done(folder) == 1, process)
+    busy.touch()
+    wait_until(lambda: (tmp_path / "begun").exists(), process)
+    signalled_s = time.monotonic()
+    process.send_signal(signal.SIGTERM)
+    status, _, err = finish(process)
+
+    assert time.monotonic() - signalled_s < 10
+    assert status == 1 and "Traceback" not in err
+    stopped = 1 if split == "train" else 2
+    told = f"stopped after update {stopped}, saved; the same command resumes"
+    assert err.splitlines()[-1] == told
+    assert saved_updates(folder) == [stopped]
+    busy.unlink()
+    for workdir in (folder, tmp_path / "undisturbed"):
+        status, _, err = finish(begin(workdir))
+        assert status == 0, err
+    assert_same_run(config_of(run_file), folder, tmp_path / "undisturbed")
+
+
 def damage(checkpoint):
     """Flip one bit of its largest file."""
     file = max(checkpoint.rglob("*"), key=lambda path: path.stat().st_size)
@@ -192,3 +249,30 @@ def test_finished_run_says_so_without_building_anything(
     assert caplog.messages == [f"{undisturbed} is finished; nothing to do"]
     assert summary == json.loads((undisturbed / "summary.json").read_text())
     assert all(p.stat().st_mtime_ns == time_ns for p, time_ns in before.items())
+
+
+def test_finished_run_is_printed_as_json_when_asked(run_file, undisturbed):
+    status, out, err = finish(start(run_file, undisturbed, "--json"))
+
+    assert status == 0, err
+    assert json.loads(out) == json.loads((undisturbed / "summary.json").read_text())
+
+
+@pytest.mark.slow
+def test_run_is_evaluated_by_its_folder_alone(undisturbed, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed, folder)
+    only = f"--workdir={folder}", "--job=evaluate", "--checkpoint=best", "--json"
+
+    status, out, err = finish(start_command(*only))
+
+    assert status == 0, err
+    best = json.loads((folder / "summary.json").read_text())["best"]
+    found = json.loads(out)
+    assert {split: found[split] for split in ("validation", "heldout")} == {
+        split: best[split] for split in ("validation", "heldout")
+    }
+    lines = lines_of(folder, "evaluation/heldout.jsonl")
+    assert {line["update"] for line in lines} == {best["update"]}
+    assert np.mean([line["score"] for line in lines]) == best["heldout"]["avg@8"]
+    assert all(line["feedback"] for line in lines if line["score"] < 1)

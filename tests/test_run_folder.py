@@ -19,8 +19,9 @@ def changed(**fields):
     return c
 
 
-def claimed(folder, c, may_change=()):
-    with run_folder.claim(folder, c, may_change) as finished:
+def claimed(folder, c, may_change=(), **contents):
+    now = {field.replace("__", "."): names for field, names in contents.items()}
+    with run_folder.claim(folder, c, may_change, lambda: now) as finished:
         return finished
 
 
@@ -91,6 +92,122 @@ def test_allowed_change_reopens_a_finished_run(tmp_path):
     assert json.loads((tmp_path / "config.json").read_text())["train.updates"] == 4
     # Stopped and called again, it must go on and not show the old summary.
     assert claimed(tmp_path, longer) is None
+
+
+def inputs_of(folder):
+    return json.loads((folder / "inputs.json").read_text())
+
+
+def saved_once(folder, c, **contents):
+    """A run that was stopped after it saved a checkpoint."""
+    begin(folder, c)
+    claimed(folder, c, **contents)
+    (folder / "checkpoints" / "00000001").mkdir(parents=True)
+    return inputs_of(folder)
+
+
+def test_another_content_is_refused_by_field_and_name(tmp_path):
+    c = config.default()
+    model = {"config.json": "sha256:aa", "tokenizer.json": "sha256:bb"}
+    kept = saved_once(tmp_path, c, model__path=model, env__train={"a": "sha256:1"})
+    replaced = {"config.json": "sha256:aa", "chat_template.jinja": "sha256:dd"}
+    now = dict(model__path=replaced, env__train={"a": "sha256:2"})
+
+    with pytest.raises(ValueError) as told:
+        claimed(tmp_path, c, ["env.train"], **now)
+
+    assert str(told.value).splitlines() == [
+        f"{tmp_path} holds a run that began with another content:",
+        "  model.path: chat_template.jinja: absent recorded, sha256:dd now",
+        "  model.path: tokenizer.json: sha256:bb recorded, absent now",
+        "Restore it, give another --workdir, or --may_change=model.path to continue "
+        "with what is there now",
+    ]
+    assert inputs_of(tmp_path) == kept
+
+
+def test_allowed_content_is_recorded_and_logged(tmp_path, caplog):
+    c = config.default()
+    saved_once(
+        tmp_path, c, env__train={"a": "sha256:1"}, env__heldout={"b": "sha256:3"}
+    )
+    now = dict(env__train={"a": "sha256:2"}, env__heldout={"b": "sha256:3"})
+
+    assert claimed(tmp_path, c, ["env.train"], **now) is None
+
+    assert inputs_of(tmp_path)["env.train"] == {"a": "sha256:2"}
+    (told,) = caplog.messages
+    assert "another content:\n  env.train: a: sha256:1 recorded, sha256:2 now" in told
+    # From now on it is the content of the run.
+    assert claimed(tmp_path, c, **now) is None
+
+
+def test_field_with_another_value_names_another_content(tmp_path):
+    saved_once(tmp_path, changed(env__train="a"), env__train={"a": "sha256:1"})
+
+    moved = changed(env__train="b")
+    assert claimed(tmp_path, moved, ["env.train"], env__train={"b": "sha256:1"}) is None
+
+    assert inputs_of(tmp_path) == {"env.train": {"b": "sha256:1"}}
+
+
+def test_content_that_is_not_known_now_is_not_compared_and_kept(tmp_path):
+    c = config.default()
+    kept = saved_once(tmp_path, c, env__train={"some/set": "0123"})
+
+    assert claimed(tmp_path, c) is None
+
+    assert inputs_of(tmp_path) == kept
+
+
+def test_folder_without_a_checkpoint_begins_with_what_is_there(tmp_path, caplog):
+    c = begin(tmp_path, config.default()) and config.default()
+    claimed(tmp_path, c, env__train={"a": "sha256:1"})
+
+    assert claimed(tmp_path, c, env__train={"a": "sha256:2"}) is None
+
+    assert inputs_of(tmp_path) == {"env.train": {"a": "sha256:2"}}
+    assert not caplog.messages
+
+
+def test_folder_of_an_earlier_version_records_its_content_from_now_on(tmp_path, caplog):
+    c = config.default()
+    saved_once(tmp_path, c)
+    (tmp_path / "inputs.json").unlink()
+
+    assert claimed(tmp_path, c, env__train={"a": "sha256:1"}) is None
+
+    (told,) = caplog.messages
+    assert told.endswith("has no inputs.json: content is compared from now on")
+    assert inputs_of(tmp_path) == {"env.train": {"a": "sha256:1"}}
+
+
+def test_finished_run_reads_no_content(tmp_path):
+    c = config.default()
+    end(tmp_path, c)
+
+    with run_folder.claim(tmp_path, c, (), lambda: 1 / 0) as finished:
+        assert finished == SUMMARY
+
+
+def test_refused_content_leaves_a_finished_run_finished(tmp_path):
+    c, longer = changed(train__updates=3), changed(train__updates=4)
+    saved_once(tmp_path, c, env__train={"a": "1"})
+    json_files.write_json_atomically(tmp_path / run_folder.SUMMARY, SUMMARY)
+
+    with pytest.raises(ValueError, match="env.train: a: 1 recorded, 2 now"):
+        claimed(tmp_path, longer, ["train.updates"], env__train={"a": "2"})
+
+    assert claimed(tmp_path, c) == SUMMARY
+
+
+def test_weights_are_not_read_beside_another_base(tmp_path):
+    run_folder.check_contents(tmp_path, {"model.path": {"config.json": "2"}})
+    saved_once(tmp_path, config.default(), model__path={"config.json": "1"})
+
+    run_folder.check_contents(tmp_path, {"model.path": {"config.json": "1"}})
+    with pytest.raises(ValueError, match="path: config.json: 1 recorded, 2 now\nResto"):
+        run_folder.check_contents(tmp_path, {"model.path": {"config.json": "2"}})
 
 
 def test_mistyped_permission_is_refused_before_a_folder_is_made(tmp_path):

@@ -72,9 +72,9 @@ def settings(mesh=ONE, micro_batch=0, **fields):
 
 
 @functools.cache
-def parameters(tied, seed=0):
+def parameters(tied, seed=0, vocab=VOCAB):
     """Weights large enough that student and teacher disagree."""
-    arch = dataclasses.replace(ARCH, tied=tied)
+    arch = dataclasses.replace(ARCH, tied=tied, vocab=vocab)
     params = decoder.init(arch, jax.random.key(seed))
     return jax.tree.map(lambda x: 3 * x.astype(jnp.float64), params)
 
@@ -112,8 +112,8 @@ def host_batch(old_logp=None, wider=0):
 class Update:
     """One compiled update, and what its compilation wrote to stderr."""
 
-    def __init__(self, c, tied, batch):
-        self.c, self.arch = c, dataclasses.replace(ARCH, tied=tied)
+    def __init__(self, c, tied, batch, vocab=VOCAB):
+        self.c, self.arch = c, dataclasses.replace(ARCH, tied=tied, vocab=vocab)
         sizes = (c.mesh.data, c.mesh.fsdp, c.mesh.tensor)
         devices = jax.devices()[: math.prod(sizes)]
         self.mesh = distributed.make_mesh(c.mesh, devices)
@@ -135,10 +135,11 @@ class Update:
     def state(self):
         """A student, and a teacher with other weights."""
         new = functools.partial(train_state.new_state, self.c, self.arch, self.mesh)
-        state = new(jax.tree.map(jnp.copy, parameters(self.arch.tied)))
+        weights = functools.partial(parameters, self.arch.tied, vocab=self.arch.vocab)
+        state = new(jax.tree.map(jnp.copy, weights()))
         if state.teacher is None:
             return state
-        return state.replace(teacher=new(parameters(self.arch.tied, seed=1)).student)
+        return state.replace(teacher=new(weights(seed=1)).student)
 
     def __call__(self, state, batch, teacher_rate=0.0):
         rate = jax.device_put(np.float32(teacher_rate), distributed.sharding(self.mesh))
@@ -436,6 +437,43 @@ def test_adapters_on_a_mesh_move_as_on_one_device(mesh, micro_batch):
     before = jax.device_get(parameters(tied=False))
     assert_equal(base, before)
     assert_equal(other_base, before)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "tied, fields",
+    [
+        (False, METHODS["full"]),
+        (False, METHODS["grpo"]),
+        (True, METHODS["top_k"] | {"teacher__mode": "trust_region"}),
+    ],
+)
+def test_vocabulary_that_the_mesh_does_not_divide_changes_nothing(tied, fields):
+    batch, vocab = host_batch(), VOCAB + 1
+
+    padded = Update(settings(*CUT, **fields), tied, batch, vocab)
+    found = padded.gradient(batch)
+
+    whole = Update(settings(**fields), tied, batch, vocab).gradient(batch)
+    assert_same_gradient_and_metrics(found, whole)
+    assert "rematerialization" not in padded.log, padded.log
+
+
+def test_stored_state_does_not_depend_on_how_the_vocabulary_is_sharded():
+    arch = dataclasses.replace(ARCH, vocab=VOCAB + 1)
+    c = settings()
+
+    def state(*sizes):
+        shape = dict(zip(distributed.MESH_AXES, sizes, strict=True))
+        return train_state.abstract_state(c, arch, distributed.make_mesh(shape))
+
+    one, other = state(8, 1, 1), state(1, 2, 4)
+
+    shapes = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)
+    assert shapes(one) == shapes(other)
+    head = other.student["head"]["kernel_DV"]
+    # Along its width then, of which no device holds more than its part.
+    assert head.sharding.shard_shape(head.shape) == (WIDTH // 8, VOCAB + 1)
 
 
 def test_grpo_holds_no_teacher():

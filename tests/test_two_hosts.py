@@ -15,12 +15,12 @@ from tests import compiling
 ROOT = pathlib.Path(__file__).parents[1]
 
 PROCESS = """
-import sys
+import os, pathlib, signal, sys, threading, time
 import jax, json, types
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 address, index, folder, base = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
 jax.distributed.initialize(address, 2, index)
-from sdpo_jax import config, train
+from sdpo_jax import config, interrupt, train
 from sdpo_jax.envs.base import Question, Verdict
 
 
@@ -37,12 +37,37 @@ class Words:
         return types.SimpleNamespace(act=act)
 
 
+class Busy(Words):
+    def start(self, question):
+        if question.uid.startswith("train"):
+            pathlib.Path(folder, "busy").touch()
+            time.sleep(30)
+        return super().start(question)
+
+
+def signal_while_busy():
+    while not pathlib.Path(folder, "busy").exists():
+        time.sleep(0.1)
+    signalled_s.append(time.monotonic())
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 c = config.default()
 c.model.path = base
 c.rollout.questions, c.rollout.attempts, c.step.questions = 4, 2, 2
 c.rollout.max_prompt, c.rollout.max_response, c.reprompt.max_length = 64, 8, 128
 c.sdpo.top_k = 20
 c.train.updates, c.train.save_every, c.eval.attempts = 2, 1, 2
+signalled_s = []
+if index == 1:
+    threading.Thread(target=signal_while_busy, daemon=True).start()
+try:
+    train.run(c, folder, environment=Busy())
+except interrupt.Interrupted as stopped:
+    assert str(stopped) == "stopped after update 0, saved", stopped
+    assert not signalled_s or time.monotonic() - signalled_s[0] < 15
+else:
+    raise AssertionError("the signal to the other host was not heard")
 summary = train.run(c, folder, environment=Words())
 print(json.dumps(summary))
 assert train.run(c, folder, environment=Words()) == summary
@@ -50,7 +75,7 @@ assert train.run(c, folder, environment=Words()) == summary
 
 
 @pytest.mark.slow
-def test_two_hosts_train_as_one(tmp_path):
+def test_two_hosts_train_as_one_and_stop_as_one(tmp_path):
     base = ROOT / "experiments" / "quickstart" / "base"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from experiments.benchmark_trl import workload as w
 from sdpo_jax import config, json_files, metrics, train
 from sdpo_jax.batch import Batch
+from sdpo_jax.data.tokenizer import Tokenizer
 from sdpo_jax.envs.base import Verdict
 from sdpo_jax.learner import Learner
 from sdpo_jax.questions.question import Question
@@ -159,6 +160,9 @@ class _Watch:
         both = contextlib.ExitStack()
         both.enter_context(mock.patch.object(Learner, "update", watched))
         both.enter_context(mock.patch.object(metrics.RunLog, "write_timings", timed))
+        # The workload's stop token has no row, so that no response ends early; none of
+        # its texts holds the token.
+        both.enter_context(mock.patch.object(Tokenizer, "check_rows"))
         return both
 
     def _end_step(self, step: int, seconds: Mapping[str, float]) -> None:

@@ -15,7 +15,7 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402
 
-from sdpo_jax import json_files, metrics
+from sdpo_jax import json_files, metrics, tables
 
 _COLUMNS = ("method", "generations", "seconds", "base", "last", "best", "best at")
 
@@ -34,12 +34,7 @@ def table(summaries: Sequence[dict]) -> str:
                 f"update {s['best']['update']}",
             )
         )
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    aligned = (
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
-        for row in rows
-    )
-    return "\n".join(aligned)
+    return tables.aligned(rows)
 
 
 def draw(folders: Sequence[pathlib.Path], summaries: Sequence[dict], path) -> None:

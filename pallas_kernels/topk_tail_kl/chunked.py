@@ -183,14 +183,24 @@ def token_log_probs(
     *,
     temperature: float,
     chunk: int,
+    within: Callable[[jax.Array], jax.Array] = lambda logits: logits,
 ) -> jax.Array:
-    """Log-probabilities [B, R] of the given tokens, in nats; not differentiable."""
+    """Log-probabilities [B, R] of the given tokens, in nats; not differentiable.
+
+    Args:
+      hidden_BRD: hidden states.
+      unembed_DV: the unembedding.
+      token_BR: ids; those below 0 count as 0.
+      temperature: divides the logits.
+      chunk: positions per chunk.
+      within: applied to a chunk's logits, to exclude columns that are no tokens.
+    """
     inputs = _pad_to_chunks((hidden_BRD, token_BR), chunk)
     time = hidden_BRD.shape[1]
 
     def body(logp_BR, index):
         hidden, token = _slice_chunk(inputs, index, chunk)
-        logp = log_probs_of(_logits(hidden, unembed_DV), token, temperature)
+        logp = log_probs_of(within(_logits(hidden, unembed_DV)), token, temperature)
         update = jax.lax.dynamic_update_slice_in_dim
         return update(logp_BR, logp, index * chunk, axis=1), None
 

@@ -105,17 +105,22 @@ def top_k_ids(value_V: jax.Array, k: int, blocks: int = 1) -> jax.Array:
       Indices [..., k]; of equal entries the lower index comes first.
     """
     *lead, vocab = value_V.shape
-    width = vocab // blocks
+    # One axis of rows: on TPUs, `top_k` of more axes sorts the whole vocabulary.
+    value_XV = value_V.reshape(-1, vocab)
+    rows, width = len(value_XV), vocab // blocks
     if blocks == 1 or vocab % blocks or width <= k:
-        return jax.lax.top_k(value_V, k)[1]
-    # Sharded over as many devices as there are blocks, this reshape moves nothing.
-    value, place = jax.lax.top_k(value_V.reshape(*lead, blocks, width), k)
-    block = jax.lax.broadcasted_iota(place.dtype, place.shape, len(lead))
-    ids = (block * width + place).reshape(*lead, blocks * k)
+        return jax.lax.top_k(value_XV, k)[1].reshape(*lead, k)
+    # Sharded over as many devices as there are blocks, this moves nothing: the blocks
+    # are the major part of the rows, so that each device keeps its own.
+    by_block = value_XV.reshape(rows, blocks, width).swapaxes(0, 1)
+    value, place = jax.lax.top_k(by_block.reshape(blocks * rows, width), k)
+    joined = lambda x: x.reshape(blocks, rows, k).swapaxes(0, 1).reshape(rows, -1)
+    first = jax.lax.broadcasted_iota(place.dtype, place.shape, 0) // rows * width
     # Candidates are in the order of their blocks, so among equal values the lower index
     # still comes first.
-    _, best_K = jax.lax.top_k(value.reshape(*lead, blocks * k), k)
-    return jnp.take_along_axis(ids, best_K, axis=-1)
+    _, best_XK = jax.lax.top_k(joined(value), k)
+    ids_XK = jnp.take_along_axis(joined(first + place), best_XK, axis=-1)
+    return ids_XK.reshape(*lead, k)
 
 
 def _with_tail(logp_K: jax.Array) -> jax.Array:

@@ -1,12 +1,10 @@
-"""Extracts the answer that a response marks: an answer tag or a block of code."""
+"""Extracts the answer that a response marks with a tag."""
 
-import re
 import string
 
 _OPEN, _CLOSE = "<answer>", "</answer>"
 # Keeps every character's position; `str.lower` can change the length of a text.
 _LOWER = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
-_FENCED = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
 
 
 def last_tag(response: str, closed: bool = False) -> str | None:
@@ -24,8 +22,3 @@ def last_tag(response: str, closed: bool = False) -> str | None:
     if start < 0 and not closed:
         start, end = lower.rfind(_OPEN), len(response)
     return response[start + len(_OPEN) : end] if start >= 0 else None
-
-
-def longest_block(response: str) -> str | None:
-    """The longest closed block of fenced code; None if there is none."""
-    return max(_FENCED.findall(response), key=len, default=None)

@@ -35,6 +35,8 @@ class GradedAttempt:
       num_tokens: number of sampled tokens, including the stop token.
       truncated: whether the length limit cut the response off.
       verdict: None when the grader itself failed.
+      opening: what the chat template wrote before it: `<think>`, where the template
+        itself opens the reasoning, or nothing.
     """
 
     question: Question
@@ -42,6 +44,12 @@ class GradedAttempt:
     num_tokens: int
     truncated: bool
     verdict: Verdict | None
+    opening: str = ""
+
+    @property
+    def turn(self) -> str:
+        """The response as part of its chat, for `thinking.answer_of`."""
+        return self.opening + self.response
 
     @property
     def score(self) -> float:
@@ -58,7 +66,10 @@ class Episode(Protocol):
         A verdict ends the episode; `act` is not called after it.
 
         Args:
-          response: what the policy wrote, without its end-of-text token.
+          response: what the policy wrote, without its end-of-text token. Where the
+            chat template opens the reasoning, its `<think>` stands in front, so that
+            `thinking.answer_of` finds the answer; not if the environment has an
+            attribute `reads_reasoning` that is true.
           truncated: whether the length limit cut the response off.
         """
 

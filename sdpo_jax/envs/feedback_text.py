@@ -12,6 +12,10 @@ TRUNCATED = (
     "Truncated Attempt: Your previous response was too long and was cut off before it "
     "ended. Try again with a shorter response."
 )
+ALL_REASONING = (
+    "No answer stands outside the reasoning of your previous response; the reasoning "
+    "itself is not graded. Finish it, then give the answer."
+)
 
 _KEPT_CONTROLS = "\n\t"
 _ROLE_TAGS = re.compile(

@@ -9,7 +9,8 @@
 and `env.name=function`, `env.function.grade=my_task:grade`. The function gets the
 complete row of the file, and returns a score in [0, 1], or a score and a feedback, or a
 `base.Verdict`. A score is any real number, also a scalar of NumPy, JAX or torch, a
-Fraction or a Decimal. It runs in the trainer, in several threads at once: it must never
+Fraction or a Decimal. The response is only what stands outside the reasoning, if there
+is any. The function runs in the trainer, in several threads at once: it must never
 execute what a model wrote.
 """
 

@@ -1,8 +1,10 @@
 """Grades many attempts at once, and masks those whose grader fails or hangs."""
 
 import logging
+import queue
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent import futures
 from typing import Any
 
 from sdpo_jax.envs.base import Environment, GraderFailure, Verdict, real_number
@@ -29,14 +31,19 @@ class GradingPool:
     def __init__(self, environment: Environment, limit_s: float | None = None):
         self._environment = environment
         self._limit_s = LIMIT_S if limit_s is None else limit_s
-        self._pool = ThreadPoolExecutor(_GRADERS)
+        self._pool = futures.ThreadPoolExecutor(_GRADERS)
         self._pending = []
+        self._replies: list[queue.SimpleQueue] = []
         self._is_closed = False
 
     def add(self, question: Question, response: str, truncated: bool) -> None:
         """Begin to grade the first act of an episode."""
         attempt = (question, response, truncated)
         self._pending.append(self._pool.submit(self._grade_in_time, *attempt))
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait so long at most; whether all attempts that were added are graded."""
+        return not futures.wait(self._pending, timeout_s).not_done
 
     def verdicts(self) -> list[dict | str | None]:
         """Wait for all results, in the order in which the attempts were added.
@@ -45,25 +52,38 @@ class GradingPool:
           The fields of each `Verdict` in types that survive JSON, the observation of
           an episode that continues, or None if the grader failed.
         """
-        return [grading.result() for grading in self._pending]
+        return list(self.verdicts_from(0, wait=True))
+
+    def verdicts_from(self, first: int, *, wait: bool) -> Iterator[dict | str | None]:
+        """Results as of `verdicts` from the attempt `first` on; all, or those there."""
+        for grading in self._pending[first:]:
+            if not (wait or grading.done()):
+                return
+            yield grading.result()
 
     def close(self) -> None:
-        """Start no more grading and log no more failures; idempotent."""
+        """Start no more grading, abandon what is under way, log no more failures."""
         self._is_closed = True
         self._pool.shutdown(wait=False, cancel_futures=True)
+        # Python joins the threads of a pool when it exits: none may wait for a grader.
+        for reply in self._replies:
+            reply.put(None)
 
     def _grade_in_time(self, question: Question, *attempt) -> dict | str | None:
-        replies = []
-        grade = lambda: replies.append(self._grade(question, *attempt))
+        reply = queue.SimpleQueue()
+        self._replies.append(reply)
+        if self._is_closed:
+            return None
+        grade = lambda: reply.put(self._grade(question, *attempt))
         # A grader that hangs is abandoned; a daemon thread does not block the exit.
-        thread = threading.Thread(target=grade, daemon=True)
-        thread.start()
-        thread.join(self._limit_s)
-        if not replies:
+        threading.Thread(target=grade, daemon=True).start()
+        try:
+            return reply.get(timeout=self._limit_s)
+        except queue.Empty:
             self._log_failure(
                 question, f": no verdict within {self._limit_s:g} seconds"
             )
-        return replies[0] if replies else None
+            return None
 
     def _grade(
         self, question: Question, response: str, truncated: bool

@@ -4,10 +4,12 @@ A row is like those of the official SDPO repository:
 
   {"idx": 7, "prompt": "...", "system": "...", "answer": "B"}
 
-`grader="fixed"` reads the last answer that the response marks as one: an
-`<answer>` tag, a `\boxed{}`, or "answer is" and "Answer:" before the letter. It must be
-one letter, optionally in brackets or bold, and optionally followed by that option's
-text as the prompt gives it; a letter with other words is no answer.
+`grader="fixed"` reads the last answer that the response marks: an `<answer>` tag, a
+`\boxed{}`, "the answer is", "Answer:", "is the correct option", or a last line that is
+the letter. It must be one letter, optionally styled, and optionally followed by that
+option's text as the prompt gives it, with or without LaTeX; a letter with the text of
+another option is no answer. See `marked_choice`.
+
 `grader="official"` scores as the official code does, by the row's "dataset":
 
 - gpqa: the last A, B, C or D that is a word, in either case (even the article "a");
@@ -18,13 +20,12 @@ text as the prompt gives it; a letter with other words is no answer.
 """
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
-from sdpo_jax.envs import answer_extraction, task
+from sdpo_jax.envs import marked_choice, task
 from sdpo_jax.envs.base import Verdict
 from sdpo_jax.envs.single_turn import unreadable
-from sdpo_jax.questions import boxed, rows
+from sdpo_jax.questions import options, rows
 from sdpo_jax.questions.options import LETTERS
 from sdpo_jax.questions.question import Question
 
@@ -33,28 +34,6 @@ INCORRECT_FORMAT = (
     "question asks for the answer."
 )
 
-_DENIED = re.compile(
-    r"\b(?:wrong|incorrect|not|least|unlikely|eliminated?|if|false|cannot)\b|n['\u2019]t\b",
-    re.IGNORECASE,
-)
-_STATED = re.compile(
-    r"\b(?:answer|option|choice)[*_]*(?:\s+is\b[*_]*\s*:?|\s*:)[*_]*\s*([^\n]*)",
-    re.IGNORECASE,
-)
-_MARKS = " \t\r\n*_`\"'$"
-_STYLED = re.compile(
-    r"\\(?:boxed|text(?:bf|it|rm)?|math(?:rm|bf|it)|mbox)\s*\{([^{}]*)\}"
-)
-_INTRODUCED = re.compile(
-    r"(?:(?:the|correct|option|choice|answer|is|:)\b[\s:]*)+", re.IGNORECASE
-)
-_CHOICE = re.compile(
-    r"[(\[{]?(?P<letter>[A-Ja-j])[)\]}]?[*_`\"'$]*"
-    r"(?:[.:,)\-\u2013\u2014]*\s*(?P<rest>.*))?",
-    re.DOTALL,
-)
-_OPTION = re.compile(r"^\s*[(\[]?([A-J])[).:\]]\s*(.*\S)\s*$", re.MULTILINE)
-_MAX_CHARS = 2000  # Of a letter with its option's text.
 _LONE = re.compile(r"\b([A-J])\b")
 
 
@@ -70,67 +49,16 @@ def data(row: rows.Row, where: str) -> dict[str, Any]:
 
 def fixed(question: Question, response: str, truncated: bool) -> Verdict:
     """Grade by the answer that the response marks last."""
-    options = dict(_OPTION.findall(question.prompt))
-    choice = chosen_letter(response, options)
+    asked = f"{question.system}\n{question.prompt}"
+    choice = marked_choice.chosen_letter(
+        response, options.listed(question.prompt), asked, truncated
+    )
     if choice is None:
         return unreadable(INCORRECT_FORMAT, truncated)
     if choice == question.data["answer"]:
         return Verdict(1.0, "Accepted", measurements={"format": 1.0})
     feedback = f"Wrong Answer: {choice} is not the right option."
     return Verdict(0.0, "Wrong Answer", feedback, {"format": 1.0})
-
-
-def chosen_letter(response: str, options: Mapping[str, str]) -> str | None:
-    """The letter that a response marks as its answer, or None if there is none.
-
-    Args:
-      response: what the policy wrote.
-      options: letter -> the text of that option, for options listed in the prompt.
-    """
-    for read in (answer_extraction.last_tag, boxed.last_box):
-        if (marked := read(response)) is not None:
-            return _letter(marked, options)
-    candidates = [
-        _letter(statement[1], options)
-        for statement in _STATED.finditer(response)
-        if _affirms(
-            response[max(statement.start() - 60, 0) : statement.start()], statement[1]
-        )
-    ]
-    letters = [letter for letter in candidates if letter]
-    if letters:
-        return letters[-1]
-    return _letter(response, {})
-
-
-def _affirms(before: str, stated: str) -> bool:
-    """Whether a statement gives an answer.
-
-    It gives none after a denial ("not the answer: B"), or when its letter may be the
-    article ("the answer is a large ...").
-    """
-    line = re.split(r"[\n.]", before)[-1]
-    return not _DENIED.search(line) and not re.match(r"\W*[a-j]\b", stated)
-
-
-def _letter(text: str, options: Mapping[str, str]) -> str | None:
-    """The one letter that a marked answer names."""
-    if len(text) > _MAX_CHARS:
-        return None
-    text, before = re.sub(r"\\[()\[\]]", "", text), ""
-    while text != before:
-        before, text = text, _STYLED.sub(r"\1", text).strip(_MARKS)
-    text = _INTRODUCED.sub("", text, count=1).strip(_MARKS) if len(text) > 1 else text
-    choice = _CHOICE.fullmatch(text)
-    if choice is None:
-        return None
-    letter, rest = choice["letter"].upper(), _plain(choice["rest"] or "")
-    return letter if rest in ("", _plain(options.get(letter, ""))) else None
-
-
-def _plain(text: str) -> str:
-    """`text` without case, styling and repeated white space, to compare by."""
-    return " ".join(text.split()).strip(_MARKS + ".,;").casefold()
 
 
 def official(question: Question, response: str, truncated: bool) -> Verdict:

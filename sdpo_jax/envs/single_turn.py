@@ -4,13 +4,15 @@ import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
 
+from sdpo_jax import thinking
 from sdpo_jax.envs import feedback_text
 from sdpo_jax.envs.base import Episode, Verdict
 from sdpo_jax.questions.question import Question
 from sdpo_jax.sandbox.pool import Sandbox
 
-# (question, response, truncated) -> verdict.
+# (question, answer, truncated) -> verdict.
 Grade = Callable[[Question, str, bool], Verdict]
+_INCORRECT = "Incorrect Format"
 
 
 class Listed:
@@ -51,6 +53,8 @@ class SingleTurn(Listed):
       close: called at the end of a run.
       versions: what verdicts depend on in addition to the config; saved in the run
         folder.
+      reads_reasoning: whether `grade` gets the response exactly as it was sampled,
+        instead of its answer, which stands outside the reasoning.
     """
 
     def __init__(
@@ -59,15 +63,19 @@ class SingleTurn(Listed):
         grade: Grade,
         close: Callable[[], None] = lambda: None,
         versions: Mapping[str, str] | None = None,
+        reads_reasoning: bool = False,
     ):
-        super().__init__(questions, functools.partial(SingleTurnEpisode, grade), close)
+        start = lambda question: SingleTurnEpisode(grade, question, reads_reasoning)
+        super().__init__(questions, start, close)
         self.versions = versions or {}
+        self.reads_reasoning = reads_reasoning
 
 
 def sandboxed(
     questions: Mapping[str, Sequence[Question]],
     grade: Callable[[Sandbox, Question, str, bool], Verdict],
     sandbox: Sandbox,
+    reads_reasoning: bool = False,
 ) -> SingleTurn:
     """An environment that grades with a sandbox, and closes it when it is closed.
 
@@ -75,11 +83,11 @@ def sandboxed(
       questions: split -> its questions.
       grade: called from several threads at once, with the sandbox first.
       sandbox: where responses or comparisons run.
+      reads_reasoning: see `SingleTurn`.
     """
     versions = {"sandbox_tier": sandbox.tier}
-    return SingleTurn(
-        questions, functools.partial(grade, sandbox), sandbox.close, versions
-    )
+    grade = functools.partial(grade, sandbox)
+    return SingleTurn(questions, grade, sandbox.close, versions, reads_reasoning)
 
 
 def unreadable(feedback: str, truncated: bool, measurement: str = "format") -> Verdict:
@@ -90,9 +98,26 @@ def unreadable(feedback: str, truncated: bool, measurement: str = "format") -> V
       truncated: whether the length limit cut the response off.
       measurement: name of the measurement that is 0.
     """
-    outcome = "Truncated" if truncated else "Incorrect Format"
+    outcome = "Truncated" if truncated else _INCORRECT
     feedback = feedback_text.TRUNCATED if truncated else feedback
     return Verdict(0.0, outcome, feedback, {measurement: 0.0})
+
+
+def on_answer(
+    act: Callable[[str, bool], Verdict | str], response: str, truncated: bool
+) -> Verdict | str:
+    """The reply of `act` to the answer of a response: what is outside its reasoning.
+
+    Where nothing is, and `act` says that it found no answer, the feedback says why.
+    """
+    answer = thinking.answer_of(response)
+    reply = act(answer, truncated)
+    if answer.strip() or not response.strip() or isinstance(reply, str):
+        return reply
+    if not reply.feedback.startswith((feedback_text.TRUNCATED, _INCORRECT)):
+        return reply
+    feedback = f"{reply.feedback}\n{feedback_text.ALL_REASONING}"
+    return dataclasses.replace(reply, feedback=feedback)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +126,11 @@ class SingleTurnEpisode:
 
     grade: Grade
     question: Question
+    reads_reasoning: bool = False
 
     def act(self, response: str, truncated: bool) -> Verdict:
-        """Grade `response`."""
-        return self.grade(self.question, response, truncated)
+        """Grade the answer of `response`, or all of it if `reads_reasoning`."""
+        grade = functools.partial(self.grade, self.question)
+        if self.reads_reasoning:
+            return grade(response, truncated)
+        return on_answer(grade, response, truncated)

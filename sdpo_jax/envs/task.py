@@ -41,7 +41,9 @@ def answered(
       graders: value of `env.grader` -> the function that grades.
     """
     make = lambda env: SingleTurn(
-        rows.load_splits(files(env), data), graders[env.grader]
+        rows.load_splits(files(env), data),
+        graders[env.grader],
+        reads_reasoning=env.grader == "official",
     )
     return Task(make, tuple(graders))
 

@@ -8,20 +8,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sdpo_jax.model.families import LayerKind
+from sdpo_jax.model.layer_kind import LayerKind, Llama3
 
 
 def rope_frequencies(kind: LayerKind, head_width: int) -> np.ndarray:
     """Radians per position of each pair of dimensions, [E / 2] in float64.
 
-    YaRN (arXiv:2309.00071, section 3.2) keeps frequencies that complete many turns
-    within the original length, divides those that complete few by its factor, and
-    interpolates linearly between the two.
+    Both ways to stretch them keep frequencies that complete many turns within the
+    original length, divide those that complete few by a factor, and interpolate
+    between the two: YaRN (arXiv:2309.00071, section 3.2) linearly in the dimension,
+    Llama 3.1 (arXiv:2407.21783) in the number of turns.
     """
     # NumPy, not JAX: this depends on the config only, so it is a constant of the
     # compiled program.
     half = head_width // 2
     frequency = kind.rope_theta ** (-np.arange(half) / half)
+    if kind.llama3 is not None:
+        return _stretched(frequency, kind.llama3)
     if kind.yarn is None:
         return frequency
     y = kind.yarn
@@ -44,6 +47,13 @@ def rope_frequencies(kind: LayerKind, head_width: int) -> np.ndarray:
     return frequency * (1 - slowed) + frequency / y.factor * slowed
 
 
+def _stretched(frequency: np.ndarray, scaling: Llama3) -> np.ndarray:
+    turns = scaling.original_positions * frequency / (2 * np.pi)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    kept = np.clip((turns - low) / (high - low), 0, 1)
+    return frequency * kept + frequency / scaling.factor * (1 - kept)
+
+
 def rope(x_BTHE: jax.Array, position_BT: jax.Array, kind: LayerKind) -> jax.Array:
     """Rotate the two halves of each head by angles that grow with the position.
 
@@ -55,7 +65,7 @@ def rope(x_BTHE: jax.Array, position_BT: jax.Array, kind: LayerKind) -> jax.Arra
     frequency_E = jnp.asarray(rope_frequencies(kind, x_BTHE.shape[-1]), dtype)
     angle_BTE = jnp.einsum("bt,e->bte", position_BT.astype(dtype), frequency_E)
     # All heads rotate by the same angles. Cosines and sines stay in float32, as in
-    # transformers' Olmo3; its Qwen models round them to the dtype of x.
+    # transformers' Olmo models; its Qwen and Llama round them to the dtype of x.
     cos, sin = jnp.cos(angle_BTE)[:, :, None], jnp.sin(angle_BTE)[:, :, None]
     if kind.yarn is not None:
         # Scaling queries and keys alike scales the scores by the factor's square.
@@ -100,26 +110,32 @@ def prompt_mask_after(
     return near_TP[None] & exists_UP[:, None]
 
 
-def scores(q_BTHE: jax.Array, k_BSNE: jax.Array) -> jax.Array:
+def scores(
+    q_BTHE: jax.Array, k_BSNE: jax.Array, dtype: jnp.dtype | None = None
+) -> jax.Array:
     """Scaled products [B, N, H/N, T, S] of grouped queries and their keys."""
     # Query head h reads key head h // (H / N): the heads of a group are neighbours, so
     # a reshape groups them and no key is repeated.
     batch, time, heads, width = q_BTHE.shape
     kv_heads = k_BSNE.shape[2]
     q = q_BTHE.reshape(batch, time, kv_heads, heads // kv_heads, width)
-    product = jnp.einsum("bsne,btnhe->bnhts", k_BSNE, q)
-    # The product is in the dtype of activations; the softmax of it is in float32 at
-    # least, as in transformers.
+    product = jnp.einsum("bsne,btnhe->bnhts", k_BSNE, q, preferred_element_type=dtype)
+    # The product is in the dtype of activations unless another is named; the softmax of
+    # it is in float32 at least, as in transformers.
     dtype = np.promote_types(product.dtype, np.float32)
     return product.astype(dtype) * width**-0.5
 
 
-def mix(weight_BNHTS: jax.Array, v_BSNE: jax.Array) -> jax.Array:
+def mix(
+    weight_BNHTS: jax.Array, v_BSNE: jax.Array, dtype: jnp.dtype | None = None
+) -> jax.Array:
     """Weighted sums of values, [B, T, H, E]."""
     # Rounded to the dtype of activations, as in transformers: the product with values
     # need not be one in float32.
     weight_BNHTS = weight_BNHTS.astype(v_BSNE.dtype)
-    out = jnp.einsum("bsne,bnhts->btnhe", v_BSNE, weight_BNHTS)
+    out = jnp.einsum(
+        "bsne,bnhts->btnhe", v_BSNE, weight_BNHTS, preferred_element_type=dtype
+    )
     batch, time, kv_heads, group, width = out.shape
     return out.reshape(batch, time, kv_heads * group, width)
 
@@ -140,10 +156,22 @@ class PartialAttention:
 
 
 def attend_partially(
-    q_BTHE: jax.Array, k_BSNE: jax.Array, v_BSNE: jax.Array, mask_BTS: jax.Array
+    q_BTHE: jax.Array,
+    k_BSNE: jax.Array,
+    v_BSNE: jax.Array,
+    mask_BTS: jax.Array,
+    dtype: jnp.dtype | None = None,
 ) -> PartialAttention:
-    """Attention to a subset of the keys, to be merged with attention to the others."""
-    logits = scores(q_BTHE, k_BSNE)
+    """Attention to a subset of the keys, to be merged with attention to the others.
+
+    Args:
+      q_BTHE: queries.
+      k_BSNE: keys.
+      v_BSNE: values.
+      mask_BTS: true where a query attends to a key.
+      dtype: that both products accumulate in and result in; None for that of q.
+    """
+    logits = scores(q_BTHE, k_BSNE, dtype)
     # The most negative finite number, not -inf: a query that may attend to none of
     # these keys gets a finite mean of values, where -inf would give NaN. Merged with a
     # subset that it may attend to, that mean has the weight exp(floor - peak) = 0.
@@ -155,7 +183,7 @@ def attend_partially(
     # [B, N, H/N, T] to [B, T, H], the layout of `mix`.
     by_time = lambda x: jnp.moveaxis(x, 3, 1).reshape(q_BTHE.shape[:3])
     total_BTH = by_time(jnp.sum(weight, axis=-1))
-    return PartialAttention(mix(weight, v_BSNE), total_BTH, by_time(peak_BNHT))
+    return PartialAttention(mix(weight, v_BSNE, dtype), total_BTH, by_time(peak_BNHT))
 
 
 def merge(partials: Sequence[PartialAttention]) -> jax.Array:

@@ -5,12 +5,14 @@ with a sliding window keeps only what the window can reach: the end of the promp
 ring buffer of the response's last tokens.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from sdpo_jax.model import attention
 
@@ -85,24 +87,33 @@ def start(
     return Cache(layers, exists_UP, jnp.repeat(length_U, group), slots, tuple(windows))
 
 
-def grow(cache: Cache, slots: int) -> Cache:
+def pad(x: jax.Array, more: int) -> jax.Array:
+    """Keys or values with `more` empty slots."""
+    return jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0)))
+
+
+def grow(
+    cache: Cache, slots: int, pad: Callable[[jax.Array, int], jax.Array] = pad
+) -> Cache:
     """The same cache with room for `slots` response tokens.
 
     A ring buffer grows only while it is shorter than its window, when it has not
     wrapped around yet: every token keeps its slot.
+
+    Args:
+      cache: of the response's first tokens.
+      slots: tokens of each response that there is room for.
+      pad: called with the arrays that become longer, one after the other.
     """
 
-    def pad(x: jax.Array, window: int | None) -> jax.Array:
-        more = _ring(slots, window) - x.shape[2]
-        return jnp.pad(x, ((0, 0), (0, 0), (0, more), (0, 0)))
+    def longer(layer: LayerCache, window: int | None) -> LayerCache:
+        more = _ring(slots, window) - layer.response_k.shape[2]
+        if not more:
+            return layer
+        k, v = pad(layer.response_k, more), pad(layer.response_v, more)
+        return layer.replace(response_k=k, response_v=v)
 
-    layers = tuple(
-        layer.replace(
-            response_k=pad(layer.response_k, window),
-            response_v=pad(layer.response_v, window),
-        )
-        for layer, window in zip(cache.layers, cache.windows, strict=True)
-    )
+    layers = tuple(map(longer, cache.layers, cache.windows))
     return cache.replace(layers=layers, slots=slots)
 
 
@@ -132,6 +143,11 @@ def read(
 ) -> jax.Array:
     """Attention of response token number `token` to its prompt and its response."""
     prompts = exists_UP.shape[0]
+    # A token has few scores, so float32 costs nothing here; rounded to bfloat16, scores
+    # of a hundred would differ by half a nat.
+    attend = functools.partial(
+        attention.attend_partially, dtype=np.promote_types(q_B1HE.dtype, np.float32)
+    )
     # In the order of LayerCache's fields, each as [rows, slots, heads, width].
     k, v, own_k, own_v = map(_swap, jax.tree.leaves(layer))
     # [B, 1, H, E] to [U, G, H, E]: attempts at a question take the axis of positions,
@@ -140,13 +156,14 @@ def read(
     # With a window the cache holds only the end of the prompt.
     reached_UP = exists_UP[:, -k.shape[1] :]
     mask_U1P = attention.prompt_mask_after(reached_UP, token[None], window)
-    to_prompt = attention.attend_partially(q_UGHE, k, v, mask_U1P)
+    to_prompt = attend(q_UGHE, k, v, mask_U1P)
     by_row = lambda x: x.reshape(q_B1HE.shape[0], 1, *x.shape[2:])
     # A ring that has wrapped is full: every slot holds a token within the window. Their
     # order does not matter, since keys were rotated by their positions when written.
     written_11S = (jnp.arange(own_k.shape[1]) <= token)[None, None]
-    to_own = attention.attend_partially(q_B1HE, own_k, own_v, written_11S)
-    return attention.merge([jax.tree.map(by_row, to_prompt), to_own])
+    to_own = attend(q_B1HE, own_k, own_v, written_11S)
+    merged = attention.merge([jax.tree.map(by_row, to_prompt), to_own])
+    return merged.astype(q_B1HE.dtype)
 
 
 def _swap(x: jax.Array) -> jax.Array:

@@ -15,7 +15,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
 
+from sdpo_jax import distributed
 from sdpo_jax.distributed import constrain
 from sdpo_jax.model import cache as kv_cache
 from sdpo_jax.model import causal_attention
@@ -74,25 +76,46 @@ def init(arch: Architecture, key: jax.Array) -> Params:
     return nn.meta.unbox(boxed(arch, key))
 
 
-def logical_axes(arch: Architecture) -> Params:
-    """For every parameter, the logical axis of each of its dimensions."""
+def logical_axes(arch: Architecture, vocab_slices: int = 1) -> Params:
+    """For every parameter, the logical axis of each of its dimensions.
+
+    Args:
+      arch: the model.
+      vocab_slices: that the vocabulary is sharded into. A head whose vocabulary does
+        not divide is sharded along its width instead, as the embedding is.
+    """
     # Abstract evaluation: only the boxes are of interest, and no weight is allocated.
     tree = jax.eval_shape(lambda: boxed(arch, jax.random.key(0)))
     is_box = lambda leaf: isinstance(leaf, nn.LogicallyPartitioned)
-    return jax.tree.map(lambda box: tuple(box.names), tree, is_leaf=is_box)
+    axes = jax.tree.map(lambda box: tuple(box.names), tree, is_leaf=is_box)
+    if "head" in axes and arch.vocab % vocab_slices:
+        axes["head"]["kernel_DV"] = ("table", None)
+    return axes
+
+
+def shardings(arch: Architecture, mesh: Mesh) -> Params:
+    """The sharding of every parameter.
+
+    Raises:
+      ValueError: if a parameter does not divide over the mesh.
+    """
+
+    def place(key: Any, leaf: jax.ShapeDtypeStruct, axes: tuple) -> NamedSharding:
+        name = jax.tree_util.keystr(key, simple=True, separator="/")
+        return distributed.even_sharding(mesh, name, leaf.shape, *axes)
+
+    shapes = jax.eval_shape(lambda: init(arch, jax.random.key(0)))
+    axes = logical_axes(arch, mesh.shape[distributed.RULES["vocab"]])
+    return jax.tree_util.tree_map_with_path(place, shapes, axes)
 
 
 def unstacked_axes(arch: Architecture) -> Params:
-    """`logical_axes` of what `unstack` returns, without adapters."""
-    axes = logical_axes(arch)
+    """`logical_axes` on the mesh that is set, with the layers of one period only."""
+    axes = logical_axes(arch, distributed.slices("vocab"))
     is_axes = lambda leaf: isinstance(leaf, tuple)
-    # Without the axis of periods; layers go through one period after the other.
-    layers = [
-        jax.tree.map(lambda names: names[1:], axes["layers"][index], is_leaf=is_axes)
-        for _ in range(arch.num_periods)
-        for index in range(len(arch.period))
-    ]
-    return {**axes, "layers": layers}
+    # Without the axis of periods.
+    within = lambda names: names[1:]
+    return {**axes, "layers": jax.tree.map(within, axes["layers"], is_leaf=is_axes)}
 
 
 def embed(params: Params, ids_BT: jax.Array, dtype: jnp.dtype) -> jax.Array:
@@ -111,12 +134,20 @@ def embed(params: Params, ids_BT: jax.Array, dtype: jnp.dtype) -> jax.Array:
 
 def unembedding(arch: Architecture, params: Params) -> jax.Array:
     """The matrix [D, V] that maps hidden states to logits."""
+    # Gathered over `fsdp` first: resharded from widths to vocabulary in one step, the
+    # matrix would be rematerialised on every device.
     if arch.tied:
-        # Gathered over `fsdp` first: resharded from widths to vocabulary in one step,
-        # the table would be rematerialised on every device.
         table_VD = constrain(params["embed"]["table_VD"], None, "width_over_tensor")
         return table_VD.T
-    return params["head"]["kernel_DV"]
+    kernel_DV = params["head"]["kernel_DV"]
+    if shards_vocab(arch):
+        return kernel_DV
+    return constrain(kernel_DV, "width_over_tensor", None)
+
+
+def shards_vocab(arch: Architecture) -> bool:
+    """Whether `unembedding` is sharded along the vocabulary, not along the width."""
+    return not arch.tied and arch.vocab % distributed.slices("vocab") == 0
 
 
 def positions(exists_BT: jax.Array) -> jax.Array:
@@ -265,21 +296,34 @@ def final_norm(arch: Architecture, params: Params, x_BTD: jax.Array) -> jax.Arra
     return RMSNorm(arch).apply({"params": params["norm"]}, x_BTD)
 
 
-def unstack(arch: Architecture, params: Params, dtype: jnp.dtype) -> Params:
+def unstack(
+    arch: Architecture,
+    params: Params,
+    dtype: jnp.dtype,
+    place: Callable[[Params], Params] = lambda weights: weights,
+) -> Params:
     """Parameters for sampling: in `dtype`, one tree per layer instead of a stack.
 
     Decoding loops over layers in Python, because a scan would copy the stacked cache at
     every token.
+
+    Args:
+      arch: the model.
+      params: its parameters.
+      dtype: of the result.
+      place: applied to the parts one by one: embedding, norm, head, and the layers of
+        each period; `unstacked_axes` are their axes.
     """
-    params = jax.tree.map(lambda x: x.astype(dtype), params)
+    stacks = {name: params[name] for name in _STACKED & params.keys()}
+    weights = {}
+    for name in sorted(params.keys() - stacks.keys()):
+        weights |= place({name: jax.tree.map(lambda x: x.astype(dtype), params[name])})
     # In the order of depth: all kinds of the first period, then of the second.
-    by_layer = lambda stacks: [
-        jax.tree.map(lambda x, index=index: x[index], stack)
-        for index in range(arch.num_periods)
-        for stack in stacks
-    ]
-    stacked = {name: by_layer(params[name]) for name in _STACKED & params.keys()}
-    return {**params, **stacked}
+    for index in range(arch.num_periods):
+        take = lambda x, index=index: x[index].astype(dtype)
+        for name, layers in place(jax.tree.map(take, stacks)).items():
+            weights.setdefault(name, []).extend(layers)
+    return weights
 
 
 def prefill(

@@ -1,48 +1,20 @@
-"""The sizes and switches of a decoder, read from a Hugging Face config.json."""
+"""The sizes and switches of a decoder, read from a Hugging Face config.json.
+
+Every field of the file is either read here, or only accepted with the value that the
+decoder implements (`_ONLY`), or known to change nothing that it computes (`_HARMLESS`);
+`unknown_fields` names the others, which transformers ignores too.
+"""
 
 import dataclasses
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-# Layer kinds as config.json spells them.
-FULL, SLIDING = "full_attention", "sliding_attention"
-
-
-@dataclasses.dataclass(frozen=True)
-class Yarn:
-    """How rotary angles are stretched beyond the trained length (arXiv:2309.00071).
-
-    Args:
-      factor: how much longer sequences may be.
-      original_positions: the trained length, in tokens.
-      attention_factor: factor on cosines and sines.
-      beta_fast: turns within the original length above which a frequency is kept.
-      beta_slow: turns below which a frequency is divided by `factor`.
-      truncate: whether the ramp between the two is widened to integer dimensions.
-    """
-
-    factor: float
-    original_positions: int
-    attention_factor: float
-    beta_fast: float
-    beta_slow: float
-    truncate: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerKind:
-    """What may differ between the layers of one decoder.
-
-    Args:
-      rope_theta: base of the rotary angles.
-      yarn: how they are stretched; None if they are not.
-      window: tokens that a token attends to, itself included; None for all before it.
-    """
-
-    rope_theta: float
-    yarn: Yarn | None = None
-    window: int | None = None
+from sdpo_jax.model import rotary_fields
+from sdpo_jax.model.config_fields import Fields
+from sdpo_jax.model.layer_kind import LayerKind as LayerKind
+from sdpo_jax.model.layer_kind import Llama3 as Llama3
+from sdpo_jax.model.layer_kind import Yarn as Yarn
+from sdpo_jax.model.rotary_fields import FULL, SLIDING
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +72,68 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "olmo3": dict(
         qkv_bias=False, qk_norm="width", post_norm=True, scale_before_cast=True
     ),
+    "llama": dict(
+        qkv_bias=False, qk_norm="none", post_norm=False, scale_before_cast=False
+    ),
+    "olmo2": dict(
+        qkv_bias=False, qk_norm="width", post_norm=True, scale_before_cast=True
+    ),
 }
+_QWEN = ("qwen2", "qwen3")
+# What transformers, in every version, takes where a family's file has no rope_theta.
+# The other families' files must have it.
+_THETA = {"llama": 10_000.0}
+
+# Fields of other models, or of variants of ours, with the value that they have where
+# they change nothing. Missing fields and nulls are accepted as well.
+_ONLY = {
+    "hidden_act": "silu",
+    "mlp_bias": False,
+    "attention_dropout": 0.0,
+    "is_causal": True,
+    "is_encoder_decoder": False,
+    "add_cross_attention": False,
+    "use_bidirectional_attention": False,
+    "use_mrope": False,
+    "rope_interleaved": False,
+    "attn_logit_softcapping": None,
+    "final_logit_softcapping": None,
+    "clip_qkv": None,
+    "attention_chunk_size": None,
+    "no_rope_layers": None,
+    "no_rope_layer_interval": None,
+    "query_pre_attn_scalar": None,
+    "embedding_multiplier": 1.0,
+    "residual_multiplier": 1.0,
+    "attention_multiplier": None,
+    "logits_scaling": 1.0,
+    "logit_scale": 1.0,
+    "per_layer_config": None,
+    "pruned_heads": {},
+    "num_experts": None,
+    "num_local_experts": None,
+    "text_config": None,
+    "vision_config": None,
+}
+_HARMLESS = frozenset(
+    # What the file is and how it was saved.
+    "architectures torch_dtype dtype transformers_version _name_or_path name_or_path "
+    "_commit_hash tokenizer_class unsloth_version unsloth_fixed transformers.js_config "
+    "is_llama_config "
+    # How transformers runs it; initial weights, of which there are none to draw.
+    "use_cache initializer_range pretraining_tp chunk_size_feed_forward return_dict "
+    "return_dict_in_generate output_attentions output_hidden_states torchscript "
+    "attn_implementation _attn_implementation _attn_implementation_autoset is_decoder "
+    "gradient_checkpointing tie_encoder_decoder "
+    # Heads for classification.
+    "id2label label2id num_labels problem_type finetuning_task task_specific_params "
+    # Tokens and sampling, which the tokenizer and rollout.* say.
+    "bos_token_id eos_token_id pad_token_id unk_token_id sep_token_id "
+    "decoder_start_token_id do_sample temperature top_k top_p max_length min_length "
+    "max_new_tokens repetition_penalty length_penalty no_repeat_ngram_size num_beams "
+    # The trained length matters to a rotary scaling only, which reads it.
+    "original_max_position_embeddings".split()
+)
 
 
 def from_huggingface(raw: Mapping[str, Any]) -> Architecture:
@@ -110,46 +143,74 @@ def from_huggingface(raw: Mapping[str, Any]) -> Architecture:
       ValueError: if the architecture, or a field's value, is not supported; the
         message names the field.
     """
-    family = raw.get("model_type")
+    return _read(Fields(raw))
+
+
+def unknown_fields(raw: Mapping[str, Any]) -> list[str]:
+    """Fields that nothing here knows and that have a value."""
+    config = Fields(raw)
+    _read(config)
+    return sorted(config.unread().keys() - _HARMLESS)
+
+
+def _read(config: Fields) -> Architecture:
+    family = config.get("model_type")
     if family not in SWITCHES:
         raise ValueError(
             f"config.json: model_type={family!r} is not supported; "
             f"supported: {', '.join(SWITCHES)}"
         )
-    _require(raw, "hidden_act", "silu")
-    # A field of Qwen3 and Olmo3; Qwen2.5 has biases always, and no field for them.
-    _require(raw, "attention_bias", False)
-    width, heads = _positive(raw, "hidden_size"), _positive(raw, "num_attention_heads")
-    # A missing field means `heads` in transformers' Olmo3, but 32 in its Qwen models;
-    # those must state it.
-    kv_heads = heads
-    if raw.get("num_key_value_heads") is not None or family != "olmo3":
-        kv_heads = _positive(raw, "num_key_value_heads")
-    _divides("num_key_value_heads", kv_heads, "num_attention_heads", heads)
-    # For Qwen3 it need not be hidden_size / heads: transformers defaults to 128.
-    if family == "qwen3" or raw.get("head_dim") is not None:
-        head_width = _positive(raw, "head_dim")
+    for name in ("quantization_config", "compression_config"):
+        if config.get(name):
+            take = "take the weights that it was made from, in bfloat16 or float32"
+            raise config.error(name, f"is not supported; {take}")
+    for name, value in _ONLY.items():
+        config.only(name, value)
+    if family == "qwen2":
+        config.get("attention_bias")  # It has biases always, whatever the field says.
     else:
-        _divides("num_attention_heads", heads, "hidden_size", width)
-        head_width = width // heads
-    # Rotary positions pair the two halves of a head.
-    if head_width % 2:
-        raise ValueError(f"config.json: a head width of {head_width} is odd")
+        config.only("attention_bias", False)
+    width, heads, kv_heads, head_width = _heads(config, family)
     return Architecture(
         family=family,
-        vocab=_positive(raw, "vocab_size"),
+        vocab=config.positive("vocab_size"),
         width=width,
-        mlp_width=_positive(raw, "intermediate_size"),
-        layers=_positive(raw, "num_hidden_layers"),
+        mlp_width=config.positive("intermediate_size"),
+        layers=config.positive("num_hidden_layers"),
         heads=heads,
         kv_heads=kv_heads,
         head_width=head_width,
-        norm_eps=_field(raw, "rms_norm_eps"),
+        norm_eps=config.number("rms_norm_eps"),
         **SWITCHES[family],
-        tied=_field(raw, "tie_word_embeddings"),
-        max_positions=_positive(raw, "max_position_embeddings"),
-        period=_period(raw, family),
+        # The default of all these families in transformers.
+        tied=config.boolean("tie_word_embeddings", False),
+        max_positions=config.positive("max_position_embeddings"),
+        period=_period(config, family),
     )
+
+
+def _heads(config: Fields, family: str) -> tuple[int, int, int, int]:
+    """Width, query heads, key-value heads and the width of a head."""
+    width = config.positive("hidden_size")
+    heads = config.positive("num_attention_heads")
+    # A missing field means `heads` in transformers' other families, but 32 in its Qwen
+    # models; those must state it.
+    default = None if family in _QWEN else heads
+    kv_heads = config.positive("num_key_value_heads", default)
+    _divides("num_key_value_heads", kv_heads, "num_attention_heads", heads)
+    # For Qwen3 it need not be hidden_size / heads: transformers defaults to 128.
+    if family == "qwen3" or config.get("head_dim") is not None:
+        head_width = config.positive("head_dim")
+    else:
+        _divides("num_attention_heads", heads, "hidden_size", width)
+        head_width = width // heads
+    if family == "llama":
+        # transformers refuses it, whatever head_dim says.
+        _divides("num_attention_heads", heads, "hidden_size", width)
+    # Rotary positions pair the two halves of a head.
+    if head_width % 2:
+        raise ValueError(f"config.json: a head width of {head_width} is odd")
+    return width, heads, kv_heads, head_width
 
 
 def layer_type(kind: LayerKind) -> str:
@@ -157,126 +218,69 @@ def layer_type(kind: LayerKind) -> str:
     return FULL if kind.window is None else SLIDING
 
 
-def _period(raw: Mapping[str, Any], family: str) -> tuple[LayerKind, ...]:
+def _period(config: Fields, family: str) -> tuple[LayerKind, ...]:
     """The shortest run of layer kinds that repeats to the full depth.
 
     The decoder scans over periods, so the shorter it is, the less is compiled.
     """
-    windows = _windows(raw, family)
-    kinds = {
-        window: _layer_kind(raw, FULL if window is None else SLIDING, window)
-        for window in set(windows)
-    }
-    layers = [kinds[window] for window in windows]
+    windows = _windows(config, family)
+    types = [FULL if window is None else SLIDING for window in windows]
+    kinds = rotary_fields.kinds(
+        config,
+        sorted(set(types)),
+        by_type=family == "olmo3",
+        default_theta=_THETA.get(family),
+    )
+    layers = [
+        dataclasses.replace(kinds[name], window=window)
+        for name, window in zip(types, windows, strict=True)
+    ]
     count = len(layers)
     lengths = [n for n in range(1, count + 1) if count % n == 0]
     fits = lambda n: layers == layers[:n] * (count // n)
     return tuple(layers[: next(filter(fits, lengths))])
 
 
-def _windows(raw: Mapping[str, Any], family: str) -> list[int | None]:
+def _windows(config: Fields, family: str) -> list[int | None]:
     """The window of every layer."""
-    layers = _positive(raw, "num_hidden_layers")
+    layers = config.positive("num_hidden_layers")
     # Defaults of transformers, which an explicit layer_types replaces below.
+    slides, has_window = [False] * layers, False
     if family == "olmo3":
-        slides = [(layer + 1) % 4 != 0 for layer in range(layers)]
         has_window = True
+        slides = [(layer + 1) % 4 != 0 for layer in range(layers)]
+    elif family in _QWEN:
+        first = config.get("max_window_layers", 28)
+        if not isinstance(first, int) or isinstance(first, bool):
+            raise config.error("max_window_layers", "is no integer")
+        if has_window := config.boolean("use_sliding_window", False):
+            slides = [layer >= first for layer in range(layers)]
     else:
-        first = raw.get("max_window_layers", 28)
-        has_window = bool(raw.get("use_sliding_window", False))
-        slides = [has_window and layer >= first for layer in range(layers)]
-    if raw.get("layer_types") is not None:
-        slides = _slides(raw["layer_types"], layers)
+        config.only("use_sliding_window", False)
+        config.only("sliding_window", None)
+    if config.get("layer_types") is not None:
+        slides = _slides(config, layers)
     if any(slides) and not has_window:
-        raise ValueError(
-            f"config.json: layer_types has {SLIDING!r}, but use_sliding_window is false"
-        )
-    window = _positive(raw, "sliding_window") if any(slides) else None
+        why = "use_sliding_window is false" if family in _QWEN else f"{family} has none"
+        raise ValueError(f"config.json: layer_types has {SLIDING!r}, but {why}")
+    config.get("sliding_window")  # Without sliding layers it may have any value.
+    window = config.positive("sliding_window") if any(slides) else None
     return [window if slide else None for slide in slides]
 
 
-def _slides(layer_types: Sequence[str], layers: int) -> list[bool]:
-    unknown = set(layer_types) - {FULL, SLIDING}
+def _slides(config: Fields, layers: int) -> list[bool]:
+    layer_types = config.get("layer_types")
+    if not isinstance(layer_types, list):
+        raise config.error("layer_types", "is no list")
+    unknown = [name for name in layer_types if name not in (FULL, SLIDING)]
     if unknown:
-        raise ValueError(f"config.json: layer_types={min(unknown)!r} is not supported")
+        raise ValueError(f"config.json: layer_types={unknown[0]!r} is not supported")
     if len(layer_types) != layers:
         raise ValueError(
             f"config.json: layer_types names {len(layer_types)} layers, "
             f"num_hidden_layers={layers}"
         )
     return [name == SLIDING for name in layer_types]
-
-
-def _layer_kind(raw: Mapping[str, Any], name: str, window: int | None) -> LayerKind:
-    """One kind of layer, from the rotary fields of transformers 5 or of version 4.
-
-    In version 4, Olmo3 has one theta for all layers, and its scaling is for layers of
-    full attention only.
-    """
-    given = raw.get("rope_parameters") or {}
-    nested = FULL in given or SLIDING in given
-    if nested:
-        rope = given.get(name) or {}
-    elif given:
-        rope = given
-    else:
-        scaled = raw["model_type"] != "olmo3" or name == FULL
-        rope = (raw.get("rope_scaling") if scaled else None) or {}
-    theta = rope.get("rope_theta", raw.get("rope_theta"))
-    if theta is None:
-        raise ValueError("config.json: neither rope_parameters nor rope_theta is set")
-    for place in (rope, raw):
-        _require(place, "partial_rotary_factor", 1.0)
-    # transformers reads it at the level of the layer types, not within one of them.
-    truncate = (given if nested else rope).get("truncate", True)
-    return LayerKind(float(theta), _yarn(raw, rope, truncate), window)
-
-
-def _yarn(
-    raw: Mapping[str, Any], rope: Mapping[str, Any], truncate: bool
-) -> Yarn | None:
-    rope_type = rope.get("rope_type", rope.get("type", "default"))
-    if rope_type == "default":
-        return None
-    if rope_type != "yarn":
-        raise ValueError(f"config.json: rope_type={rope_type!r} is not supported")
-    for field in ("mscale", "mscale_all_dim"):
-        _require(rope, field, None)
-    positions = _positive(raw, "max_position_embeddings")
-    # These defaults are those of transformers' YaRN.
-    original = rope.get("original_max_position_embeddings", positions)
-    factor = rope.get("factor") or positions / original
-    attention_factor = rope.get("attention_factor")
-    if attention_factor is None:
-        attention_factor = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
-    return Yarn(
-        factor=float(factor),
-        original_positions=original,
-        attention_factor=float(attention_factor),
-        beta_fast=float(rope.get("beta_fast") or 32),
-        beta_slow=float(rope.get("beta_slow") or 1),
-        truncate=bool(truncate),
-    )
-
-
-def _field(raw: Mapping[str, Any], name: str) -> Any:
-    if raw.get(name) is None:
-        raise ValueError(f"config.json: the field {name!r} is missing")
-    return raw[name]
-
-
-def _positive(raw: Mapping[str, Any], name: str) -> int:
-    value = _field(raw, name)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"config.json: {name}={value!r} is no positive integer")
-    return value
-
-
-def _require(raw: Mapping[str, Any], name: str, supported: Any) -> None:
-    if raw.get(name, supported) != supported:
-        raise ValueError(
-            f"config.json: {name}={raw[name]!r} is not supported, only {supported!r}"
-        )
 
 
 def _divides(small_name: str, small: int, name: str, value: int) -> None:

@@ -1,18 +1,16 @@
-"""Hugging Face checkpoints: one table of names and layouts, read in both directions.
+"""Hugging Face checkpoints, read by the table in `tensor_table`, slice by slice.
 
-A row of the table holds our parameter's path, the name of the checkpoint's tensor, and
-that tensor's axes in the letters of our name: `query_DHE` is stored as "HE D", a matrix
-whose rows run over heads and head width. Our layers are stacked over periods; `{}`
-in a tensor name is the layer's number. This file reads; `huggingface_export` writes.
+`huggingface_export` writes them.
 """
 
 import collections
 import json
+import logging
 import math
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,73 +18,14 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from safetensors import SafetensorError, safe_open
 
-from sdpo_jax import distributed, hub
-from sdpo_jax.model import decoder, families
+from sdpo_jax import hub
+from sdpo_jax.model import decoder, families, other_formats
 from sdpo_jax.model.families import Architecture
-
-
-class Row(NamedTuple):
-    """One parameter: our path, the checkpoint's name, the stored axes."""
-
-    path: str
-    tensor: str
-    axes: str
-
+from sdpo_jax.model.tensor_table import EMBED, HEAD, TABLES, Row
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
-_EMBED = "model.embed_tokens.weight"
-_HEAD = "lm_head.weight"
-_LAYER = "model.layers.{}."
-_ATTENTION = _LAYER + "self_attn."
-
-_SHARED = (
-    Row("embed/table_VD", _EMBED, "V D"),
-    Row("layers/attention/query_DHE", _ATTENTION + "q_proj.weight", "HE D"),
-    Row("layers/attention/key_DNE", _ATTENTION + "k_proj.weight", "NE D"),
-    Row("layers/attention/value_DNE", _ATTENTION + "v_proj.weight", "NE D"),
-    Row("layers/attention/out_HED", _ATTENTION + "o_proj.weight", "D HE"),
-    Row("layers/mlp/gate_DF", _LAYER + "mlp.gate_proj.weight", "F D"),
-    Row("layers/mlp/up_DF", _LAYER + "mlp.up_proj.weight", "F D"),
-    Row("layers/mlp/down_FD", _LAYER + "mlp.down_proj.weight", "D F"),
-    Row("norm/scale_D", "model.norm.weight", "D"),
-    Row("head/kernel_DV", _HEAD, "V D"),
-)
-_PRE_NORM = (
-    Row("layers/attention_norm/scale_D", _LAYER + "input_layernorm.weight", "D"),
-    Row("layers/mlp_norm/scale_D", _LAYER + "post_attention_layernorm.weight", "D"),
-)
-# Two names are the same in both families and mean other norms: Olmo3's
-# post_attention_layernorm is on attention's output, Qwen's on the MLP's input.
-_POST_NORM = (
-    Row(
-        "layers/attention_norm/scale_D", _LAYER + "post_attention_layernorm.weight", "D"
-    ),
-    Row("layers/mlp_norm/scale_D", _LAYER + "post_feedforward_layernorm.weight", "D"),
-)
-_QKV_BIAS = (
-    Row("layers/attention/query_bias_HE", _ATTENTION + "q_proj.bias", "HE"),
-    Row("layers/attention/key_bias_NE", _ATTENTION + "k_proj.bias", "NE"),
-    Row("layers/attention/value_bias_NE", _ATTENTION + "v_proj.bias", "NE"),
-)
-_HEAD_NORM = (
-    Row("layers/attention/query_norm/scale_D", _ATTENTION + "q_norm.weight", "D"),
-    Row("layers/attention/key_norm/scale_D", _ATTENTION + "k_norm.weight", "D"),
-)
-_WIDTH_NORM = (
-    Row("layers/attention/query_norm/scale_HE", _ATTENTION + "q_norm.weight", "HE"),
-    Row("layers/attention/key_norm/scale_NE", _ATTENTION + "k_norm.weight", "NE"),
-)
-
-TABLES = {
-    family: {row.path: row for row in rows}
-    for family, rows in {
-        "qwen2": _SHARED + _PRE_NORM + _QKV_BIAS,
-        "qwen3": _SHARED + _PRE_NORM + _HEAD_NORM,
-        "olmo3": _SHARED + _POST_NORM + _WIDTH_NORM,
-    }.items()
-}
-
+_log = logging.getLogger(__name__)
 # As safetensors names dtypes.
 _READABLE = ("F32", "BF16", "F16")
 
@@ -94,13 +33,26 @@ _READABLE = ("F32", "BF16", "F16")
 def architecture(path: str | os.PathLike) -> Architecture:
     """The architecture that a checkpoint's config.json describes.
 
+    Logs a warning that names the fields which neither this project nor transformers
+    reads.
+
     Args:
       path: a directory, or the name of a model on the Hugging Face hub.
 
     Raises:
       ValueError: if there is no such checkpoint, or it is not supported.
     """
-    return families.from_huggingface(config_of(directory_of(path, "config.json")))
+    raw = config_of(directory_of(path, "config.json"))
+    arch = families.from_huggingface(raw)
+    if unknown := families.unknown_fields(raw):
+        _log.warning(
+            "%s: config.json has fields that transformers does not read for %s, and "
+            "they are ignored here too: %s",
+            path,
+            arch.family,
+            ", ".join(unknown),
+        )
+    return arch
 
 
 def load(
@@ -123,9 +75,8 @@ def load(
         a file is missing or damaged; the message names the parameter or tensor.
     """
     shapes = jax.eval_shape(lambda: decoder.init(arch, jax.random.key(0)))
-    shardings = _shardings(arch, shapes, mesh)
-    stored = _open_all(directory_of(path, "*.json", "*.safetensors"))
-    _check(stored, arch, shapes)
+    shardings = decoder.shardings(arch, mesh)
+    stored = open_all(directory_of(path, "*.json", "*.safetensors"), arch, shapes)
 
     def place(key: Any, leaf: jax.ShapeDtypeStruct, where: NamedSharding) -> jax.Array:
         return _place(stored, arch, key, leaf.shape, np.dtype(dtype), where)
@@ -138,6 +89,12 @@ def directory_of(path: str | os.PathLike, *patterns: str) -> pathlib.Path:
     hub.check_path(str(path))
     if os.path.isdir(path):
         return pathlib.Path(path)
+    if os.path.isfile(path):
+        remedy = (
+            other_formats.remedy(pathlib.Path(path).name)
+            or "give the directory that holds it"
+        )
+        raise ValueError(f"{path} is a file, no directory of a checkpoint; {remedy}")
     return hub.model(str(path), *patterns)
 
 
@@ -156,6 +113,7 @@ def _json(file: pathlib.Path) -> dict[str, Any]:
 def config_of(directory: pathlib.Path) -> dict[str, Any]:
     """The content of the checkpoint's config.json."""
     if not (directory / "config.json").exists():
+        other_formats.refuse(directory)
         raise ValueError(f"{directory} has no config.json, so it is no checkpoint")
     return _json(directory / "config.json")
 
@@ -200,29 +158,19 @@ def stored_shapes(arch: Architecture, tree: Any) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _shardings(arch: Architecture, shapes: Any, mesh: Mesh) -> Any:
-    """The sharding of every parameter; an error if one does not divide evenly."""
+def open_all(
+    directory: pathlib.Path, arch: Architecture, shapes: Any
+) -> dict[str, Any]:
+    """Every tensor of a checkpoint, as an object that reads slices from the file.
 
-    def where(key: Any, leaf: jax.ShapeDtypeStruct, logical: tuple) -> NamedSharding:
-        sharding = distributed.sharding(mesh, *logical)
-        for size, axes in zip(leaf.shape, sharding.spec, strict=True):
-            # A PartitionSpec gives one mesh axis, several, or None for each dimension.
-            axes = (axes,) if isinstance(axes, str) else axes or ()
-            axes = [axis for axis in axes if mesh.shape[axis] > 1]
-            if size % math.prod(mesh.shape[axis] for axis in axes):
-                fields = " x ".join(f"mesh.{axis}={mesh.shape[axis]}" for axis in axes)
-                raise ValueError(
-                    f"{_name(key)} {leaf.shape}: {fields} does not divide its axis of "
-                    f"{size}; lower {' or '.join(f'mesh.{axis}' for axis in axes)}"
-                )
-        return sharding
+    Args:
+      directory: of the checkpoint.
+      arch: its architecture.
+      shapes: arrays of these shapes, as `decoder.init` returns them.
 
-    axes = decoder.logical_axes(arch)
-    return jax.tree_util.tree_map_with_path(where, shapes, axes)
-
-
-def _open_all(directory: pathlib.Path) -> dict[str, Any]:
-    """Every tensor of a checkpoint, as an object that reads slices from the file."""
+    Raises:
+      ValueError: as `load`, but for the entries of tensors.
+    """
     stored = {}
     for file, tensor in _files(directory).items():
         try:
@@ -238,6 +186,7 @@ def _open_all(directory: pathlib.Path) -> dict[str, Any]:
         if twice := stored.keys() & slices.keys():
             raise ValueError(f"{file} holds {min(twice)}, as another file does")
         stored |= slices
+    _check(stored, arch, shapes)
     return stored
 
 
@@ -246,7 +195,9 @@ def _files(directory: pathlib.Path) -> dict[pathlib.Path, str]:
     single, index = directory / WEIGHTS, directory / INDEX
     # A single file wins, as in transformers; it is also the one to name as missing.
     if single.exists() or not index.exists():
-        return {single: _EMBED}
+        if not single.exists():
+            other_formats.refuse(directory)
+        return {single: EMBED}
     by_tensor = _json(index).get("weight_map")
     if not isinstance(by_tensor, dict) or not by_tensor:
         raise ValueError(f"{index} has no weight_map, which names the weight files")
@@ -257,10 +208,10 @@ def _check(stored: dict[str, Any], arch: Architecture, shapes: Any) -> None:
     """Raise unless `stored` holds exactly the tensors that `arch` needs."""
     expected = stored_shapes(arch, shapes)
     # Some checkpoints with a tied head store it too; it is no parameter of ours.
-    if arch.tied and {_HEAD, _EMBED} <= stored.keys():
-        if not np.array_equal(stored.pop(_HEAD)[:], stored[_EMBED][:]):
+    if arch.tied and {HEAD, EMBED} <= stored.keys():
+        if not np.array_equal(stored.pop(HEAD)[:], stored[EMBED][:]):
             raise ValueError(
-                f"{_HEAD} differs from {_EMBED}, though config.json says "
+                f"{HEAD} differs from {EMBED}, though config.json says "
                 "tie_word_embeddings=true"
             )
     for fault, names in [

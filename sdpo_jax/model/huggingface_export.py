@@ -1,10 +1,11 @@
-"""Writing of Hugging Face checkpoints, by the table in `huggingface`."""
+"""Writing of Hugging Face checkpoints, by the table in `tensor_table`."""
 
 import collections
 import contextlib
 import dataclasses
 import itertools
 import json
+import logging
 import math
 import os
 import pathlib
@@ -17,13 +18,17 @@ import numpy as np
 
 from sdpo_jax import distributed
 from sdpo_jax.model import decoder, families, huggingface, lora
+from sdpo_jax.model.change import Change
 from sdpo_jax.model.families import Architecture
 
 _CLASSES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "olmo3": "Olmo3ForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "olmo2": "Olmo2ForCausalLM",
 }
+_log = logging.getLogger(__name__)
 _COPIED = (
     "generation_config.json",
     "tokenizer.json",
@@ -46,7 +51,8 @@ def save(
     source: str | os.PathLike | None,
     dtype: str = "bfloat16",
     max_shard_bytes: int = 5 * 10**9,
-) -> None:
+    compare: bool = False,
+) -> Change | None:
     """Write a checkpoint that transformers and inference engines can load.
 
     Weights go to disk tensor by tensor, so the host holds one at a time. On several
@@ -60,6 +66,11 @@ def save(
         copied; with None, only a config.json made from `arch` is written.
       dtype: of the files, "float32" or "bfloat16".
       max_shard_bytes: of weights in one file; a tensor is never split.
+      compare: whether to count how many weights differ from those of `source`.
+
+    Returns:
+      The counts on the first process if asked for, and if the weights of `source` are
+      on this machine; None otherwise.
 
     Raises:
       ValueError: if `path` exists, `dtype` is not supported, or `source` has another
@@ -73,19 +84,39 @@ def save(
         else huggingface.directory_of(source, "config.json", *_COPIED)
     )
     config = _exported_config(arch, folder, dtype)
-    gathered = tensors(arch, params, np.dtype(dtype))
+    gathered = tensors(arch, params, np.dtype("float32" if compare else dtype))
     if jax.process_index() != 0:
         # Gathering a tensor is a collective: every process must iterate over them all.
         collections.deque(gathered, maxlen=0)
-        return
+        return None
 
     shapes = huggingface.stored_shapes(arch, params)
+    change, base = Change(np.dtype(dtype)), None
+    if compare:
+        base = _base(folder, arch, params)
+        gathered = change.rounded(gathered, base)
     with _appearing(path) as partial:
         _write_shards(partial, shapes, gathered, dtype, max_shard_bytes)
         (partial / "config.json").write_text(json.dumps(config, indent=2) + "\n")
         for name in _COPIED:
             if folder is not None and (folder / name).exists():
                 shutil.copyfile(folder / name, partial / name)
+    return None if base is None else change
+
+
+def _base(
+    folder: pathlib.Path, arch: Architecture, params: decoder.Params
+) -> dict[str, Any] | None:
+    """The tensors of the base model, if they are there; they are not downloaded."""
+    try:
+        return huggingface.open_all(folder, arch, params)
+    except ValueError as error:
+        _log.warning(
+            "how much of the change survives rounding was not counted, for want of the "
+            "base model's weights: %s",
+            error,
+        )
+        return None
 
 
 def save_adapters(
@@ -210,7 +241,7 @@ def _made_config(arch: Architecture) -> dict[str, Any]:
         "vocab_size": arch.vocab,
         **_spelled_layers(arch),
     }
-    if arch.family == "qwen3":
+    if arch.family == "qwen3" or arch.head_width * arch.heads != arch.width:
         raw["head_dim"] = arch.head_width
     # Read back, because not every combination of kinds and switches has its fields.
     if families.from_huggingface(raw) != arch:
@@ -223,39 +254,35 @@ def _spelled_layers(arch: Architecture) -> dict[str, Any]:
     names = {kind: families.layer_type(kind) for kind in arch.period}
     rope = {name: _spelled_rope(kind) for kind, name in names.items()}
     windows = {kind.window for kind in arch.period} - {None}
-    fields: dict[str, Any] = {"layer_types": [names[kind] for kind in arch.kinds]}
-    # Olmo3 has rotary fields per kind of layer, the Qwen families one set for all.
+    fields: dict[str, Any] = {
+        "layer_types": [names[kind] for kind in arch.kinds],
+        "sliding_window": max(windows, default=None),
+    }
+    # Olmo3 has rotary fields per kind of layer, the other families one set for all.
     if arch.family == "olmo3":
-        return fields | {
-            "rope_parameters": rope,
-            "sliding_window": max(windows, default=None),
-        }
+        return fields | {"rope_parameters": rope}
     flat = next(iter(rope.values()))
     # transformers 4 looks for these names instead of rope_parameters.
     older = {"rope_theta": flat["rope_theta"]}
     if flat["rope_type"] != "default":
         older["rope_scaling"] = flat
-    return (
-        fields
-        | older
-        | {
-            "rope_parameters": flat,
-            "sliding_window": max(windows, default=None),
-            "use_sliding_window": bool(windows),
-        }
-    )
+    older["rope_parameters"] = flat
+    if not arch.family.startswith("qwen"):
+        return older
+    return fields | older | {"use_sliding_window": bool(windows)}
 
 
 def _spelled_rope(kind: families.LayerKind) -> dict[str, Any]:
     rope = {"rope_type": "default", "rope_theta": kind.rope_theta}
-    if kind.yarn is None:
+    scaling = kind.yarn or kind.llama3
+    if scaling is None:
         return rope
-    yarn = dataclasses.asdict(kind.yarn)
-    yarn["original_max_position_embeddings"] = yarn.pop("original_positions")
+    fields = dataclasses.asdict(scaling)
+    fields["original_max_position_embeddings"] = fields.pop("original_positions")
     # True is the default of transformers.
-    if yarn["truncate"]:
-        del yarn["truncate"]
-    return rope | yarn | {"rope_type": "yarn"}
+    if fields.get("truncate"):
+        del fields["truncate"]
+    return rope | fields | {"rope_type": "yarn" if kind.yarn else "llama3"}
 
 
 def tensors(

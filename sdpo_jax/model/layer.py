@@ -59,7 +59,7 @@ class RMSNorm(nn.Module):
 
     Args:
       arch: decides whether the result is cast to the dtype of x before it is multiplied
-        by the scale (Qwen) or after (Olmo3).
+        by the scale (Qwen, Llama) or after (Olmo).
       axes: letters of the normalised axes, which name the scale: "D", "HE" or "NE".
     """
 
@@ -102,7 +102,7 @@ class Attention(nn.Module):
         k = self._project("key", "NE", a.kv_heads, x_BTD)
         v = self._project("value", "NE", a.kv_heads, x_BTD)
         if a.qk_norm != "none":
-            # Olmo3 normalises all heads of a token together, Qwen3 each head by itself.
+            # Olmo normalises all heads of a token together, Qwen3 each head by itself.
             over_heads = a.qk_norm == "width"
             q = RMSNorm(a, "HE" if over_heads else "D", name="query_norm")(q)
             k = RMSNorm(a, "NE" if over_heads else "D", name="key_norm")(k)

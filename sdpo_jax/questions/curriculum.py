@@ -20,6 +20,8 @@ from sdpo_jax.questions.question import Question
 # Turns that a question outside the band sits out before it is visited again.
 REMEASURE_EVERY = 4
 _KEY = "curriculum"
+# Key of `State.place` in a checkpoint: batches may have had other sizes than today's.
+PLACE = "place"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,8 @@ def saved(c: ConfigDict, state: State) -> dict[str, Any]:
 
 def restored(c: ConfigDict, extra: Mapping[str, Any], update: int) -> State:
     """The state from the output of `saved`; without pass rates if that was empty."""
-    return State(**extra.get(_KEY, {"place": update * c.rollout.questions}))
+    place = extra.get(PLACE, update * c.rollout.questions)
+    return State(**extra.get(_KEY, {"place": place}))
 
 
 def choose(
@@ -88,8 +91,11 @@ def choose(
     """
     count = c.rollout.questions
     if not is_on(c):
-        batch = question_order.of_update(questions, update, count, c.seed)
-        return Choice(batch, state, {})
+        # A state without a place is that of batches that all have this size.
+        place = state.place or update * count
+        order = question_order.from_place(questions, place, c.seed)
+        after = dataclasses.replace(state, place=place + count)
+        return Choice(list(itertools.islice(order, count)), after, {})
     low, high = c.curriculum.min_pass_rate, c.curriculum.max_pass_rate
     # A question that was never visited counts as inside the band.
     rates = [state.rates.get(q.uid, low) for q in questions]

@@ -2,11 +2,11 @@
 
 import functools
 import urllib.parse
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sdpo_jax import hub
+from sdpo_jax import digests, hub
 from sdpo_jax.questions.source_kind import Address, SourceKind, load_or_raise
 
 _FORMATS = {".json": "json", ".jsonl": "json", ".parquet": "parquet", ".csv": "csv"}
@@ -80,6 +80,21 @@ def _files(address: Address) -> list[str]:
     return [f"hf://datasets/{address.name}{suffix}/{file}" for file in files]
 
 
+def contents(address: Address) -> Mapping[str, str]:
+    """Digests of local files; of a dataset on the hub, its commit."""
+    folder = Path(address.name)
+    if folder.is_dir():
+        files = [Path(file) for file in _files(address)]
+        return digests.of_files(folder, files or None)
+    ask = functools.partial(
+        hub.dataset_commit, address.name, address.options.get("revision")
+    )
+    return {address.name: load_or_raise(address, ask)}
+
+
 SOURCE = SourceKind(
-    read, frozenset({"split", "config", "revision", "files"}), frozenset({"split"})
+    read,
+    frozenset({"split", "config", "revision", "files"}),
+    frozenset({"split"}),
+    contents,
 )

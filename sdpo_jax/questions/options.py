@@ -1,6 +1,7 @@
-"""Converts rows of GPQA and MMLU-Pro to rows of `env.name=multiple_choice`."""
+"""Options of multiple choice: as prompts list them, and from GPQA and MMLU-Pro."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,35 @@ _INSTRUCTION = (
     "</answer>."
 )
 _GPQA_WRONG = tuple(f"Incorrect Answer {number}" for number in (1, 2, 3))
+
+_LISTED = re.compile(r"^[ \t]*[(\[*]*([A-J])[*]*[).:\]][*]*\s*(\S.*)$", re.MULTILINE)
+_STYLED = re.compile(r"\\(?:text|math)[a-z]*\s*\{\s*(\(?[A-J][).:]\s*)\}(?:\\[ ,;]|~)*")
+_INLINE = re.compile(r"(?<!\S)[(\[*]*([A-J])[*]*[).:\]][*]*\s+")
+
+
+def listed(prompt: str) -> dict[str, str]:
+    """Letter -> the text of that option, for the options that a prompt lists last."""
+    prompt = _STYLED.sub(r" \1 ", prompt)
+    of_lines = _in_order([(m[1], m[2]) for m in _LISTED.finditer(prompt)])
+    if of_lines:
+        return of_lines
+    # All in one line: an option ends where the next one begins.
+    found = list(_INLINE.finditer(prompt))
+    starts = [*(m.start() for m in found), len(prompt)]
+    texts = [prompt[m.end() : end] for m, end in zip(found, starts[1:], strict=True)]
+    firsts = [text.partition("\n")[0].strip(" \t,;") for text in texts]
+    return _in_order(list(zip((m[1] for m in found), firsts, strict=True)))
+
+
+def _in_order(pairs: list[tuple[str, str]]) -> dict[str, str]:
+    """The last two or more pairs whose letters are A, B and so on."""
+    lists: list[dict[str, str]] = [{}]
+    for letter, text in pairs:
+        if letter == LETTERS[0]:
+            lists.append({})
+        if letter == LETTERS[len(lists[-1]) : len(lists[-1]) + 1]:
+            lists[-1][letter] = text.strip()
+    return next((found for found in reversed(lists) if len(found) > 1), {})
 
 
 def from_gpqa(row: rows.Row, seed: int = 0) -> dict[str, Any]:

@@ -34,11 +34,14 @@ class SourceKind:
       options: names of the options that an address may have, in addition to `convert`
         and `where.FIELD`.
       needs: names of the options that it must have.
+      contents: maps an address to what it reads, each with a digest or a revision; a
+        run that resumes refuses others. Empty where that is not known.
     """
 
     read: Callable[[Address], Iterable[Any]]
     options: frozenset[str] = frozenset()
     needs: frozenset[str] = frozenset()
+    contents: Callable[[Address], Mapping[str, str]] = lambda address: {}
 
 
 def load_or_raise(address: Address, load: Callable[[], Any]) -> Any:

@@ -26,12 +26,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from sdpo_jax import digests
 from sdpo_jax.questions import files, hub, rows, tfds
 from sdpo_jax.questions.converters import CONVERTERS, Converter, SkippedRow
 from sdpo_jax.questions.source_kind import Address, SourceKind
 
 SOURCES: Mapping[str, SourceKind] = {
-    "file": SourceKind(lambda address: files.read(Path(address.name))),
+    "file": SourceKind(
+        lambda address: files.read(Path(address.name)),
+        contents=lambda address: _digest(Path(address.name)),
+    ),
     "hf": hub.SOURCE,
     "tfds": tfds.SOURCE,
 }
@@ -63,6 +67,26 @@ def of(text: str, field: str) -> str | rows.NamedRows:
             f"{field}={text}: convert must be one of {', '.join(sorted(CONVERTERS))}"
         )
     return rows.NamedRows(text, functools.partial(_rows, address, convert))
+
+
+def contents(text: str, field: str) -> Mapping[str, str]:
+    """What the source reads, each with a digest or a revision, as far as it is known.
+
+    Args:
+      text: as for `of`; a share of another split reads nothing of its own.
+      field: as for `of`.
+
+    Raises:
+      ValueError: if the address is malformed or its dataset cannot be found.
+    """
+    if text.startswith(rows.SHARE):
+        return {}
+    address = _parse(text, field)
+    return SOURCES[address.kind].contents(address)
+
+
+def _digest(file: Path) -> dict[str, str]:
+    return digests.of_files(file.parent, [file])
 
 
 def _parse(text: str, field: str) -> Address:

@@ -117,8 +117,8 @@ class Worker:
         self.wait_until_ready()
         self._write(_encode(request))
         limits, records = request["limits"], []
-        # The first record can take two limits: all calls in one process, which is then
-        # discarded, and the first test in a process of its own.
+        # The first record can take more than a limit: all calls in one process, which
+        # is then discarded, and the first test in a process of its own.
         wait_s = START_S + 2 * limits["wall_s"]
         while record := self._read_record(limits["output_kb"] << 10, wait_s):
             records.append(record)

@@ -7,11 +7,13 @@ untrusted.
 import json
 import re
 
-from sdpo_jax.sandbox.values import Call, Execution, Stdin
+from sdpo_jax.sandbox.values import MAX_DIGITS, Call, Execution, Stdin
 
 MAX_DEPTH = 100  # Nesting of a returned value, far below Python's recursion limit.
 _SQUARE = bytes.maketrans(b"{}", b"[]")
 _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+# The time to read an integer grows with the square of its digits, 0.1 ms for 4300.
+_LONG_INTEGER = re.compile(r"(?<![0-9])[0-9]{4301,}")
 
 
 def execution(record: dict, test: Call | Stdin, cpu_limit_s: float) -> Execution:
@@ -56,6 +58,9 @@ def _read_report(report: str, measured: dict) -> Execution:
             return _error(
                 measured, "ValueError", f"nested deeper than {MAX_DEPTH} levels"
             )
+        if _is_slow(report):
+            message = f"long integers have more than {MAX_DIGITS} digits in all"
+            return _error(measured, "ValueError", message)
         claim = json.loads(report)
     except (ValueError, RecursionError) as error:
         return _error(measured, "ValueError", f"the result is not JSON: {error}")
@@ -77,13 +82,26 @@ def _read_report(report: str, measured: dict) -> Execution:
     )
 
 
+def _without_strings(text: str) -> str:
+    """JSON text without its strings."""
+    # The closing quote is optional, so that the pattern never fails. If it could, an
+    # unclosed string would be tried again from each quote, in quadratic time.
+    return re.sub(r'"(?:[^"\\]|\\.)*+"?', "", text)
+
+
+def _is_slow(text: str) -> bool:
+    """Whether the long integers in JSON text take long to read."""
+    if not _LONG_INTEGER.search(text):
+        return False
+    integers = _LONG_INTEGER.findall(_without_strings(text))
+    return sum(map(len, integers)) > MAX_DIGITS
+
+
 def _is_deep(text: str) -> bool:
     """Whether JSON text is nested deeper than `MAX_DEPTH`."""
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return False
-    # The closing quote is optional, so that the pattern never fails. If it could, an
-    # unclosed string would be tried again from each quote, in quadratic time.
-    bare = re.sub(r'"(?:[^"\\]|\\.)*+"?', "", text).encode("ascii", "replace")
+    bare = _without_strings(text).encode("ascii", "replace")
     brackets = bare.translate(_SQUARE, _NO_BRACKETS)
     # Each pass removes one level. A Python loop over megabytes of brackets would take
     # seconds.

@@ -14,6 +14,7 @@ STATUSES = (
 )
 WALL_PER_CPU = 5.0  # Default of wall_s / cpu_s.
 START_S = 30.0  # Time limit for the start of a worker.
+MAX_DIGITS = 50_000  # Of an integer in a call or its result, as in LiveCodeBench.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,4 +154,6 @@ def max_answer_bytes(request: Mapping[str, Any]) -> int:
 
 def max_answer_s(request: Mapping[str, Any]) -> float:
     """An upper bound of the time until a working server answers, in seconds."""
-    return START_S + len(request["tests"]) * (request["limits"]["wall_s"] + 1.0)
+    # One more than the tests, for all calls in one process.
+    num_runs = 1 + len(request["tests"])
+    return START_S + num_runs * (request["limits"]["wall_s"] + 1.0)

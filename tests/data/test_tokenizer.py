@@ -124,6 +124,19 @@ def test_thinking_is_switched_where_the_template_can(tmp_path):
     assert plain.encode_chat("", "hello") == plain.encode("hello")
 
 
+def test_date_in_the_template_of_llama_is_the_same_every_day(tmp_path):
+    template = """\
+{%- if not date_string is defined %}
+    {%- set date_string = strftime_now("%d %b %Y") %}
+{%- endif %}
+{{- date_string }}"""
+    tokenizer = Tokenizer(write(tmp_path, unigram(), chat_template=template))
+    assert tokenizer.decode(tokenizer.encode_chat("", "hello")) == "26 Jul 2024"
+
+
+OPENS = CHATML.replace("</think>\\n\\n", "").replace("not enable", "enable")
+
+
 @pytest.mark.parametrize("text", TEXTS)
 def test_decoding_gives_the_text_back(tmp_path, text):
     tokenizer = Tokenizer(write(tmp_path, unigram()))
@@ -138,6 +151,21 @@ def test_decoding_skips_padding_and_special_tokens(tokenizer):
     assert tokenizer.decode(ids) == "hello ,"
     # A model's table may be larger than its tokenizer.
     assert tokenizer.decode([*ids, tokenizer.vocab_size + 5]) == "hello ,"
+
+
+def test_tags_of_the_reasoning_are_decoded_even_as_special_tokens(tmp_path):
+    file = write(tmp_path, byte_level()) / "tokenizer.json"
+    saved = json.loads(file.read_text())
+    for token in saved["added_tokens"]:
+        token["special"] = True
+    file.write_text(json.dumps(saved))
+    tokenizer = Tokenizer(tmp_path)
+    think, unthink, end = ids_of(tokenizer, "<think>", "</think>", "<|im_end|>")
+    backend = tokenizer._tokenizer
+    ids = [think, *tokenizer.encode("a"), unthink, *tokenizer.encode("b"), end]
+
+    assert backend.decode(ids, skip_special_tokens=True) == "ab"
+    assert tokenizer.decode(ids) == "<think>a</think>b"
 
 
 def test_encoding_neither_adds_nor_recognises_special_tokens(tokenizer):
@@ -211,6 +239,120 @@ def test_stop_token_named_twice_counts_once(tmp_path):
     end = Tokenizer(write(tmp_path, unigram())).stop_ids[0]
     tokenizer = Tokenizer(write(tmp_path, unigram(), {"eos_token_id": [end, 3]}))
     assert tokenizer.stop_ids == (end, 3)
+
+
+def test_stop_token_may_be_given_as_the_text_of_a_special_token(tmp_path):
+    named = {"eos_token_id": ["<|endoftext|>", 3, "<|im_end|>"]}
+    tokenizer = Tokenizer(write(tmp_path, unigram(), named))
+    text, end = ids_of(tokenizer, "<|endoftext|>", "<|im_end|>")
+    assert tokenizer.stop_ids == (text, 3, end)
+
+    alone = Tokenizer(write(tmp_path, unigram(), {"eos_token_id": "<|endoftext|>"}))
+    assert alone.stop_ids == (text, end)
+
+
+@pytest.mark.parametrize("named", ["7", "hello", "", -1, True, 2.0, [3, None], {}])
+def test_stop_token_that_is_none_is_refused_by_its_file(tmp_path, named):
+    write(tmp_path, unigram(), {"eos_token_id": named})
+    message = r"generation_config.json: eos_token_id holds .* neither a token's number"
+    with pytest.raises(ValueError, match=message):
+        Tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "generation", [None, {}, {"eos_token_id": None}, {"eos_token_id": []}]
+)
+@pytest.mark.parametrize("named", [5, [5]])
+def test_stop_tokens_of_the_config_count_where_no_others_are(
+    tmp_path, generation, named
+):
+    write(tmp_path, unigram(), generation)
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": named}))
+
+    tokenizer = Tokenizer(tmp_path)
+
+    assert tokenizer.stop_ids == (5, *ids_of(tokenizer, "<|im_end|>"))
+
+
+def test_stop_tokens_of_the_config_do_not_count_beside_others(tmp_path):
+    write(tmp_path, unigram(), {"eos_token_id": 3})
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": 5}))
+    assert 5 not in Tokenizer(tmp_path).stop_ids
+
+
+@pytest.mark.parametrize("content", ["{", "[7]"])
+def test_file_that_is_no_json_object_is_named(tmp_path, content):
+    write(tmp_path, unigram())
+    (tmp_path / "generation_config.json").write_text(content)
+    with pytest.raises(ValueError, match="generation_config.json holds no JSON object"):
+        Tokenizer(tmp_path)
+
+
+def test_tokens_without_a_row_are_refused(tmp_path):
+    tokenizer = Tokenizer(write(tmp_path, unigram()))
+    count = tokenizer.vocab_size
+    tokenizer.check_rows(count)
+    tokenizer.check_rows(count + 100)
+    message = f"tokens up to number {count - 1}, '</think>', but the embedding has "
+    with pytest.raises(ValueError, match=f"tokenizer.json. has {message}{count - 1} r"):
+        tokenizer.check_rows(count - 1)
+
+    for file in ("generation_config.json", "config.json"):
+        # What was there before names no stop token.
+        (tmp_path / file).write_text(json.dumps({"eos_token_id": [3, count + 7]}))
+        with pytest.raises(
+            ValueError, match=f"{file} names the stop token {count + 7}"
+        ):
+            Tokenizer(tmp_path).check_rows(count)
+        (tmp_path / file).write_text("{}")
+
+
+def test_gap_in_the_numbers_of_tokens_is_seen(tmp_path):
+    write(tmp_path, byte_level())
+    file = tmp_path / "tokenizer.json"
+    written = json.loads(file.read_text())
+    written["model"]["vocab"]["a"] = 999
+    file.write_text(json.dumps(written))
+
+    assert Tokenizer(tmp_path).vocab_size == 1000
+
+
+def warnings_of(caplog, folder):
+    caplog.clear()
+    Tokenizer(folder)
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_turn_that_ends_with_no_stop_token_is_told(tmp_path, caplog):
+    assert warnings_of(caplog, write(tmp_path, unigram())) == []
+
+    folder = write(tmp_path, unigram(), eos_token="<|endoftext|>")
+    [message] = warnings_of(caplog, folder)
+    end = ids_of(Tokenizer(folder), "<|im_end|>")[0]
+    assert f"ends a turn with '<|im_end|>', which is no stop token ({end})" in message
+    assert "only <|endoftext|> ends a response" in message
+    assert message.endswith(f"add {end} to eos_token_id in generation_config.json")
+
+    # As the message says.
+    write(tmp_path, unigram(), {"eos_token_id": [end]}, eos_token="<|endoftext|>")
+    assert warnings_of(caplog, tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "template, fault",
+    [
+        ("{{ messages[-1].content }}<|eot_id|>", "'<|eot_id|>', which is no token of"),
+        ("{{ messages[-1].content + ' <|endoftext|>' }}", "which is no stop token"),
+        ("{{ messages[-1].content }}\nUser:", None),
+        ("{{ messages[0].content }}", None),
+        ("{{ raise_exception('roles must alternate') }}", None),
+        ("{{ messages[-1].content + 1 }}", None),
+    ],
+)
+def test_end_of_a_turn_is_found_in_any_template(tmp_path, caplog, template, fault):
+    found = warnings_of(caplog, write(tmp_path, unigram(), chat_template=template))
+    assert len(found) == (fault is not None)
+    assert fault is None or fault in found[0]
 
 
 def test_unusable_tokenizers_are_rejected(tmp_path):

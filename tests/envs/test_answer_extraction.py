@@ -46,17 +46,3 @@ def test_last_mark_of_each_kind(response, box, tag):
 )
 def test_last_closed_tag_leaves_out_what_was_cut_off(response, tag):
     assert answer_extraction.last_tag(response, closed=True) == tag
-
-
-@pytest.mark.parametrize(
-    "response, block",
-    [
-        ("```python\nx\n```", "x\n"),
-        ("```\nx\n```", "x\n"),
-        ("```py\nx = 1\n``` or\n```\nx\n```", "x = 1\n"),
-        ("```python\nx\n", None),
-        ("x", None),
-    ],
-)
-def test_longest_block_is_one_that_closes(response, block):
-    assert answer_extraction.longest_block(response) == block

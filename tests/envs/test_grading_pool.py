@@ -168,6 +168,21 @@ def test_what_is_still_graded_at_the_end_says_nothing_of_a_closed_sandbox(caplog
     assert not caplog.messages
 
 
+def test_waiting_ends_in_time_and_closing_lets_go_of_a_busy_grader():
+    go_on = threading.Event()
+    pool = grading_pool.GradingPool(environment(lambda *_: go_on.wait() and GOOD), 60.0)
+    assert pool.wait(0.0)
+
+    pool.add(Question("q", "?"), "x", False)
+    before = time.monotonic()
+    assert not pool.wait(0.1)
+    pool.close()
+
+    assert pool.wait(30.0) and pool.verdicts() == [None]
+    assert time.monotonic() - before < 20
+    go_on.set()
+
+
 def test_no_grading_begins_after_the_end():
     begun, go_on = [], threading.Event()
 

@@ -1,6 +1,6 @@
 """Tiny random checkpoints of every family, and what transformers computes with them.
 
-  python tests/golden/make_golden.py
+  python tests/golden/make_golden.py [FOLDER ...]
 
 Needs torch 2.13.0 and transformers 5.23.0. Each folder gets a float32 checkpoint and
 expected.npz: token ids, logits, last hidden states, the gradient of the mean
@@ -11,6 +11,7 @@ distributions that they were drawn from.
 import copy
 import json
 import pathlib
+import sys
 
 import numpy as np
 import torch
@@ -40,6 +41,15 @@ _YARN = {
     "original_max_position_embeddings": 64,
     "beta_fast": 8.0,
     "beta_slow": 1.0,
+}
+# Of eight frequencies of theta 500, the first stays, two are slowed in part and the
+# others wholly; of four of theta 100, the first stays and one is slowed in part.
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "original_max_position_embeddings": 32,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
 }
 
 
@@ -83,6 +93,24 @@ def olmo3(kv_heads: int, theta: float) -> transformers.PreTrainedConfig:
     )
 
 
+def llama(tied: bool, **fields) -> transformers.PreTrainedConfig:
+    """Llama 3.1's rotary scaling: one frequency stays, others are slowed in part."""
+    return transformers.LlamaConfig(
+        **_SIZES, num_hidden_layers=3, tie_word_embeddings=tied, **fields
+    )
+
+
+def olmo2(tied: bool, kv_heads: int) -> transformers.PreTrainedConfig:
+    """Norms as Olmo3's, without its windows."""
+    return transformers.Olmo2Config(
+        **_SIZES,
+        num_hidden_layers=3,
+        num_key_value_heads=kv_heads,
+        tie_word_embeddings=tied,
+        rope_parameters=_ROPE,
+    )
+
+
 # Folder -> (config, seed, whether config.json gets the spelling of transformers 4).
 # No seed makes a near tie: see smallest_margin.
 MODELS = {
@@ -94,6 +122,27 @@ MODELS = {
     # In the older spelling, transformers 5 takes this theta for the sliding layers
     # whatever the file says; every published Olmo3 has it.
     "olmo3_multihead": (olmo3(kv_heads=4, theta=500_000.0), 4, True),
+    "llama_tied": (
+        llama(
+            tied=True,
+            num_key_value_heads=2,
+            head_dim=16,
+            rope_parameters={**_LLAMA3, "rope_theta": 500.0},
+        ),
+        4,
+        False,
+    ),
+    "llama_untied": (
+        llama(
+            tied=False,
+            num_key_value_heads=4,
+            rope_parameters={**_LLAMA3, "factor": 2.0, "rope_theta": 100.0},
+        ),
+        3,
+        True,
+    ),
+    "olmo2_tied": (olmo2(tied=True, kv_heads=4), 2, True),
+    "olmo2_grouped": (olmo2(tied=False, kv_heads=2), 2, False),
 }
 
 
@@ -178,17 +227,18 @@ def use_older_spelling(folder: pathlib.Path) -> None:
     rope = rope.get("full_attention", rope)
     config["rope_theta"] = rope["rope_theta"]
     scaled = {k: v for k, v in rope.items() if k != "rope_theta"}
-    config["rope_scaling"] = scaled if rope["rope_type"] == "yarn" else None
+    config["rope_scaling"] = scaled if rope["rope_type"] != "default" else None
     config["torch_dtype"] = config.pop("dtype")
     if config["model_type"] != "olmo3":
-        del config["layer_types"]
+        config.pop("layer_types", None)
     path.write_text(json.dumps(config, indent=2) + "\n")
 
 
 def main() -> None:
-    """Write all folders beside this file."""
+    """Write the folders named on the command line, or all, beside this file."""
     here = pathlib.Path(__file__).parent
-    for name, (config, seed, older) in MODELS.items():
+    for name in sys.argv[1:] or MODELS:
+        config, seed, older = MODELS[name]
         model = make_model(config, seed)
         model.save_pretrained(here / name)
         results = expected(model)

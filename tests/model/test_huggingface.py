@@ -158,6 +158,54 @@ def test_missing_files_are_rejected_by_name(checkpoint):
         load(checkpoint)
 
 
+@pytest.mark.parametrize(
+    "name, remedy",
+    [
+        (
+            "pytorch_model.bin",
+            "load it with transformers and torch, and save_pretrained",
+        ),
+        ("pytorch_model-00001-of-00002.bin", "load it with transformers and torch"),
+        ("adapter_model.safetensors", "merge the adapters into their base model first"),
+        ("model-Q4_K_M.gguf", "take the original model that it was made from"),
+        ("consolidated.00.pth", "take the model in the layout of transformers"),
+    ],
+)
+def test_weights_of_another_format_are_named_with_the_remedy(checkpoint, name, remedy):
+    (checkpoint / WEIGHTS).rename(checkpoint / name)
+    with pytest.raises(ValueError, match=f"holds {name}, but only .*; {remedy}"):
+        load(checkpoint)
+
+    # There, what is missing first is the config.
+    (checkpoint / "config.json").unlink()
+    with pytest.raises(ValueError, match=f"holds {name}, but only .*; {remedy}"):
+        huggingface.architecture(checkpoint)
+
+    with pytest.raises(
+        ValueError, match=f"{name} is a file, no directory .*; {remedy}"
+    ):
+        huggingface.architecture(checkpoint / name)
+
+
+def test_file_of_weights_is_no_checkpoint_by_itself():
+    with pytest.raises(ValueError, match="is a file.*; give the directory that holds"):
+        huggingface.architecture(TIED / WEIGHTS)
+
+
+def test_fields_that_nobody_reads_are_named_once_in_the_log(checkpoint, caplog):
+    huggingface.architecture(checkpoint)
+    assert not caplog.records
+    raw = json.loads((checkpoint / "config.json").read_text())
+    raw |= {"my_note": "x", "auto_map": {"AutoConfig": "c.C"}, "unused": None}
+    (checkpoint / "config.json").write_text(json.dumps(raw))
+
+    huggingface.architecture(checkpoint)
+
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage().endswith("ignored here too: auto_map, my_note")
+
+
 def test_tensor_in_two_files_is_rejected_by_name(checkpoint):
     split(checkpoint)
     parts = [load_file(checkpoint / f"{name}.safetensors") for name in "ab"]

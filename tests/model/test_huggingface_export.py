@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from sdpo_jax import distributed
-from sdpo_jax.model import decoder, families, huggingface_export
+from sdpo_jax.model import change, decoder, families, huggingface_export
 from tests.model.checkpoints import ALL, TIED, UNTIED, WEIGHTS, assert_same_bits, load
 
 
@@ -47,6 +47,38 @@ def test_bfloat16_checkpoint_is_read_and_written(tmp_path):
     assert_same_bits(load(tmp_path / "out", dtype=jnp.bfloat16)[1], rounded)
     wide = jax.tree.map(lambda x: x.astype(jnp.float32), rounded)
     assert_same_bits(load(tmp_path / "out")[1], wide)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_comparison_with_the_source_changes_no_bit_of_the_files(tmp_path, dtype):
+    arch, params = load(UNTIED)
+    params = jax.tree.map(lambda x: x * jnp.float32(1.003), params)
+
+    for name, compare in (("alone", False), ("compared", True)):
+        told = huggingface_export.save(
+            tmp_path / name, arch, params, source=UNTIED, dtype=dtype, compare=compare
+        )
+        assert (told is None) == (not compare)
+
+    files = [(tmp_path / name / WEIGHTS).read_bytes() for name in ("alone", "compared")]
+    assert files[0] == files[1]
+    assert told.weights == sum(x.size for x in jax.tree.leaves(params))
+    assert 0 < told.kept <= told.changed
+
+
+def test_weights_are_counted_in_parts_as_at_once(tmp_path, monkeypatch):
+    arch, params = load(UNTIED)
+    params = jax.tree.map(lambda x: x + (x > 0).astype(x.dtype), params)
+    count = lambda name: huggingface_export.save(
+        tmp_path / name, arch, params, source=UNTIED, compare=True
+    )
+    whole = count("whole")
+
+    monkeypatch.setattr(change, "_PART", 100)
+
+    assert count("parts") == whole
+    positive = sum((x > 0).sum() for x in load_file(UNTIED / WEIGHTS).values())
+    assert whole.changed == whole.kept == positive
 
 
 @pytest.mark.parametrize("path, field", [(TIED, "dtype"), (UNTIED, "torch_dtype")])
@@ -92,16 +124,19 @@ def random_architecture(family, r):
     heads, head_width = kv_heads * int(r.integers(1, 4)), 2 * int(r.integers(1, 5))
     layers = int(r.integers(1, 9))
     theta = float(r.choice([500.0, 1e4, 1e6]))
-    yarn = None
+    yarn = llama3 = None
     if r.random() < 0.5:
         factor, original = float(r.choice([2.0, 4.0])), int(r.choice([16, 64]))
-        yarn = families.Yarn(factor, original, 1.1, 32.0, 1.0, True)
-    kinds = [families.LayerKind(theta, yarn)] * layers
+        if family == "llama":
+            llama3 = families.Llama3(factor, original, 1.0, 4.0)
+        else:
+            yarn = families.Yarn(factor, original, 1.1, 32.0, 1.0, True)
+    kinds = [families.LayerKind(theta, yarn, llama3=llama3)] * layers
     window = int(r.integers(1, 20))
     if family == "olmo3":
         slides = families.LayerKind(theta, window=window)
         kinds = [slides if r.random() < 0.7 else kind for kind in kinds]
-    elif r.random() < 0.5:
+    elif family in ("qwen2", "qwen3") and r.random() < 0.5:
         first = int(r.integers(0, layers))
         slides = dataclasses.replace(kinds[0], window=window)
         kinds = kinds[:first] + [slides] * (layers - first)

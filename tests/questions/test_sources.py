@@ -386,6 +386,16 @@ def test_prepared_dataset_is_read_as_text_without_tensorflow(prepared):
     assert "tensorflow" not in sys.modules
 
 
+def test_content_of_a_prepared_dataset_is_its_version_and_files(prepared):
+    text = f"tfds:toy/main?split=train&data_dir={prepared}"
+
+    found = sources.contents(text, "env.train")
+
+    assert "toy/main/1.0.0/dataset_info.json" in found
+    assert any("train.array_record" in name for name in found)
+    assert all(digest.startswith("sha256:") for digest in found.values())
+
+
 def test_slices_of_prepared_splits_are_read(prepared):
     assert len(load(f"tfds:toy/main?split=train[:50%]&data_dir={prepared}")) == 2
     (one,) = load(f"tfds:toy/main?split=train&data_dir={prepared}&where.idx=2")

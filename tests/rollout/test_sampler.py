@@ -12,7 +12,7 @@ import pytest
 from sdpo_jax import config, distributed, step
 from sdpo_jax.batch import PAD
 from sdpo_jax.model import decoder, huggingface
-from sdpo_jax.rollout import Sampling, sampler
+from sdpo_jax.rollout import Sampling, drawing, sampler
 
 GOLDEN = pathlib.Path(__file__).parents[1] / "golden"
 # Same float32 formulas, other orders of summation.
@@ -160,7 +160,7 @@ def test_tokens_are_drawn_from_what_transformers_draws_from(name):
     logits_XV = logits_BRV.reshape(expected_XV.shape)
     uniform_N = jnp.asarray((np.arange(4096) + 0.5) / 4096, jnp.float32)
     draw_all = jax.jit(
-        lambda logits_V: sampler.draw(
+        lambda logits_V: drawing.draw(
             jnp.broadcast_to(logits_V, (4096, arch.vocab)), uniform_N, sampling
         )
     )
@@ -195,6 +195,27 @@ def test_fewer_and_shorter_attempts_are_the_beginning_of_more(small, engine, dra
     assert_same(found, expected)
 
 
+@pytest.mark.parametrize(
+    "sizes", [(1, 1, 1), pytest.param((2, 1, 1), marks=pytest.mark.slow)]
+)
+def test_draws_do_not_depend_on_fewer_rows_at_once_than_attempts(small, drawn, sizes):
+    # Two rows on each shard, for three attempts: the second part holds one too many.
+    arch, params = small
+    mesh = make_mesh(*sizes)
+    engine = make_sampler(arch, mesh, rows_at_once=2 * sizes[0])
+    placed = jax.tree.map(jax.device_put, params, decoder.shardings(arch, mesh))
+    three = dataclasses.replace(SAMPLING, attempts=3)
+    rows, start = [], engine._start
+    engine._start = lambda *args, **fields: (
+        rows.append(fields["sampling"].attempts) or start(*args, **fields)
+    )
+
+    found = by_prompt((arch, placed), engine, sampling=three)
+
+    assert rows == [2] * 2 * (len(PROMPTS) // sizes[0])
+    assert_same(found, {n: (token[:3], logp[:3]) for n, (token, logp) in drawn.items()})
+
+
 def test_draws_do_not_depend_on_padding_or_how_the_cache_grows(
     small, drawn, monkeypatch
 ):
@@ -207,6 +228,26 @@ def test_draws_do_not_depend_on_padding_or_how_the_cache_grows(
 
     assert grown == [10, 12]
     assert_same(found, drawn)
+
+
+def test_no_second_copy_of_weights_or_cache_is_ever_held(small, monkeypatch):
+    monkeypatch.setattr(sampler, "_FIRST_SLOTS", 5)
+    engine, prepared, grown = make_sampler(small[0]), [], []
+    place, pad = engine._place, engine._pad
+    engine._place = lambda part: prepared.append(part) or place(part)
+
+    def recorded(x, more):
+        assert all(earlier.is_deleted() for earlier in grown)
+        grown.append(x)
+        return pad(x, more=more)
+
+    engine._pad = recorded
+    by_prompt(small, engine)
+
+    parts = [name for part in prepared for name in part]
+    assert parts == ["embed", "head", "norm", "layers"]
+    # Keys and values of one layer, twice.
+    assert len(grown) == 4
 
 
 @pytest.mark.parametrize("sizes", [(8, 1, 1), (1, 4, 2), (2, 2, 2)])
@@ -222,11 +263,26 @@ def test_draws_do_not_depend_on_the_mesh(small, drawn, sizes):
     assert_same(found, drawn)
 
 
+@pytest.mark.slow
+def test_draws_do_not_depend_on_a_mesh_that_does_not_divide_the_vocabulary(small):
+    arch, params = small
+    arch = dataclasses.replace(arch, vocab=arch.vocab - 1)
+    kernel_DV = params["head"]["kernel_DV"][:, : arch.vocab]
+    table_VD = params["embed"]["table_VD"][: arch.vocab]
+    params |= {"head": {"kernel_DV": kernel_DV}, "embed": {"table_VD": table_VD}}
+    mesh = make_mesh(1, 2, 2)
+    placed = jax.tree.map(jax.device_put, params, decoder.shardings(arch, mesh))
+
+    found = by_prompt((arch, placed), make_sampler(arch, mesh))
+
+    assert_same(found, by_prompt((arch, params), make_sampler(arch)))
+
+
 def test_questions_attempts_positions_and_keys_draw_different_numbers(
     small, engine, drawn
 ):
     ids_U = np.array([0, 1, 7, 2**32 - 1], np.uint32)
-    one_BR = jax.jit(lambda key: sampler._uniforms(key, ids_U, 4, 12))(KEY)
+    one_BR = jax.jit(lambda key: sampler._uniforms(key, ids_U, jnp.arange(4), 12))(KEY)
     twins = {n: PROMPTS[7] for n in PROMPTS}
 
     found = by_prompt(small, engine, twins)
@@ -322,6 +378,21 @@ def test_stop_tokens_end_rows_and_the_last_of_them_ends_decoding(
     )
 
 
+def test_signals_are_looked_at_between_tokens_and_change_nothing(small, monkeypatch):
+    monkeypatch.setattr(sampler, "_FIRST_SLOTS", 8)
+    looks = []
+    engine = make_sampler(small[0], check_stop=lambda: looks.append("look"))
+    whole = sample(small, engine)
+    assert looks == ["look"]
+
+    monkeypatch.setattr(sampler, "_LOOK", 5)
+    cut = sample(small, engine)
+
+    # At first after 8 tokens of 12, where the cache grows; then after 5 and 8.
+    assert looks == ["look"] * 3
+    jax.tree.map(np.testing.assert_array_equal, whole, cut)
+
+
 def test_attempts_hold_prompts_padded_left_and_adjacent_rows(small, engine):
     attempts = sample(small, engine)
 
@@ -339,150 +410,3 @@ def test_attempts_hold_prompts_padded_left_and_adjacent_rows(small, engine):
 def test_empty_and_too_long_prompts_are_rejected(engine, prompts):
     with pytest.raises(ValueError, match="must hold 1 to 8 tokens, the longest here"):
         engine.sample({}, prompts, range(len(prompts)), SAMPLING, KEY)
-
-
-def in_parallel(x, axis):
-    """A running sum in the order that accelerators add."""
-    return jax.lax.associative_scan(jnp.add, x, axis=axis)
-
-
-def draw(logits_V, uniform_B, sampling):
-    logits_BV = jnp.broadcast_to(logits_V, (len(uniform_B), len(logits_V)))
-    found = sampler.draw(logits_BV, jnp.asarray(uniform_B, jnp.float32), sampling)
-    return [np.asarray(x) for x in found]
-
-
-def likely(vocab, share, seed=0):
-    """Random logits, of which a share is possible at all."""
-    rng = np.random.default_rng(seed)
-    logits_V = rng.normal(0, 3, vocab)
-    logits_V[rng.random(vocab) > share] = -np.inf
-    logits_V[vocab // 2] = 1.0
-    return logits_V.astype(np.float32)
-
-
-def probabilities(logits_V):
-    wide = np.exp(logits_V.astype(np.float64) - logits_V.max())
-    return wide / wide.sum()
-
-
-@pytest.mark.parametrize("vocab", [1, 5, 128, 300])
-def test_draws_are_as_frequent_as_they_are_likely(vocab):
-    logits_V, grid = likely(vocab, 0.7), 2**12
-    p_V = probabilities(logits_V / np.float32(0.8))
-    sampling = dataclasses.replace(SAMPLING, temperature=0.8)
-
-    token_B, logp_B = draw(logits_V, np.arange(grid) / grid, sampling)
-
-    # A token's numbers form one interval, which holds its share of any grid.
-    count_V = np.bincount(token_B, minlength=vocab)
-    np.testing.assert_allclose(count_V / grid, p_V, rtol=0, atol=1.001 / grid)
-    assert (np.diff(token_B) >= 0).all()
-    np.testing.assert_allclose(logp_B, np.log(p_V[token_B]), rtol=0, atol=TOLERANCE)
-
-
-def test_draws_invert_the_distribution_of_a_large_vocabulary():
-    logits_V = likely(151_936, 0.5)
-    above_V = np.cumsum(probabilities(logits_V))
-    below_V = np.concatenate([[0], above_V[:-1]])
-    uniform_B = (np.arange(32) + 0.5) / 32
-
-    token_B, logp_B = draw(logits_V, uniform_B, SAMPLING)
-
-    # Sums of 152 thousand float32 numbers, block by block.
-    assert (below_V[token_B] - 1e-6 <= uniform_B).all()
-    assert (uniform_B <= above_V[token_B] + 1e-6).all()
-    p_B = (above_V - below_V)[token_B]
-    np.testing.assert_allclose(logp_B, np.log(p_B), rtol=0, atol=TOLERANCE)
-
-
-@pytest.mark.parametrize("cumsum", [jnp.cumsum, in_parallel])
-@pytest.mark.parametrize("vocab, possible", [(1000, 300), (151_936, 12)])
-def test_impossible_tokens_are_never_drawn(vocab, possible, cumsum, monkeypatch):
-    monkeypatch.setattr(jnp, "cumsum", cumsum)
-    compiled = jax.jit(lambda *args: sampler.draw(*args, SAMPLING))
-    rng = np.random.default_rng(0)
-    for _ in range(3):
-        places = np.sort(rng.permutation(vocab)[:possible])
-        logits_V = np.full(vocab, -np.inf, np.float32)
-        logits_V[places] = rng.normal(0, 3, possible)
-        # The numbers that rounding could carry over the edge of a token's interval.
-        edges = np.cumsum(probabilities(logits_V))[places].astype(np.float32)
-        beside = [np.nextafter(edges, np.float32(end)) for end in (0, 1)]
-        extreme = np.float32([0, 1e-38, 1 - 2**-23, 1 - 2**-24])
-        uniform_B = np.concatenate([edges, *beside, extreme])
-        uniform_B = np.minimum(uniform_B, np.float32(1 - 2**-24))
-
-        rows = (len(uniform_B), vocab)
-        token_B, logp_B = compiled(np.broadcast_to(logits_V, rows), uniform_B)
-
-        assert np.isin(token_B, places).all()
-        assert np.isfinite(logp_B).all()
-        assert (token_B[-4], token_B[-1]) == (places[0], places[-1])
-
-
-def test_draws_within_kept_tokens_are_renormalised():
-    logits_V = np.log(np.float32([0.1, 0.4, 0.2, 0.3]))
-    sampling = dataclasses.replace(SAMPLING, top_k=3, top_p=0.7)
-
-    token_B, logp_B = draw(logits_V, [0.0, 0.5, 0.6, 0.99], sampling)
-
-    # Of the three likeliest, 4/9 and 3/9 are the fewest that reach 0.7.
-    np.testing.assert_array_equal(token_B, [1, 1, 3, 3])
-    np.testing.assert_allclose(np.exp(logp_B), [4 / 7, 4 / 7, 3 / 7, 3 / 7], rtol=1e-6)
-
-
-def test_temperature_zero_takes_the_likeliest_whatever_the_number():
-    logits_V = np.float32([0.0, 2.0, 1.0, 2.0])
-    sampling = Sampling(1, 0.0, 0.5, 2, 8)
-
-    token_B, logp_B = draw(logits_V, [0.0, 0.5, 1 - 2**-24], sampling)
-
-    np.testing.assert_array_equal(token_B, 1)
-    np.testing.assert_array_equal(logp_B, 0)
-
-
-def kept_by_transformers(logits_V, top_k, top_p):
-    """TopKLogitsWarper, then TopPLogitsWarper, of transformers 5.23, in float64."""
-    kept_V = np.full(len(logits_V), True)
-    if top_k:
-        kept_V = logits_V >= np.sort(logits_V)[-min(top_k, len(logits_V))]
-    if top_p < 1:
-        p_V = probabilities(np.where(kept_V, logits_V, -np.inf))
-        order = np.argsort(p_V, kind="stable")
-        removed = np.cumsum(p_V[order]) <= 1 - top_p
-        removed[-1] = False
-        kept_V[order[removed]] = False
-    return kept_V
-
-
-@pytest.mark.parametrize("top_k", [0, 1, 2, 20, 299, 300, 1000])
-@pytest.mark.parametrize("top_p", [1e-6, 0.3, 0.95, 0.999, 1.0])
-def test_kept_tokens_are_those_of_transformers(top_k, top_p):
-    logits_BV = np.random.default_rng(1).normal(0, 2.5, (3, 300)).astype(np.float32)
-
-    found_BV = np.asarray(sampler.keep_likely(logits_BV, top_k, top_p))
-
-    kept_BV = [kept_by_transformers(logits_V, top_k, top_p) for logits_V in logits_BV]
-    np.testing.assert_array_equal(np.isfinite(found_BV), kept_BV)
-    np.testing.assert_array_equal(found_BV[kept_BV], logits_BV[kept_BV])
-
-
-def test_ties_at_the_edge_are_kept():
-    logits_BV = np.log(np.float32([[0.25, 0.125, 0.25, 0.125, 0.125, 0.125]]))
-    kept = lambda *limits: np.isfinite(sampler.keep_likely(logits_BV, *limits))[0]
-
-    np.testing.assert_array_equal(kept(1, 1.0), [1, 0, 1, 0, 0, 0])
-    np.testing.assert_array_equal(kept(3, 1.0), 1)
-    np.testing.assert_array_equal(kept(0, 0.3), [1, 0, 1, 0, 0, 0])
-    np.testing.assert_array_equal(kept(0, 0.6), 1)
-
-
-def test_a_sure_token_leaves_no_other():
-    logits_BV = np.float32([[0, 500, 0, 0]])
-    np.testing.assert_array_equal(
-        sampler.keep_likely(logits_BV, 0, 0.95), [[-np.inf, 500, -np.inf, -np.inf]]
-    )
-    token_B, logp_B = draw(logits_BV[0], [0.0, 1 - 2**-24], SAMPLING)
-    np.testing.assert_array_equal(token_B, 1)
-    np.testing.assert_array_equal(logp_B, 0)

@@ -1,6 +1,7 @@
 """The sampler, compiled for real TPUs; see tests/test_aot.py for what that needs."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,21 @@ import pytest
 from sdpo_jax import distributed
 from sdpo_jax.model import decoder
 from sdpo_jax.rollout import Sampling, sampler
-from tests.test_aot import Case, architecture, libtpu, mesh_of, tpu_compiler
+from tests.test_aot import (
+    VOCAB,
+    WIDTH,
+    Case,
+    architecture,
+    mesh_of,
+    sizes_of,
+    tpu_compiler,
+)
 
 __all__ = ["tpu_compiler"]
+
+# A TPU's program is not read back without a TPU.
+pytestmark = pytest.mark.usefixtures("compiles")
+COLLECTIVES = "all-gather|all-to-all|all-reduce|reduce-scatter|collective-permute"
 
 QUESTIONS, PROMPT, SLOTS = 8, 128, 64
 SAMPLING = Sampling(4, 0.6, 0.95, 20, 256)
@@ -21,22 +34,20 @@ def abstract(mesh, arch):
     """Weights and prompts, placed as the sampler places them."""
     rows = distributed.sharding(mesh, "batch")
     shapes = jax.eval_shape(lambda: decoder.init(arch, jax.random.key(0)))
-    axes = decoder.logical_axes(arch)
-    place = lambda s, names: jax.ShapeDtypeStruct(
-        s.shape, s.dtype, sharding=distributed.sharding(mesh, *names)
-    )
-    params = jax.tree.map(place, shapes, axes)
+    place = lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where)
+    params = jax.tree.map(place, shapes, decoder.shardings(arch, mesh))
     prompt_UP = jax.ShapeDtypeStruct((QUESTIONS, PROMPT), jnp.int32, sharding=rows)
     ids_U = jax.ShapeDtypeStruct((QUESTIONS,), jnp.uint32, sharding=rows)
     key = jax.eval_shape(lambda: jax.random.key(0))
     return params, prompt_UP, ids_U, key
 
 
-@pytest.mark.skipif(libtpu() is None, reason="no libtpu: see tests/test_aot.py")
-def test_prefill_and_decoding_compile_for_tpus(compiles):
-    case = Case(tied=True)
+@functools.cache
+def compiled_decoding(case):
+    """The program that decodes, and the cache that it is given."""
     arch, mesh = architecture(case), mesh_of(case)
-    prepare = jax.jit(functools.partial(sampler._prepare, arch, jnp.bfloat16))
+    place = functools.partial(sampler._place, arch)
+    prepare = jax.jit(lambda p: decoder.unstack(arch, p, jnp.bfloat16, place))
     start = functools.partial(
         sampler._start, arch, (1, 2), "splash", sampling=SAMPLING, slots=SLOTS
     )
@@ -49,12 +60,37 @@ def test_prefill_and_decoding_compile_for_tpus(compiles):
         first = start.lower(weights, *prompts).compile()
         state = like_outputs(first, start, weights, *prompts)
         decoding = jax.jit(extend, donate_argnums=1).lower(weights, state).compile()
+    return decoding, state.cache
+
+
+CASES = [
+    Case(tied=True),
+    Case(),
+    pytest.param(Case(vocab=VOCAB - 1), marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_prefill_and_decoding_compile_for_tpus(case):
+    decoding, cache = compiled_decoding(case)
 
     assert " while(" in decoding.as_text()
     memory = decoding.memory_analysis()
-    cache = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state.cache.layers))
+    size = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(cache.layers))
     # The donated cache is written in place: it is never copied whole.
-    assert memory.alias_size_in_bytes >= cache / mesh.size
+    assert memory.alias_size_in_bytes >= size / mesh_of(case).size
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_decoding_moves_logits_and_never_the_unembedding(case):
+    decoding, _ = compiled_decoding(case)
+
+    moved = re.findall(rf"= (.*?) (?:{COLLECTIVES})(?:-start)?\(", decoding.as_text())
+
+    shards = distributed.batch_shards(mesh_of(case))
+    logits = QUESTIONS * SAMPLING.attempts // shards * architecture(case).vocab
+    assert max(size for types in moved for size in sizes_of(types)) == logits
+    assert logits < WIDTH * VOCAB
 
 
 def like_outputs(compiled, function, *args):

@@ -94,6 +94,23 @@ def test_program_that_sleeps_is_run_twice_and_counted(
     assert (len(requests), sandbox.wall_retries) == (times, before + times - 1)
 
 
+@pytest.mark.parametrize("sleeper", [0, 2])
+def test_program_that_waits_costs_two_clock_limits_and_a_quarter(tier, sleeper):
+    program = f"import time\ndef f(x):\n    time.sleep(60 * (x == {sleeper}))"
+    tests = [Call("f", [index]) for index in range(4)]
+    limits = Limits(cpu_s=0.4, wall_s=0.8)
+    with Sandbox(limits, tier, workers=1, process_per="program") as box:
+        box.run("def f(x): pass", tests)
+        start = time.monotonic()
+        executions = box.run(program, tests)
+        spent_s = time.monotonic() - start
+
+    statuses = ["ok"] * sleeper + ["time_limit"]
+    assert [e.status for e in executions] == statuses + ["skipped"] * (3 - sleeper)
+    # Once together, twice alone, and half a limit for a busy machine.
+    assert spent_s < (0.25 + 2 + 0.5) * limits.wall_s
+
+
 def test_clock_limit_scales_with_cpu_limit():
     default = {"cpu_s": 6.0, "wall_s": 30.0, "memory_mb": 1024, "output_kb": 4096}
     assert Limits().as_message() == default | {"processes": 128, "open_files": 32}

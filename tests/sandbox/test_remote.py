@@ -70,6 +70,7 @@ def test_programs_run_remotely_as_they_would_locally(box):
         Call("f", [1, 2]),
         Call("f", {"a": 1, "b": [1]}),
         Call("f", ["x", "\ud800"]),
+        Call("f", [10**5000, 1]),
     ]
     fields = ("status", "result", "error_type", "error_line")
     with Sandbox(LIMITS, workers=1) as local:
@@ -79,7 +80,7 @@ def test_programs_run_remotely_as_they_would_locally(box):
 
     values = lambda runs: [[getattr(run, name) for name in fields] for run in runs]
     assert values(executions) == values(expected)
-    assert [run.status for run in executions] == ["ok", "error", "ok"]
+    assert [run.status for run in executions] == ["ok", "error", "ok", "ok"]
 
 
 def test_tier_names_the_tier_of_the_server(box):

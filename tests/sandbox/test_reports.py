@@ -6,6 +6,7 @@ import time
 import pytest
 
 from sdpo_jax.sandbox import records
+from sdpo_jax.sandbox.pool import Sandbox
 from sdpo_jax.sandbox.values import Call, Stdin
 from tests.sandbox.boxes import call
 
@@ -48,6 +49,26 @@ def test_brackets_in_strings_do_not_count_as_nesting():
     text = "[{" * 500 + '"' + "]" * 7
     execution = read(Call("f", []), report=json.dumps({"result": text}))
     assert execution.result == text
+
+
+@pytest.mark.parametrize(
+    "text, status",
+    [
+        (f"[{'1' * 20_000}, {'1' * 30_000}]", "ok"),
+        (f"[{'1' * 20_000}, -{'1' * 30_001}]", "error"),
+        (f'"{"1" * 50_001}"', "ok"),  # Text takes no time to read.
+        (f"[{','.join(['1' * 4300] * 100)}]", "ok"),
+        (f"[{','.join(['1' * 50_000] * 80)}]", "error"),
+        (f"[{','.join(['1'] * 10**6)}]", "ok"),
+    ],
+    ids=["most", "more", "text", "short", "many", "very many"],
+)
+def test_integers_of_a_result_are_read_within_a_second(text, status):
+    with Sandbox(workers=1):  # Raises Python's own limit on digits.
+        start = time.process_time()
+        execution = read(Call("f", []), report=f'{{"result": {text}}}')
+    assert execution.status == status
+    assert time.process_time() - start < 1.0
 
 
 def test_program_that_reads_its_own_pipes_harms_only_itself(sandbox):

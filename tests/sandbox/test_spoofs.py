@@ -72,10 +72,8 @@ RESULTS = {
     "tuple as a key": ("def f(): return {(1, 2): 3}", TypeError),
     "not a number": ("def f(): return float('nan')", math.nan),
     "infinity": ("def f(): return -float('inf')", -math.inf),
-    "long integer": (
-        "import sys\nsys.set_int_max_str_digits(0)\ndef f(): return 10**5000",
-        ValueError,
-    ),
+    "long integer": ("def f(): return 10**5000", 10**5000),
+    "too long integer": ("def f(): return 10**60_000", ValueError),
     "text with control characters": ("def f(): return '\\0\\n\\x1b'", "\0\n\x1b"),
     "text of half a pair": ("def f(): return '\\udc80'", "\udc80"),
     "patched json": (

@@ -205,6 +205,28 @@ PROGRAMS = {
         [100_000],
         4999950000,
     ),
+    "integers of many digits": (
+        "def f(n, text): return [n + 1, int(text) == n, len(str(10**60_000))]",
+        [10**20_000, f"1{'0' * 20_000}"],
+        [10**20_000 + 1, True, 60_001],
+    ),
+    "integer of many digits in the source": (
+        f"n = {'7' * 5000}\ndef f(): return n % 10**9",
+        [],
+        777_777_777,
+    ),
+    "byte-order mark": ("\ufeffdef f(x): return x", [1], 1),
+    "byte-order mark after an empty line": ("\n\ufeffdef f(x): return x", [1], 1),
+    "invisible characters in front": (
+        "\ufeff\u200b\xa0\u2060import math\ndef f(x): return math.sqrt(x)",
+        [4],
+        2,
+    ),
+    "invisible characters in a string": (
+        "s = '\ufeff\u200b'\ndef f(): return [ord(c) for c in s]",
+        [],
+        [0xFEFF, 0x200B],
+    ),
     "sieve": (
         "def f(n):\n    s = bytearray([1]) * (n + 1)\n    s[:2] = b'\\0\\0'\n"
         "    for i in range(2, int(n**0.5) + 1):\n        if s[i]: s[i*i::i] = "
@@ -228,6 +250,11 @@ def test_method_of_solution_precedes_a_star_import(sandbox):
         """
     (execution,) = sandbox.run(textwrap.dedent(program), [Call("gcd", [4, 6])])
     assert execution.result == [4, 6]
+
+
+def test_line_of_an_error_counts_the_empty_lines_before_a_byte_order_mark(sandbox):
+    execution = call(sandbox, "\n\ufeff# one\ndef f(): return [][0]")
+    assert (execution.error_line, execution.error_type) == (3, "IndexError")
 
 
 def test_function_is_found_if_solution_lacks_it(sandbox):

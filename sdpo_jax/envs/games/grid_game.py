@@ -18,7 +18,7 @@ from typing import Protocol
 from sdpo_jax.config import SPLITS
 from sdpo_jax.envs import feedback_text, task
 from sdpo_jax.envs.base import Verdict
-from sdpo_jax.envs.single_turn import Listed, unreadable
+from sdpo_jax.envs.single_turn import Listed, on_answer, unreadable
 from sdpo_jax.questions import seeds
 from sdpo_jax.questions.question import Question
 
@@ -137,9 +137,9 @@ def shortest(game: Game) -> list[str] | None:
     return None
 
 
-def read(response: str) -> list[str] | None:
+def read(answer: str) -> list[str] | None:
     """The moves in the last pair of triple backticks; None if it holds other words."""
-    fenced = response.split("```")[1:-1:2]
+    fenced = answer.split("```")[1:-1:2]
     words = fenced[-1].replace(",", " ").replace("->", " ").split() if fenced else []
     moves = [word.capitalize() for word in words]
     return moves if moves and MOVES.keys() >= set(moves) else None
@@ -156,8 +156,11 @@ class GridGameEpisode:
         self._history: list[tuple[str | None, bool]] = []
 
     def act(self, response: str, truncated: bool) -> Verdict | str:
-        """Make the moves in `response`; a verdict if they end the game."""
-        moves = read(response)
+        """Make the moves in a response's answer; a verdict if they end the game."""
+        return on_answer(self._act, response, truncated)
+
+    def _act(self, answer: str, truncated: bool) -> Verdict | str:
+        moves = read(answer)
         if self._acts == "many":
             move = moves[0] if moves and len(moves) == 1 else None
             return self._make(move) or self._observation(truncated)

@@ -8,7 +8,8 @@ A row holds the answer as LaTeX or plain text:
 where nothing is boxed. It accepts an answer that is exactly equal as mathematics
 (numbers, fractions, percentages, expressions, equations, inequalities, intervals, sets,
 tuples and matrices, with the answer's unit or without), or equal as text. An answer
-that is not understood completely is compared as text only; see `equality`.
+that is not understood completely is compared as text only; see
+`sdpo_jax.mathematics`.
 `grader="official"` scores as the official code does: the box must begin within the last
 100 characters, and hold the answer's exact text or what math-verify finds equal to it
 when it is not marked as LaTeX.
@@ -25,6 +26,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from sdpo_jax import mathematics
 from sdpo_jax.envs import answer_extraction, feedback_text, installed_packages, task
 from sdpo_jax.envs.base import Verdict
 from sdpo_jax.envs.single_turn import SingleTurn, sandboxed, unreadable
@@ -44,7 +46,8 @@ _OFFICIAL_BOX = re.compile(r"\\boxed\{")
 _log = logging.getLogger(__name__)
 
 # The program that each grader runs in the sandbox; defines `equal(answer, given)`.
-_FIXED = Path(__file__).with_name("equality.py").read_text()
+_PACKAGE = "sdpo_jax.mathematics"
+_FIXED = f"from {_PACKAGE}.equality import equal\n"
 _OFFICIAL = """
 from math_verify import parse, verify
 
@@ -52,17 +55,40 @@ def equal(answer, given):
     read = lambda text: parse(text, parsing_timeout=None)
     return verify(read(answer), read(given), timeout_seconds=None)
 """
+# Files that compare, each after those that it imports. The sandbox has nothing of this
+# project, so their sources are sent there.
+_FILES = ("tokens", "trees", "expression", "values", "units", "names", "answers")
+_FILES += ("results", "equality")
+_LOAD = """
+import sys, types
+for name, source in {sources!r}.items():
+    module = sys.modules[name] = types.ModuleType(name)
+    module.__path__ = []
+    parent, _, child = name.rpartition(".")
+    if parent:
+        setattr(sys.modules[parent], child, module)
+    exec(source, module.__dict__)
+"""
 # Warms up what is imported or built at first use, and silences math-verify's warnings
 # about missing time limits.
-_PREPARE = """
+_WARM_UP = """
 import logging
 logging.disable(logging.CRITICAL)
 for pair in [
     ("\\\\frac{1}{2}", "0.5"), ("(1,2]", "(1, 2]"), ("a", "5 cm"), ("7", "7%"),
     ("\\\\{1,2\\\\}", "x^2+1"), ("x=1", "x \\\\le 2"), ("x+1", "\\\\sqrt{x}"),
+    ("2\\\\sin x\\\\cos x", "\\\\sin 2x"), ("2x+y=1", "4x+2y=2"),
 ]:
     equal(*pair)
 """
+
+
+def _sources() -> dict[str, str]:
+    """Module -> source of all that compares, packages first."""
+    folder = Path(mathematics.__file__).parent
+    return {"sdpo_jax": "", _PACKAGE: ""} | {
+        f"{_PACKAGE}.{name}": (folder / f"{name}.py").read_text() for name in _FILES
+    }
 
 
 def environment(
@@ -86,7 +112,7 @@ def environment(
     _warn_of_format(questions)
     sandbox = make_sandbox(packages=packages(grader))
     grade = {"fixed": fixed, "official": official}[grader]
-    return sandboxed(questions, grade, sandbox)
+    return sandboxed(questions, grade, sandbox, grader == "official")
 
 
 def _warn_of_format(questions: Mapping[str, Sequence[Question]]) -> None:
@@ -106,8 +132,9 @@ def packages(grader: str) -> Packages:
     modules = installed_packages.modules(
         "env.name=mathematics", "math-verify", "math-verify>=0.9,<0.10"
     )
+    load = _LOAD.format(sources=_sources()) if grader == "fixed" else ""
     program = {"fixed": _FIXED, "official": _OFFICIAL}[grader]
-    return Packages(modules, program + _PREPARE)
+    return Packages(modules, load + program + _WARM_UP)
 
 
 def data(row: rows.Row, where: str) -> dict[str, Any]:

@@ -35,6 +35,7 @@ class Cases:
       outputs: the expected results: text for a script, a JSON value for a call, an
         `Asserted` for an assert.
       shown: each input as feedback shows it.
+      functions: names, of which a program must define one; empty for a script.
       time_limit: processor seconds per test; None for the sandbox's own limit.
       appended: source appended to every program; contains inputs only.
     """
@@ -42,6 +43,7 @@ class Cases:
     inputs: Sequence[Call | Stdin]
     outputs: Sequence[Any]
     shown: Sequence[str]
+    functions: Sequence[str] = ()
     time_limit: float | None = None
     appended: str = ""
 
@@ -63,7 +65,8 @@ def read_cases(row: rows.Row, where: str, *, raw: bool = False) -> dict[str, Cas
     if tests["testtype"] == "asserts":
         return {"tests": _asserts(tests, where, limit)}
     if tests["testtype"] == "stdin":
-        return {"tests": Cases(list(map(Stdin, inputs)), outputs, inputs, limit)}
+        scripts = list(map(Stdin, inputs))
+        return {"tests": Cases(scripts, outputs, inputs, time_limit=limit)}
     calls = [
         Call(tests["fn_name"], _arguments(value, f"{where}, field inputs[{index}]"))
         for index, value in enumerate(inputs)
@@ -75,7 +78,7 @@ def read_cases(row: rows.Row, where: str, *, raw: bool = False) -> dict[str, Cas
     ]
     if raw:
         calls = [Call(tests["fn_name"], value) for value in inputs]
-    return {"tests": Cases(calls, expected, shown, limit)}
+    return {"tests": Cases(calls, expected, shown, [tests["fn_name"]], limit)}
 
 
 def _object(row: rows.Row, where: str) -> tuple[dict, str]:
@@ -135,7 +138,8 @@ def _asserts(tests: Mapping, where: str, limit: float | None) -> Cases:
     calls, expected = zip(*pairs, strict=True)
     names, appended = asserts.callable_names(calls)
     inputs = [Call(name, []) for name in names]
-    return Cases(inputs, expected, calls, limit, appended)
+    functions = sorted({call.partition("(")[0] for call in calls})
+    return Cases(inputs, expected, calls, functions, limit, appended)
 
 
 def _arguments(value: Any, where: str) -> list | dict:

@@ -8,9 +8,11 @@ official SDPO repository:
 
 See `cases` for the forms of `tests`, and `livecodebench` for LiveCodeBench's own rows.
 
-`grader="fixed"` runs a program as LeetCode does: it defines `class Solution` or a
-function, and commonly imported names need no import. It accepts what LiveCodeBench's
-checker accepts, except results that only look right:
+`grader="fixed"` takes the program from the block that `code_blocks.program` finds, and
+runs it as LeetCode does: it defines `class Solution` or a function, commonly imported
+names need no import, calls may be 50,000 deep, and integers as long as the time limit
+allows (50,000 digits in a call or result). It accepts what LiveCodeBench's checker
+accepts, except results that only look right:
 
 - printed text is compared line by line and word by word. Where both lines hold only
   numbers, these are compared by exact value: "3.0" is "3", "1e3" is "1000". "0101" is
@@ -34,7 +36,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sdpo_jax.envs import answer_extraction, task
+from sdpo_jax.envs import code_blocks, task
 from sdpo_jax.envs.base import Verdict
 from sdpo_jax.envs.programming import cases, official
 from sdpo_jax.envs.programming.asserts import Asserted
@@ -74,7 +76,7 @@ _NUMBER = re.compile(
 
 
 class Programming(SingleTurn):
-    """An environment whose responses hold a Python program: the longest fenced block.
+    """An environment whose responses hold a Python program in a fenced block.
 
     Args:
       files: split ("train", "validation" or "heldout") -> file of questions.
@@ -107,6 +109,7 @@ class Programming(SingleTurn):
         self.wrong_answers_shown = wrong_answers_shown
         self.reveals = reveals
         is_official = grader == "official"
+        self._program = official.program if is_official else program_of
         self._run = official.run if is_official else run
         self._is_right = official.is_right if is_official else is_right
         read_cases = (official if is_official else cases).read_cases
@@ -115,6 +118,7 @@ class Programming(SingleTurn):
             self._grade,
             sandbox.close,
             {"sandbox_tier": sandbox.tier},
+            is_official,
         )
 
     def _grade(self, question: Question, response: str, truncated: bool) -> Verdict:
@@ -123,10 +127,10 @@ class Programming(SingleTurn):
         Raises:
           GraderFailure: if the sandbox failed twice.
         """
-        program = answer_extraction.longest_block(response)
+        tests = question.data["tests"]
+        program = self._program(response, tests)
         if program is None:
             return unreadable(INCORRECT_FORMAT, truncated, "tests_passed")
-        tests = question.data["tests"]
         executions = self._run(self.sandbox, program, tests)
         passed = [
             self._is_right(execution, test, expected)
@@ -148,6 +152,11 @@ def _check_choice(name: str, value: str, choices: Sequence[str]) -> None:
     if value not in choices:
         allowed = " or ".join(f'"{choice}"' for choice in choices)
         raise ValueError(f"{name} must be {allowed}, got {value!r}")
+
+
+def program_of(response: str, tests: Cases) -> str | None:
+    """The program in a response; None if there is none."""
+    return code_blocks.program(response, tests.functions)
 
 
 def run(sandbox: Sandbox, program: str, tests: Cases) -> list[Execution]:

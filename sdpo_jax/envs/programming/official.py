@@ -1,13 +1,15 @@
 """Scores programs as the official code scores honest ones, for comparison.
 
-The same: all tests of a row must pass. Standard output must be the same text, up to
-white space around it and spaces for line ends. A call must return the same JSON, so 6.0
-is not 6 and a tuple is its list. The text of a call's arguments is split at all white
-space, so a list written with spaces fails every program. If the named function is
-missing, the first function is called. A program that exits fails, even with the right
-output. So does a program with `class Solution`, objects that cannot be pickled, named
-tuples, missing names (`divmod`, `super`, `type`, `ValueError`, ...) or modules (`copy`,
-`threading`, ...), or `sys.stdin.buffer`. `official_driver` holds these rules.
+The same: the program is the longest block of fenced code, be it a draft or an example,
+and a fence is what `_BLOCK` says. All tests of a row must pass. Standard output must be
+the same text, up to white space around it and spaces for line ends. A call must return
+the same JSON, so 6.0 is not 6 and a tuple is its list. The text of a call's arguments
+is split at all white space, so a list written with spaces fails every program. If the
+named function is missing, the first function is called. A program that exits fails,
+even with the right output. So does a program with `class Solution`, objects that cannot
+be pickled, named tuples, missing names (`divmod`, `super`, `type`, `ValueError`, ...)
+or modules (`copy`, `threading`, ...), or `sys.stdin.buffer`. `official_driver` holds
+these rules.
 
 Different: modules that the official list allows but its sandbox breaks;
 sortedcontainers, and numpy where programs may not import it; `debug_print`. Time is
@@ -18,6 +20,7 @@ their results there fail here.
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +34,7 @@ from sdpo_jax.sandbox.values import Call, Execution, Stdin
 _DRIVER = Path(__file__).with_name("official_driver.py").read_text()
 _TIME_LIMIT_S = 1.0  # For rows without a time limit.
 _EXTRA_TIME_S = 1.0  # Added to every time limit.
+_BLOCK = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
 
 
 def read_cases(row: rows.Row, where: str) -> dict[str, Cases]:
@@ -40,6 +44,11 @@ def read_cases(row: rows.Row, where: str) -> dict[str, Cases]:
       ValueError: if they are malformed; names file, row (from 1) and field.
     """
     return cases.read_cases(row, where, raw=True)
+
+
+def program(response: str, _: Cases) -> str | None:
+    """The longest block of fenced code, of any language; None if there is none."""
+    return max(_BLOCK.findall(response), key=len, default=None)
 
 
 def run(sandbox: Sandbox, program: str, tests: Cases) -> list[Execution]:

@@ -21,6 +21,9 @@ import typing
 
 FILENAME = "Solution.py"
 getframe = sys._getframe
+# The official code leaves Python's limit on the digits of an integer as it is.
+if hasattr(sys, "set_int_max_str_digits"):
+    sys.set_int_max_str_digits(4300)
 BUILTINS = """
 abs all any bool bytes callable chr dict enumerate filter float format frozenset hash
 hex input int isinstance issubclass iter len list map max min next object ord pow print

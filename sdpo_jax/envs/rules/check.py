@@ -10,6 +10,7 @@ import math
 import re
 
 MOST_DEPTH = 50  # Nesting of JSON.
+MOST_DIGITS = 4300  # Of an integer in JSON: Python's own limit, which programs lose.
 
 
 def pattern_fault(pattern, match, text):
@@ -38,7 +39,7 @@ def read_json(text):
 
     Raises:
       ValueError: if it is not JSON, repeats a name in an object, holds a number that is
-        not finite, or is nested too deep.
+        not finite or too long, or is nested too deep.
     """
     try:
         value = json.loads(
@@ -46,6 +47,7 @@ def read_json(text):
             object_pairs_hook=_unrepeated,
             parse_constant=_finite,
             parse_float=_finite,
+            parse_int=_short,
         )
         if _depth(value) <= MOST_DEPTH:
             return value
@@ -68,6 +70,12 @@ def _finite(text):
     return number
 
 
+def _short(text):
+    if len(text) > MOST_DIGITS:
+        raise ValueError(f"an integer has more than {MOST_DIGITS} digits")
+    return int(text)
+
+
 def _depth(value):
     inner = value.values() if isinstance(value, dict) else value
     nested = isinstance(value, (dict, list))
@@ -77,7 +85,8 @@ def _depth(value):
 def function_fault(name, source):
     """The fault of source that does not compile or define `name` at its top level."""
     try:
-        tree = ast.parse(source)
+        # Python accepts a byte-order mark in front of a file only.
+        tree = ast.parse(source.removeprefix("\ufeff"))
         compile(tree, "answer", "exec")
     except SyntaxError as error:
         return f"it is not Python ({error.msg}, line {error.lineno})"

@@ -13,10 +13,11 @@ python_function  name: the answer compiles and has this function at its top leve
 `answer_in` says which part of the response is the answer; surrounding white space is
 removed:
 
-response    the entire response; the default
+response    the entire response, without its reasoning; the default
 tag         the last <answer> tag
 box         the last \boxed{}
-code_block  the longest fenced block; the default of python_function
+code_block  the longest fenced block; for python_function, whose default it is, the
+            block that holds the program, see `code_blocks`
 last_line   the last line that is not empty
 
 A truncated response has an answer only in a closed tag, box or code block, not in its
@@ -34,7 +35,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sdpo_jax.envs import answer_extraction, feedback_text, installed_packages, task
+from sdpo_jax.envs import (
+    answer_extraction,
+    code_blocks,
+    feedback_text,
+    installed_packages,
+    task,
+)
 from sdpo_jax.envs.base import GraderFailure, Verdict
 from sdpo_jax.envs.single_turn import SingleTurn, sandboxed, unreadable
 from sdpo_jax.questions import boxed, rows
@@ -231,7 +238,7 @@ def grade(
       GraderFailure: if the sandbox failed twice, or the rule could not be applied.
     """
     rule = question.data["rule"]
-    answer = (_answer(rule["answer_in"], response, truncated) or "").strip()
+    answer = (_answer(rule, response, truncated) or "").strip()
     if not answer:
         feedback = f"Incorrect Format: {_NO_ANSWER[rule['answer_in']]}"
         return unreadable(feedback, truncated)
@@ -249,14 +256,17 @@ def grade(
     return Verdict(0.0, "Wrong Answer", feedback_text.feedback(lines), {"format": 1.0})
 
 
-def _answer(place: str, response: str, truncated: bool) -> str | None:
+def _answer(rule: rows.Row, response: str, truncated: bool) -> str | None:
     """The answer in a response; None if there is none, or it may be incomplete."""
+    place = rule["answer_in"]
     if place == "tag":
         return answer_extraction.last_tag(response, closed=truncated)
     if place == "box":
         return boxed.last_box(response)
     if place == "code_block":
-        return answer_extraction.longest_block(response)
+        if rule["kind"] == "python_function":
+            return code_blocks.program(response, [rule["name"]])
+        return code_blocks.longest(response)
     if truncated:
         return None
     return response if place == "response" else response.rstrip().rpartition("\n")[2]

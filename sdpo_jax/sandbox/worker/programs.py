@@ -10,6 +10,8 @@ import types
 
 FILENAME = "Solution.py"
 MESSAGE_CHARS = 2_000
+# A byte-order mark, and what else editors show as nothing or as a space.
+INVISIBLE = "\ufeff\xad\u200b\u200c\u200d\u2060\xa0"
 
 # Reads the name from the class itself, because a metaclass may override `__name__`.
 class_name = type.__dict__["__name__"].__get__
@@ -17,8 +19,15 @@ class_name = type.__dict__["__name__"].__get__
 
 @functools.lru_cache(maxsize=1)
 def compiled(program):
-    """The compiled program; for forks only, because the worker must not keep it."""
-    return compile(program, FILENAME, "exec", dont_inherit=True)
+    """The compiled program; for forks only, because the worker must not keep it.
+
+    Invisible characters in front of it are left out: Python accepts only a byte-order
+    mark there, and only in files.
+    """
+    source = program.lstrip(INVISIBLE + " \t\r\n\f")
+    start = program[: len(program) - len(source)]
+    start = start.translate(dict.fromkeys(map(ord, INVISIBLE)))
+    return compile(start + source, FILENAME, "exec", dont_inherit=True)
 
 
 def load_program(program, name):

@@ -5,6 +5,12 @@ Each is named, and right for the task that it stands under.
 
 # Task: `total(nums)` returns the sum of a list of numbers.
 TOTAL = {
+    "byte-order mark": "\ufeffdef total(nums):\n    return sum(nums)",
+    "integers of many digits": """
+def total(nums):
+    big = 10**5000
+    return int(str(big + sum(nums))) - big
+""",
     "function": "def total(nums):\n    return sum(nums)",
     "annotated": "def total(nums: list[int]) -> int:\n    return sum(nums)",
     "class Solution": """
@@ -519,6 +525,8 @@ def total(nums):
 # Task: a script reads a count, then as many numbers in a line, and prints their sum,
 # then the numbers in order, one in each line.
 SCRIPT = {
+    "byte-order mark": "\ufeffn = int(input())\nx = list(map(int, input().split()))\n"
+    "print(sum(x), *sorted(x), sep='\\n')",
     "plain": """
 n = int(input())
 a = list(map(int, input().split()))

@@ -194,10 +194,77 @@ def test_truncated_response_with_a_whole_block_is_graded(make):
     assert grade(make(ADD), response, truncated=True).score == 1.0
 
 
-def test_longest_block_is_the_program(make):
-    right = "def add(a, b):\n    total = a + b\n    return total"
-    response = fenced(right) + "\nUse it so:\n```\nadd(1, 2)\n```"
-    assert grade(make(ADD), response).score == 1.0
+SUM = "print(sum(map(int, input().split())))"
+ASSERTED = ADD | {
+    "tests": {
+        "testtype": "asserts",
+        "inputs": ["def check(candidate):\n    assert candidate(1, 2) == 3"],
+        "fn_name": "add",
+    }
+}
+
+
+@pytest.mark.parametrize(
+    "row, right, other",
+    [
+        (ADD, "def add(a, b):\n    return a + b", "def check():\n    add(1, 2)"),
+        (ASSERTED, "def add(a, b):\n    return a + b", "def check():\n    add(1, 2)"),
+        (ECHO, SUM, "def check():\n    print('of numbers')"),
+    ],
+    ids=["functional", "asserts", "stdin"],
+)
+def test_program_precedes_longer_blocks_and_drafts(make, row, right, other):
+    environment = make(row)
+    other += "\n    # so" * 30
+    draft = right.replace("+", "-").replace("sum", "max")
+    for response in (
+        f"{fenced(right)}\nUse it so:\n{fenced(other)}",
+        f"{fenced(draft)}\nNo.\n{fenced(right)}\nIt prints\n```\n{'3 ' * 99}\n```",
+        f"<think>{fenced(draft + ' ' * 99)}</think>\n{fenced(right)}",
+        fenced(right).replace("\n", "\r\n"),
+    ):
+        assert grade(environment, response).score == 1.0, response
+    assert grade(environment, f"{fenced(right)}\nNo.\n{fenced(draft)}").score == 0.0
+
+
+LONG = 10**6000
+LONG_INTEGERS = {
+    "script": (
+        {"testtype": "stdin", "inputs": [f"1{'0' * 6000}"], "outputs": ["9" * 6000]},
+        "print(int(input()) - 1)",
+    ),
+    "function": (
+        {
+            "testtype": "functional",
+            "fn_name": "f",
+            "inputs": [f"1{'0' * 6000}", [LONG]],
+            "outputs": ["9" * 6000, LONG - 1],
+        },
+        "def f(n): return n - 1",
+    ),
+    "asserts": (
+        {
+            "testtype": "asserts",
+            "inputs": [
+                f"assert f(1{'0' * 6000}) == {'9' * 6000}",
+                f"assert f(1{'0' * 6000}) == {'9' * 6000}",
+            ],
+        },
+        "def f(n): return n - 1",
+    ),
+}
+
+
+@pytest.mark.parametrize("process_per", ["test", "program"])
+@pytest.mark.parametrize("kind", LONG_INTEGERS)
+def test_integers_may_have_many_digits(tmp_path, kind, process_per):
+    tests, program = LONG_INTEGERS[kind]
+    row = {"uid": "long", "prompt": "?", "tests": tests}
+    with Sandbox(workers=1, process_per=process_per, packages=PACKAGES) as box:
+        environment = Programming({"train": write(tmp_path, row)}, box)
+        assert grade(environment, fenced("\ufeff" + program)).score == 1.0
+        wrong = grade(environment, fenced(program.replace("- 1", "- 2")))
+    assert wrong.outcome == "Wrong Answer" and "Expected\n99999" in wrong.feedback
 
 
 def test_time_limit_of_a_question_replaces_that_of_the_sandbox(make):

@@ -137,6 +137,19 @@ REJECTED = {
         + SUM
         + "return sum(nums) + down(2000)",
     ),
+    "byte-order mark": (FUNCTION, "\ufeff" + SUM + "return sum(nums)"),
+    "more digits than Python converts": (
+        FUNCTION,
+        SUM + "return sum(nums) + 0 * len(str(10**5000))",
+    ),
+    "more digits in the source": (
+        FUNCTION,
+        SUM + f"return sum(nums) + 0 * {'1' * 5000}",
+    ),
+    "more digits in a script": (
+        SCRIPT,
+        "s = sum(map(int, input().split()))\nstr(10**5000)\nprint(s, 2 * s)",
+    ),
     "named tuple": (
         FUNCTION,
         "import collections\nP = collections.namedtuple('P', 'x')\n"
@@ -185,6 +198,25 @@ REJECTED = {
 def test_program_that_the_official_code_rejects(grade, name):
     verdict = grade(*REJECTED[name])
     assert verdict.score == 0.0 and verdict.feedback
+
+
+@pytest.mark.parametrize(
+    "response, block",
+    [
+        ("```python\nx\n```\n```text\nlonger\n```", "longer\n"),
+        ("<think>```\ndraft\n```</think>\n```python\nx\n```", "draft\n"),
+        (
+            "```c++\nx\n```\nfour words of text\n```python\nx\n```",
+            "four words of text\n",
+        ),
+        ("```python \nx\n```\n", None),
+        ("```python\r\nx\r\n```", None),
+        ("  ```python\n  x\n  ```", "  x\n  "),
+        ("```python\nx", None),
+    ],
+)
+def test_program_is_the_longest_block_as_officially(response, block):
+    assert official.program(response, None) == block
 
 
 @pytest.mark.parametrize("limit, seconds", [(None, 2.0), (1, 2.0), (6, 7.0)])

@@ -210,6 +210,21 @@ def test_answer_longer_than_any_is_refused_unread(sandbox):
 
 
 F = {"kind": "python_function", "name": "f"}
+PROGRAM = "```python\n\ufeffdef f(x):\n    return x\n```\n"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        f"{PROGRAM}It prints\n```\n{'1 ' * 40}\n```",
+        f"{PROGRAM}Use it so:\n```python\nf(1)  # {'1 ' * 40}\n```",
+        f"<think>```python\ndef f(x): {'1 ' * 40}\n```</think>\n{PROGRAM}",
+    ],
+)
+def test_function_is_searched_in_the_block_of_the_program(sandbox, response):
+    assert accepts(sandbox, F, response)
+
+
 DEEP = "(" * 5000 + ")" * 5000
 
 

@@ -1,0 +1,1 @@
+"""Compares answers as mathematics; runs in the sandbox, without the other packages."""
