@@ -248,7 +248,8 @@ def built(monkeypatch):
     one, calls = make_components(), []
 
     class Build:
-        def __init__(self, c, environment):
+        def __init__(self, c, environment, trains):
+            assert not trains
             calls.append((c, environment))
 
         def __enter__(self):
@@ -280,7 +281,8 @@ def test_without_held_out_questions_nothing_of_them_is_measured(monkeypatch):
     one = make_components()
     monkeypatch.setitem(QUESTIONS, "heldout", [])
     monkeypatch.setattr(components.Components, "load_params", lambda self: "a")
-    monkeypatch.setattr(evaluate, "build", lambda *_: contextlib.nullcontext(one))
+    build = lambda c, environment, trains: contextlib.nullcontext(one)
+    monkeypatch.setattr(evaluate, "build", build)
 
     values = evaluate.on_splits(one, "a", ("validation", "heldout"), "base")
 
