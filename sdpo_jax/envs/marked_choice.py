@@ -6,26 +6,24 @@ the option's text. The last mark decides, even if it names no option or several:
 stands before it was taken back.
 """
 
-import difflib
-import functools
+import itertools
 import re
-import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
+from sdpo_jax.envs import choice_text
 from sdpo_jax.questions import boxed
 from sdpo_jax.questions.options import LETTERS
-
-_MAX_CHARS = 2000  # Of a letter with its option's text.
-_MARKUP = " \t\r\n*_`\"'$\u201c\u201d"
 
 _TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.I | re.DOTALL)
 _OPEN_TAG = re.compile(r"<answer>", re.I)
 _BRACE = re.compile(rf"{boxed.BOX.pattern}|(?<!\\)[{{}}]")
 _STATED = re.compile(
-    r"\b(?:answer|option|choice|(?:correct|right)\s+(?:one|letter))[*_]*"
+    r"\b(?:answer|option|choice|(?:correct|right)\s+(?:one|letter))[*_\"']*"
     r"(?:\s+(?:is|(?:would|should|must|will)\s+be)\b[*_]*\s*[:\uff1a]?|\s*[:\uff1a=]"
     r"|\s+[-\u2013\u2014]\s)[*_]*\s*(?=([^\n]{0,1000}))"
+    r"|\b(?:I|we)(?:['\u2019](?:ll|d)|\s+w(?:ill|ould))?\s+(?:choose|select|pick|go\s+with)"
+    r"\s+(?=([^\n]{0,1000}))"
     r"|^[#*_ \t]*(?:(?:final|correct)[ \t]+)?answer[*_ \t]*\n\s*(?=([^\n]{0,1000}))",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -33,6 +31,8 @@ _NAMED = re.compile(
     r"(?<![\w'])(?=([(\[*_]{0,4}[A-J][)\]*_]{0,4})\s)\S+\s+is\s+"
     r"(?:(?:therefore|thus|hence|clearly)\s+)?the\s+"
     r"(?:(?:correct|right|best|final|only)\s+)*(?:answer|option|choice)\b(?!\s*\?)"
+    r"|\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+([(\[*_]{0,4}[A-J][)\]*_]{0,4})\s+is\s+"
+    r"(?:(?:therefore|thus|hence|clearly)\s+)?(?:correct|right)(?=[*_]*(?:[.,;!\n]|$))"
 )
 _OTHER_OR = re.compile(r"\b[A-J]\b\W*(?:or|and|[,/&])\W*$")
 
@@ -69,44 +69,6 @@ _TAKES_BACK = re.compile(
     r"|on\s+second\s+thought)\b(?=\s*[,.!:;\u2026\u2014-]|\s+[a-z])",
     re.IGNORECASE,
 )
-_PREFERS = re.compile(
-    r"(?<!not )(?<!n't )\b(?:correct|right|true|better|best|answer|or|also|either|maybe"
-    r"|perhaps|possibly|could|may|might)\b",
-    re.IGNORECASE,
-)
-
-_STYLE = (
-    r"\\(?:boxed|fbox|text[a-z]*|math[a-z]+|mbox|operatorname|boldsymbol|underline)\s*"
-)
-_STYLED = re.compile(_STYLE + r"\{([^{}]*)\}")
-_STYLED_ALL = re.compile(_STYLE + r"\{(.*)\}", re.DOTALL)
-_INVISIBLE = re.compile(r"\\[,;:!> ()\[\]]|~|\\q?quad\b|\\(?:left|right)\b")
-_INTRODUCTION = re.compile(
-    r"(?:(?:the|my|final|correct|right|best|option|choice|answer|letter|is|indeed"
-    r"|clearly|therefore|thus|hence)\b[\s:*_]*)+",
-    re.IGNORECASE,
-)
-_CHOICE = re.compile(
-    r"(?P<open>[(\[{]?)\s*(?P<letter>[A-Ja-j])(?![\w'\u2019])(?:\s*[)\]}])?(?P<rest>.*)",
-    re.DOTALL,
-)
-_DELIMITER = re.compile(
-    r"[\s*_`\"'$]*[):\uff1a]*[.,:]?[\s*_`\"'$]*(?:[-=\u2013](?=\s)|\u2014)?"
-)
-# Where a remark may begin, in the line of the answer.
-_REMARK = re.compile(
-    r"[.!;][*_)\"'$]*\s+(?=[(\"'*_]*[A-Z])|,?\s+(?=(?:because|since|as|which)\b)"
-)
-_REASON = re.compile(r",?\s+(?:because|since|as|which)\b(?:\s+(?:it\s+)?(?:is|are))?")
-
-# Spellings of one symbol.
-_SYMBOLS = {"\\times": "x", "\u00d7": "x", "\\cdot": "\u00b7", "\u2212": "-"} | {
-    "^\\circ": "\u00b0",
-    "\\degree": "\u00b0",
-    "\\mu": "\u03bc",
-    "\u00b5": "\u03bc",
-}
-_SUPERSCRIPT = re.compile("[\u00b2\u00b3\u00b9\u2070-\u207b]+")
 
 
 class _Mark(NamedTuple):
@@ -137,18 +99,21 @@ def chosen_letter(
     """
     asked, named = " ".join(asked.split()), None
     marks = sorted(_marks(response, options, truncated), key=lambda mark: mark.start)
-    for mark in reversed(marks):
+    for before, mark in reversed([*itertools.pairwise([None, *marks])]):
         if _is_quoted(response, mark, asked):
             continue
-        if letter := _letter(mark, options):
+        if letter := choice_text.letter_of(mark.text, options, mark.is_statement):
             # An option's text without its letter may repeat an answer.
             agrees = named in (None, letter)
+            is_one_of_two = before and _joins(before, mark, letter, response)
             taken_back = _is_taken_back(letter, response[mark.start :])
-            return letter if agrees and not taken_back else None
-        option = _option_of(mark.text or "", options)
+            return letter if agrees and not is_one_of_two and not taken_back else None
+        option = choice_text.option_of(mark.text or "", options)
         if option and named in (None, option):
             named = option
-        elif not mark.is_statement or option or _begins_with_letter(mark.text):
+        elif option or not mark.is_statement or mark.text is None:
+            return None
+        elif choice_text.begins_with_letter(mark.text):
             return None
     return None
 
@@ -168,14 +133,14 @@ def _marks(
     rest = "".join(rest)
     for stated in _STATED.finditer(rest):
         if not _is_denied(rest[max(stated.start() - 200, 0) : stated.start()]):
-            text = stated[1] if stated[1] is not None else stated[2]
+            text = next(group for group in stated.groups() if group is not None)
             end = stated.end() + len(text)
             is_cut = truncated and end == len(rest)
             yield _Mark(stated.end(), end, None if is_cut else text, True)
     for match in _NAMED.finditer(rest):
         before = rest[max(match.start() - 200, 0) : match.start()]
         if not _is_denied(before):
-            text = None if _OTHER_OR.search(before) else match[1]
+            text = None if _OTHER_OR.search(before) else match[1] or match[2]
             yield _Mark(match.start(), match.end(), text)
     if not truncated and (last := _last_line(rest, options)):
         yield last
@@ -214,13 +179,14 @@ def _last_line(text: str, options: Mapping[str, str]) -> _Mark | None:
     *_, before, last = ["", "", *(line for line in text.split("\n") if line.strip())]
     start = text.rfind(last)
     mark = _Mark(start, start + len(last), last)
-    choice = _CHOICE.fullmatch(_plain(last[:_MAX_CHARS]))
-    if not choice or not _letter(mark, options):
+    choice = choice_text.parts(last)
+    if not choice or not choice_text.letter_of(mark.text, options, mark.is_statement):
         return None
     if before and choice["letter"].islower() and not choice["open"]:
         return None
-    other = _CHOICE.fullmatch(_plain(before[:_MAX_CHARS]))
-    is_list = other and bool(_bare(other["rest"])) == bool(_bare(choice["rest"]))
+    other = choice_text.parts(before)
+    has_text = lambda found: bool(choice_text.bare(found["rest"]))
+    is_list = other and has_text(other) == has_text(choice)
     return None if is_list else mark
 
 
@@ -238,6 +204,18 @@ def _is_quoted(response: str, mark: _Mark, asked: str) -> bool:
     return mark.start > 12 and " ".join(quote.split()) in asked
 
 
+def _joins(before: _Mark, mark: _Mark, letter: str, response: str) -> bool:
+    """Whether one sentence gives another letter too: "the answer is A or it is B"."""
+    other = choice_text.parts(before.text or "")
+    if not other or other["letter"].upper() == letter:
+        return False
+    if before.end > mark.start:
+        between = response[before.start : mark.start]
+        return not re.search(r"[.!?\n]|\b(?:no|wait|actually|but)\b", between)
+    between = response[before.end : mark.start]
+    return bool(re.fullmatch(r"\W*(?:\b(?:and|or)\b|[,/&])\W*", between))
+
+
 def _is_taken_back(letter: str, rest: str) -> bool:
     """Whether a response, from its answer on, says that this is not the answer."""
     is_wrong = rf"\b{letter}\b\W{{0,3}}\s*(?:is|was)\s+{_WRONG}"
@@ -251,101 +229,3 @@ def _is_taken_back(letter: str, rest: str) -> bool:
         return True
     backs = _TAKES_BACK.finditer(rest)
     return any(re.search(others, rest[m.end() : m.end() + 200]) for m in backs)
-
-
-def _letter(mark: _Mark, options: Mapping[str, str]) -> str | None:
-    """The one letter that a mark names; None if it names none, or may name two."""
-    if mark.text is None or (len(mark.text) > _MAX_CHARS and not mark.is_statement):
-        return None
-    choice = _CHOICE.fullmatch(_plain(mark.text[:_MAX_CHARS]))
-    if choice is None or (mark.is_statement and not _begins_with_letter(mark.text)):
-        return None
-    letter, rest = choice["letter"].upper(), choice["rest"]
-    if _is_own(rest, letter, options):
-        return letter
-    remarks = _REMARK.finditer(rest) if mark.is_statement else ()
-    for remark in remarks:
-        if _is_own(rest[: remark.start()], letter, options):
-            said = rest[remark.start() :]
-            return letter if _is_remark(said, letter, options) else None
-    return None
-
-
-def _begins_with_letter(text: str | None) -> bool:
-    """Whether a statement may name an option; a small letter may be the article."""
-    if text is None:
-        return True
-    choice = _CHOICE.fullmatch(_plain(text[:_MAX_CHARS]))
-    return bool(choice and (choice["open"] or choice["letter"].isupper()))
-
-
-def _is_own(rest: str, letter: str, options: Mapping[str, str]) -> bool:
-    """Whether what follows a letter is nothing, or the text of its option."""
-    if not _bare(rest):
-        return True
-    given = _key(rest[_DELIMITER.match(rest).end() :])
-    own = _key(options.get(letter, ""))
-    if own in (given, given.removeprefix("(").removesuffix(")")):
-        return True
-    others = {_key(text) for text in options.values()}
-    return given not in others and given.casefold() == own.casefold()
-
-
-def _is_remark(said: str, letter: str, options: Mapping[str, str]) -> bool:
-    """Whether words after an answer in its line leave it the only answer."""
-    others = "".join(options or LETTERS).replace(letter, "")
-    names_other = re.search(rf"(?<![\w'$\\])[{others}](?![\w'])", said)
-    reason = _REASON.match(said)
-    words = said[reason.end() :] if reason else said.lstrip(".!; *_")
-    first = re.split(r"[.!?](?:\s|$)", words)[0]
-    if any(_is_like(first, options.get(other, "")) for other in others):
-        return False
-    if reason:
-        return not names_other
-    # One or two words may be a text that is put otherwise than in the question.
-    return len(first.split()) > 2 and not (names_other and _PREFERS.search(said))
-
-
-def _is_like(said: str, option: str) -> bool:
-    """Whether a sentence may be an option's text, or begins with it."""
-    said, option = (_key(text).casefold()[:200] for text in (said, option))
-    likeness = difflib.SequenceMatcher(None, said, option, autojunk=False)
-    # White space is gone, so few letters may be the beginning of a longer word.
-    return likeness.ratio() > 0.75 or (len(option) > 3 and said.startswith(option))
-
-
-def _option_of(text: str, options: Mapping[str, str]) -> str | None:
-    """The letter of the only option that has this text, in any case."""
-    if len(text) > 3 * max(map(len, options.values()), default=0) + 20:
-        return None
-    key = _key(text).casefold()
-    having = [letter for letter, own in options.items() if _key(own).casefold() == key]
-    return having[0] if key and len(having) == 1 else None
-
-
-@functools.lru_cache(maxsize=256)
-def _plain(text: str) -> str:
-    """A marked text without styling and introduction, such as "option"."""
-    text, before = _INVISIBLE.sub(" ", text), ""
-    while text != before:
-        before, text = text, _STYLED.sub(r"\1", text).strip(_MARKUP)
-    if styled := _STYLED_ALL.fullmatch(text):
-        text = styled[1].strip(_MARKUP)
-    introduction = _INTRODUCTION.match(text)
-    return text[introduction.end() :].strip(_MARKUP) if introduction else text
-
-
-def _bare(rest: str) -> str:
-    """What follows a letter, without marks."""
-    return rest.strip(_MARKUP + ".,;:!)]}-\u2013\uff1a")
-
-
-@functools.lru_cache(maxsize=256)
-def _key(text: str) -> str:
-    """The text of an option without styling and white space, to compare by."""
-    text = re.sub(_STYLE, "", _INVISIBLE.sub("", text))
-    for spelling, symbol in _SYMBOLS.items():
-        text = text.replace(spelling, symbol)
-    text = _SUPERSCRIPT.sub(lambda match: "^" + match[0], text)
-    text = unicodedata.normalize("NFKC", text)
-    return re.sub(r"[\s${}]", "", text).strip(_MARKUP).rstrip(".,;" + _MARKUP)

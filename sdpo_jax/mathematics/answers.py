@@ -69,13 +69,15 @@ class _Parser:
     def _connected(self, tokens: Sequence[Token]) -> Answer | None:
         """A list written with `and` or `or`, or several relations."""
         words = {token.text.casefold() for token in tokens if _is_connection(token)}
-        if not words:
-            return None
         # A comma before `and` belongs to it: 19, 46, and 82.
         pieces = [
             piece[:-1] if piece[-1:] and piece[-1].text == "," else piece
             for piece in _split(tokens, _is_connection)
         ]
+        if len(pieces) == 1:
+            return None
+        if not all(pieces):
+            return ("text", text_of(tokens))
         members = [self.answer(piece) for piece in pieces]
         flat = [x for m in members for x in (m[1] if m[0] == "list" else [m])]
         if any(m[0] == "relation" and not is_equation(m) for m in flat):

@@ -16,8 +16,9 @@ from sdpo_jax.mathematics.tokens import text_of, tokens_of
 
 def equal(answer: str, given: str) -> bool:
     """Whether `given` is the answer."""
-    if text_of(tokens_of(answer)) == text_of(tokens_of(given)):
-        return True
+    text = text_of(tokens_of(given))
+    if not text or text == text_of(tokens_of(answer)):
+        return bool(text)
     return _same(answers.parse(answer), answers.parse(given))
 
 
@@ -52,15 +53,14 @@ def _same_labelled(answer: Answer, given: Answer) -> bool:
 def _same_values(a: Answer, b: Answer) -> bool:
     (_, first, unit), (_, second, other) = a, b
     if units.PERCENT in (unit, other) and unit != other:
-        percentage, number = (
-            (first, second) if unit == units.PERCENT else (second, first)
-        )
         if unit and other:
             return False
-        hundredth = units.fraction(percentage, units.PERCENT)
+        if values.same(units.fraction(first, unit), units.fraction(second, other)):
+            return True
         # 50 % equals 0.5, and also 50 where the question asks for a percentage.
-        is_one = number[0] == "number" and number[1] > 1
-        return values.same(number, hundredth) or is_one and values.same(first, second)
+        number = second if unit else first
+        is_percentage = number[0] == "number" and number[1] > 1
+        return is_percentage and values.same(first, second)
     if unit and other and not units.agree(unit, other):
         return False
     if units.RADIAN in (unit, other) and unit != other:
@@ -152,6 +152,11 @@ def _same_relations(a: Answer, b: Answer) -> bool:
         if any(_same(x, y) for x in results_of[0] for y in results_of[1]):
             return True
     if len(signs) != 1 or len(others) != 1 or _is_solved(a) or _is_solved(b):
+        return False
+    if not all(flipped(signs)):
+        return False
+    # P(2)=4 does not say that P(4)=8, as it would if P(2) were a product.
+    if any(re.search(r"[A-Za-z]\(", side.key) for _, side in (*sides, *their_sides)):
         return False
     differences = [_difference(both) for both in (first, second)]
     if not all(differences):

@@ -260,13 +260,17 @@ class _Reader:
                     self._left.append(token._replace(text=token.text[1:]))
                     return [token._replace(text=token.text[0])]
             return [token]
-        self._take()
+        return self._inside("{", "}")
+
+    def _inside(self, start: str, end: str) -> list[Token]:
+        """The tokens in a bracket."""
+        self.expect(start)
         inside, depth = [], 1
         while True:
             token = self._take()
-            depth += {"{": 1, "}": -1}.get(token.text, 0)
+            depth += (token.text == start) - (token.text == end)
             if token is _END:
-                raise UnclearError("a brace never closes")
+                raise UnclearError("a bracket never closes")
             if depth == 0:
                 return inside
             inside.append(token)
@@ -296,6 +300,9 @@ class _Reader:
             whole += f"_{text_of(self._group())}"
         while self._is("'"):
             whole += self._take().text
+        # f(x) is no product, in which f(2) would be half of f(4).
+        if name in ("f", "g") and self._is("("):
+            whole += f"({text_of(self._inside('(', ')'))})"
         return symbol(whole)
 
     def _command(self, name: str) -> Tree:

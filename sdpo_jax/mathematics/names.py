@@ -66,18 +66,19 @@ _NAME = (
 )
 _JOINED = rf"{_NAME}(?: (?:[+\-*/] )?{_NAME})+"
 _QUOTIENT = r"\\frac" + rf" (?:{_NAME}|\{{ {_NAME} \}})" * 2
+_NO_LETTERS = r"(?:[^a-zA-Z\\]|\\[a-zA-Z]+)*"
 _COMPUTED = re.compile(
     r"\\(?:sum|prod|int|iint|oint|lim|max|min|sup|inf|gcd|det)(?![a-zA-Z]).*"
-    r"|.* \.\.\. .*"
+    rf"|{_NO_LETTERS} \.\.\.{_NO_LETTERS}"
 )
 _COORDINATES = re.compile(rf"\( {_ONE}(?: , {_ONE})+ \)")
 # Words that turn what is said of a result into its contrary, or blur it; and functions,
 # since sqrt(x)=3 names nothing.
 _DENYING = frozenset(
     """
-not no never neither nor none cannot isn aren doesn except other otherwise than wrong
-incorrect false least most about approximately roughly nearly almost more less greater
-smaller fewer over under above below without unless if or and either maybe minus
+not no nothing never neither nor none cannot isn aren doesn except other otherwise than
+wrong incorrect false least most about approximately roughly nearly almost more less
+greater smaller fewer over under above below without unless if or and either maybe minus
 negative opposite reciprocal inverse twice half double sqrt log exp abs sin cos tan cot
 sec csc floor ceil arcsin arccos arctan factorial
 """.split()

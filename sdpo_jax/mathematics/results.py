@@ -38,7 +38,8 @@ def _results(relation: Answer, strict: bool) -> list[Answer]:
         return []
     if "\\in" in signs:
         is_named = signs == ["\\in"] and sides[0][1].kind == "name"
-        return [sides[1][0]] if is_named else []
+        is_set = sides[1][0][0] in ("set", "tuple", "union")
+        return [sides[1][0]] if is_named and is_set else []
     if "\\approx" not in signs:
         return _last(sides, strict)
     exact = sides[: signs.index("\\approx") + 1]
@@ -63,11 +64,8 @@ def _rounded(relation: Answer) -> list[Answer]:
 def _last(sides: _Sides, strict: bool) -> list[Answer]:
     """The last side of a chain of equations, where the others name or compute it."""
     *rest, (result, side) = sides
-    if (
-        side.kind == "name"
-        and result[0] in ("value", "text")
-        and not _is_closed(result)
-    ):
+    is_single = result[0] in ("value", "text") and not _is_closed(result)
+    if side.kind == "name" and is_single:
         # 5 = x: the result stands first.
         is_named = len(rest) == 1 and not rest[0][1].kind and _is_closed(rest[0][0])
         return [rest[0][0]] if is_named else []
@@ -128,7 +126,7 @@ def _is_closed(answer: Answer) -> bool:
 def _occurs(side: Side, answer: Answer) -> bool:
     """Whether the name of a side, such as f in f(x), occurs in an answer."""
     base = re.match(r"\\?[A-Za-z]+", side.key)
-    used = {re.split(r"[_']", name)[0] for name in _symbols(answer)}
+    used = {re.split(r"[_'(]", name)[0] for name in _symbols(answer)}
     return base is not None and base[0] in used
 
 

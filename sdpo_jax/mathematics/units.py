@@ -93,8 +93,16 @@ trillion dozen ten twenty score pair couple triple double twice one two three fo
 six seven eight nine zero percent percentage radian factorial square cube power log ln
 sin cos tan north south east west wrong incorrect false true correct possible impossible
 never unless except without with negative positive squared cubed infinite always perhaps
-maybe either neither other else modulus versus remainder equal work fail
+maybe either neither other else modulus versus remainder equal work fail eleven twelve
+thirty forty fifty sixty seventy eighty ninety gross lakh crore quadrillion sine cosine
+tangent exponent
 """.split()
+)
+# Thirteen, and fractions: eleventh.
+_NUMBER_WORD = re.compile(
+    r"teen$"
+    r"|(?:ten|seven|eleven|twelf|nin|eigh|fif|six|four|teen|tie|hundred|thousand|illion)"
+    r"th$"
 )
 _ORDINALS = {"1": "st", "2": "nd", "3": "rd"}
 _MONEY = {"$": "dollar", "\\euro": "euro", "\\pounds": "gbp"}
@@ -217,7 +225,7 @@ def _counted(words: Sequence[str], is_one: bool) -> dict[str, int]:
     # Ordered pairs are counted, where a pair alone may be of what is counted.
     allowed = {"pair", "triple"} if adjectives == ["ordered"] else set()
     named = {*words, singular, noun.removesuffix("s")} - allowed
-    if named & _NO_NOUNS:
+    if named & _NO_NOUNS or any(map(_NUMBER_WORD.search, named)):
         return {}
     if any(word in _UNITS or not word.isalpha() for word in adjectives):
         return {}

@@ -104,6 +104,7 @@ def _content(path: Path) -> tuple[bytes, str]:
             "hf:NAME?split=train for a dataset of the hub"
         ) from error
     suffixes = [suffix.lower() for suffix in path.suffixes]
+    suffixes = [s for s in suffixes if s not in _COMPRESSED_SUFFIXES]
     for start, decompress in _COMPRESSED.items():
         if not data.startswith(start):
             continue
@@ -113,7 +114,6 @@ def _content(path: Path) -> tuple[bytes, str]:
             raise ValueError(
                 f"{path} cannot be decompressed ({error}); copy it again"
             ) from error
-        suffixes = [s for s in suffixes if s not in _COMPRESSED_SUFFIXES]
         break
     return data, suffixes[-1] if suffixes else ""
 
@@ -222,7 +222,8 @@ def _json(text: str, path: Path) -> list[Any]:
         if not line.strip():
             continue
         try:
-            rows.append(json.loads(line))
+            # Joined files have a byte-order mark in their middle.
+            rows.append(json.loads(line.removeprefix("\ufeff")))
         except (ValueError, RecursionError) as error:
             _refuse_one_object(text, path)
             raise ValueError(

@@ -52,9 +52,10 @@ class Sandbox:
       tier: "auto", "A", "B", "C", "D" or the URL of a server; see the module docstring.
       workers: number of programs that run at the same time; None for one per processor.
       process_per: "test" runs every test in a process of its own. "program" runs all
-        calls of a program in one process if it is cheap and prints nothing; each call
-        executes the program's top level again. This is up to thirteen times as fast,
-        but changes that a program makes to other modules persist between its calls.
+        calls of a program in one process if it is cheap and neither waits nor prints;
+        each call executes the program's top level again. This is up to thirteen times
+        as fast, but changes that a program makes to other modules persist between its
+        calls.
       packages: modules that programs can import in addition to the standard library.
 
     Raises:

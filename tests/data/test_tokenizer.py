@@ -21,6 +21,7 @@ CHATML = """\
 {%- if enable_thinking is defined and not enable_thinking %}
 {{- '<think>\\n\\n</think>\\n\\n' }}
 {%- endif %}"""
+OPENS = CHATML.replace("</think>\\n\\n", "").replace("not enable", "enable")
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 ADDED = [*SPECIAL, "<think>", "</think>"]
 TEXTS = [
@@ -132,9 +133,6 @@ def test_date_in_the_template_of_llama_is_the_same_every_day(tmp_path):
 {{- date_string }}"""
     tokenizer = Tokenizer(write(tmp_path, unigram(), chat_template=template))
     assert tokenizer.decode(tokenizer.encode_chat("", "hello")) == "26 Jul 2024"
-
-
-OPENS = CHATML.replace("</think>\\n\\n", "").replace("not enable", "enable")
 
 
 @pytest.mark.parametrize("text", TEXTS)

@@ -55,6 +55,14 @@ def chosen(response, truncated=False):
         ("Answer: B. Answer: A", "A"),
         ("Answer: B\nAnswer:", "B"),
         ("The format is \\boxed{}. \\boxed{C}", "C"),
+        ("\\boxed{A} and \\boxed{B}", None),
+        ("$\\boxed{A}$, $\\boxed{B}$", None),
+        ("<answer>A</answer> or <answer>B</answer>", None),
+        ("<answer>A</answer> no, <answer>B</answer>", "B"),
+        ("The answer is A and the answer is B.", None),
+        ("The answer is A, no, the answer is B.", "B"),
+        ("The answer is B, so the right answer is B.", "B"),
+        ("Option A is correct.\nHm.\nOption B is correct.", "B"),
         ("\\boxed{A}, \\boxed{B", None),
     ],
 )
@@ -129,6 +137,13 @@ def test_remark_in_the_line_of_the_answer_must_not_change_it(response, letter):
 @pytest.mark.parametrize(
     "response",
     [
+        *(
+            "Hence, option (C) is correct.",
+            "Option C is right",
+            "I choose C.",
+            "So, (C).",
+        ),
+        *('{"answer": "C"}', "I would go with option C", "Thus, C", "Answer: `C`"),
         *("\\textbf{(C)}", "$\\textbf{(C)}$", "\\boxed{\\textbf{(C)}}", "**C**", "(C)"),
         *(
             "\\boxed{\\textbf{(C) }4 \\text{ m}}",
@@ -168,6 +183,16 @@ def test_spellings_of_one_answer(response):
 @pytest.mark.parametrize(
     "response",
     [
+        *(
+            "Option A is correct only at noon.",
+            "Option A is not correct.",
+            "I choose A or B",
+        ),
+        *(
+            "If option A is correct, x is 1.",
+            "I choose a large x.",
+            "Is option A correct?",
+        ),
         *("Not A", "not A", "A is wrong", "A is not the correct answer", "Is it A?"),
         *("A is the wrong answer", "I doubt that A is the answer.", "Is A the answer?"),
         *("If A is the answer, then B is not.", "A is the answer?", "A, not B"),
@@ -226,6 +251,24 @@ def test_quoted_instruction_is_no_answer(response, letter):
 )
 def test_mark_that_may_be_cut_off_is_no_answer(response, letter):
     assert chosen(response, truncated=True) == letter
+
+
+@pytest.mark.parametrize(
+    "option, said",
+    [
+        ("$4 \\mathrm{~m} / \\mathrm{s}^2$", "4 m/s\u00b2"),
+        ("$2.0 \\times 10^{5}$ N", "2.0 x 10^5 N"),
+        ("$-45 \\, \\mu\\text{C}$", "\u221245 \u03bcC"),
+        ("$104^{\\circ}$", "104\u00b0"),
+        ("\\(x\\)-axis.", "x-axis"),
+        ("**Water**", "water"),
+    ],
+)
+def test_option_may_be_spelled_without_latex(option, said):
+    listed = {"A": "other", "B": option}
+
+    assert marked_choice.chosen_letter(f"Answer: B) {said}", listed) == "B"
+    assert marked_choice.chosen_letter(f"Answer: A) {said}", listed) is None
 
 
 def test_short_option_is_no_beginning_of_a_remark():

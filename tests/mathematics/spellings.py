@@ -554,6 +554,10 @@ RIGHT = [
     ("x^{-1}", r"\frac1x"),
     (r"x^{\frac{1}{2}}", r"\sqrt x"),
     ("4^x", "2^{2x}"),
+    ("f(x)=2x", "f(x) = x+x"),
+    ("1", r"\frac12+\frac14+\frac18+\cdots=1"),
+    ("f(1)+f(2)", "f(2)+f(1)"),
+    ("5", "5 months"),
 ]
 
 # Another value, or one that is not clear.
@@ -1073,4 +1077,17 @@ WRONG = [
     ("-x^2", "(-x)^2"),
     ("-2^2", "(-2)^2"),
     ("2^{3^2}", "(2^3)^2"),
+    # Found by random answers.
+    (r"x\in\sqrt{2}x", r"x\in\sqrt{3}x"),
+    ("0.5", r"x\in\frac{1}{2}"),
+    (r"(1,2\text{ or }3)", r"(1,3\text{ or }2"),
+    ("f(2)=4", "f(4)=8"),
+    ("P(2)=4", "P(4)=8"),
+    ("f(x)+f(y)", "f(x+y)"),
+    ("f(2)+f(3)=10", "f(4)+f(6)=20"),
+    ("8", r"8\text{ elevenths}"),
+    ("8", "8 thirteens"),
+    ("7", r"x+x^2+\dots=7"),
+    (r"\text{and}", r"\text{or}"),
+    ("7", r"\text{Nothing is }7"),
 ]

@@ -80,3 +80,8 @@ def test_costly_answer_is_compared_at_once(costly):
 )
 def test_value_too_large_to_compute_equals_the_same_expression(answer, given):
     assert equality.equal(answer, given) and equality.equal(given, answer)
+
+
+@pytest.mark.parametrize("given", ["", " ", ",", r"\,", r"\text{", "$", "{}", r"\\"])
+def test_answer_of_nothing_is_wrong_whatever_is_right(given):
+    assert not equality.equal("7", given) and not equality.equal(r"\,", given)

@@ -50,7 +50,10 @@ COMPRESS = {
 
 
 @pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
-@pytest.mark.parametrize("content", [LINES, json.dumps(ROWS), LINES + "\n\n"])
+@pytest.mark.parametrize(
+    "content",
+    [LINES, json.dumps(ROWS), LINES + "\n\n", LINES.replace("\n", "\n\ufeff")],
+)
 def test_json_is_read_with_and_without_a_byte_order_mark(tmp_path, mark, content):
     path = written(tmp_path, mark + content.encode())
 
@@ -63,9 +66,10 @@ def test_compressed_files_are_read(tmp_path, extension):
     lines = written(tmp_path, compress(LINES.encode()), f"rows.jsonl.{extension}")
     table = written(tmp_path, compress(b"uid,prompt\na,?"), f"rows.csv.{extension}")
     unnamed = written(tmp_path, compress(LINES.encode()), "rows")
+    plain = written(tmp_path, "uid,prompt\na,?", f"plain.csv.{extension}")
 
     assert files.read(lines) == files.read(unnamed) == ROWS
-    assert files.read(table) == [{"uid": "a", "prompt": "?"}]
+    assert files.read(table) == files.read(plain) == [{"uid": "a", "prompt": "?"}]
 
 
 @pytest.mark.parametrize("extension", COMPRESS)

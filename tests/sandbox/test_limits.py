@@ -42,7 +42,7 @@ def test_limit_ends_a_program(sandbox, name):
     program, statuses = LIMIT_CASES[name]
     start = time.monotonic()
     # On a busy machine, filling the memory takes more than the default second.
-    cpu_s = 4.0 if statuses == "memory_limit" else None
+    cpu_s = {"memory_limit": 4.0, "time_limit": 0.3}.get(statuses)
     execution = call(sandbox, program, cpu_s=cpu_s)
     assert execution.status in statuses.split("|"), execution
     assert time.monotonic() - start < 8.0
@@ -94,9 +94,8 @@ def test_program_that_sleeps_is_run_twice_and_counted(
     assert (len(requests), sandbox.wall_retries) == (times, before + times - 1)
 
 
-@pytest.mark.parametrize("sleeper", [0, 2])
-def test_program_that_waits_costs_two_clock_limits_and_a_quarter(tier, sleeper):
-    program = f"import time\ndef f(x):\n    time.sleep(60 * (x == {sleeper}))"
+def test_program_that_waits_costs_two_clock_limits_and_a_quarter(tier):
+    program = "import time\ndef f(x):\n    time.sleep(60 * (x == 1))"
     tests = [Call("f", [index]) for index in range(4)]
     limits = Limits(cpu_s=0.4, wall_s=0.8)
     with Sandbox(limits, tier, workers=1, process_per="program") as box:
@@ -105,8 +104,8 @@ def test_program_that_waits_costs_two_clock_limits_and_a_quarter(tier, sleeper):
         executions = box.run(program, tests)
         spent_s = time.monotonic() - start
 
-    statuses = ["ok"] * sleeper + ["time_limit"]
-    assert [e.status for e in executions] == statuses + ["skipped"] * (3 - sleeper)
+    statuses = [e.status for e in executions]
+    assert statuses == ["ok", "time_limit", "skipped", "skipped"]
     # Once together, twice alone, and half a limit for a busy machine.
     assert spent_s < (0.25 + 2 + 0.5) * limits.wall_s
 

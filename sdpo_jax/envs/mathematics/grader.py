@@ -19,9 +19,10 @@ that exceeds the time limit counts as not equal.
 """
 
 import decimal
+import logging
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,10 @@ INCORRECT_FORMAT = (
 )
 _OFFICIAL_TAIL = 100
 _MAX_CHARS = 1000
+_ASKED = re.compile(r"\\boxed|<answer>")
 _OFFICIAL_BOX = re.compile(r"\\boxed\{")
+
+_log = logging.getLogger(__name__)
 
 # The program that each grader runs in the sandbox; defines `equal(answer, given)`.
 _PACKAGE = "sdpo_jax.mathematics"
@@ -105,9 +109,22 @@ def environment(
       SandboxUnavailable: if no sandbox works on this machine.
     """
     questions = rows.load_splits(files, data)
+    _warn_of_format(questions)
     sandbox = make_sandbox(packages=packages(grader))
     grade = {"fixed": fixed, "official": official}[grader]
     return sandboxed(questions, grade, sandbox, grader == "official")
+
+
+def _warn_of_format(questions: Mapping[str, Sequence[Question]]) -> None:
+    """Log which splits ask for no mark that the graders read, as other projects' do."""
+    for split, of_split in questions.items():
+        texts = (question.system + question.prompt for question in of_split)
+        if of_split and not any(_ASKED.search(text) for text in texts):
+            _log.warning(
+                "env.%s: no question asks for the answer in \\boxed{} or <answer>; "
+                "responses without one are wrong, so add it to the prompts",
+                split,
+            )
 
 
 def packages(grader: str) -> Packages:

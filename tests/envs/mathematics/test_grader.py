@@ -1,5 +1,6 @@
 import functools
 import json
+import types
 
 import pytest
 
@@ -567,6 +568,30 @@ def test_environment_grades_rows_of_its_files(tmp_path):
     assert environment.start(half).act("\\boxed{2}", False).score == 0
     assert environment.start(small).act("\\boxed{10^{-5}}", False).score == 1
     environment.close()
+
+
+@pytest.mark.parametrize(
+    "asks, warned",
+    [
+        ({"prompt": "2+2? Answer in \\boxed{}."}, False),
+        ({"prompt": "2+2?", "system": "Use <answer> tags."}, False),
+        ({"prompt": "2+2? The last line is: Answer: $Answer"}, True),
+        ({"prompt": '2+2? Output the answer after "####".'}, True),
+    ],
+)
+def test_prompts_that_ask_for_no_mark_are_told(tmp_path, asks, warned, caplog):
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"answer": 4} | asks))
+    sandbox = types.SimpleNamespace(tier="C", close=None)
+
+    grader.environment(
+        {"train": file, "heldout": ""}, make_sandbox=lambda packages: sandbox
+    )
+
+    told = [
+        message for message in caplog.messages if "\\boxed{} or <answer>" in message
+    ]
+    assert len(told) == warned and all(m.startswith("env.train: no qu") for m in told)
 
 
 @pytest.mark.parametrize("answer", [None, "", " ", True, [1]])
