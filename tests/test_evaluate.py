@@ -214,8 +214,8 @@ def test_run_evaluates_every_split_of_an_environment_of_ones_own(monkeypatch):
     one, built = make_components(), []
 
     class Build:
-        def __init__(self, c, environment):
-            built.append((c, environment))
+        def __init__(self, c, environment, *, trains):
+            built.append((c, environment, trains))
 
         def __enter__(self):
             return dataclasses.replace(one, config=built[0][0])
@@ -230,7 +230,7 @@ def test_run_evaluates_every_split_of_an_environment_of_ones_own(monkeypatch):
 
     found = evaluate.run(c, one.environment)
 
-    assert built == [(c, one.environment), "closed"]
+    assert built == [(c, one.environment, False), "closed"]
     assert found == {
         split: evaluate.on_split(one, "a", split)[0]
         for split in ("train", "validation", "heldout")
