@@ -229,6 +229,7 @@ class Grading:
         # The other hosts have nothing to grade; the first one says when it is done.
         while not distributed.from_first(self._pool.wait(_PAUSE_S)):
             self._take_verdicts(wait=False)
+            screen.count(len(self._verdicts), len(self._written))
             check_stop()
         self._take_verdicts(wait=True)
         verdicts = distributed.from_first(self._verdicts)
@@ -244,8 +245,6 @@ class Grading:
             # An episode that wants another act is refused by `finish`.
             if not isinstance(verdict, str):
                 self._each(_with_verdict(written, verdict))
-            if wait:
-                screen.count(len(self._verdicts), len(self._written))
 
 
 def _with_verdict(written: GradedAttempt, verdict: dict | None) -> GradedAttempt:

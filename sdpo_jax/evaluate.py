@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdpo_jax import answers, run_checkpoints, screen, tables
+from sdpo_jax import answers, interrupt, run_checkpoints, screen, tables
 from sdpo_jax.collect import collect, drop_long_prompts, sampling_of
 from sdpo_jax.components import Components, build
 from sdpo_jax.config import SPLITS
@@ -77,6 +77,7 @@ def run(
     Raises:
       ValueError: if the config, checkpoint or questions cannot work.
       FileNotFoundError: if the run has no such checkpoint yet.
+      Interrupted: if SIGTERM or Ctrl-C asked to stop; answers so far are written.
     """
     screen.show_log()
     _check(workdir, checkpoint, path)
@@ -93,6 +94,7 @@ def run(
         sizes = {split: _planned(components, split) for split in splits}
         found = {}
         with (
+            interrupt.on_signals("answers written so far are kept") as stop,
             screen.Progress(sum(sizes.values()), "answer") as shown,
             answers.Files(path, update) as files,
         ):
@@ -100,7 +102,9 @@ def run(
                 each = functools.partial(files.write, split)
                 with shown.part(size):
                     found[split], graded = on_split(
-                        components, policy, split, each=each
+                        *(components, policy, split),
+                        check_stop=stop.raise_if_set,
+                        each=each,
                     )
                 files.write_questions(split, _of_questions(c, graded))
             files.write_results(c, found, checkpoint if workdir else None)

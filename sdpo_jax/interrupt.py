@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a flag that the training loop checks between its steps."""
+"""SIGTERM and Ctrl-C as a flag that long loops check between their steps."""
 
 import contextlib
 import logging
@@ -19,10 +19,14 @@ class Interrupted(Exception):
 
 
 class Flag:
-    """Set by the first signal; the second one is not caught any more."""
+    """Set by the first signal; the second one is not caught any more.
 
-    def __init__(self):
-        self._is_set = False
+    Args:
+      kept: what is kept of the work, for the message; None for that of training.
+    """
+
+    def __init__(self, kept: str | None = None):
+        self._is_set, self._kept = False, kept
         self._unanswered = threading.Lock()
 
     def handle(self, number: int, frame: Any) -> None:
@@ -52,8 +56,8 @@ class Flag:
         if not self._unanswered.acquire(blocking=False):
             return
         doing = screen.doing()
-        kept = "the last complete update is saved"
-        if screen.done() == 0:
+        kept = self._kept or "the last complete update is saved"
+        if self._kept is None and screen.done() == 0:
             kept = "nothing is kept before the first update is complete"
         _log.warning(
             "%s: stopping as soon as this is done%s; %s. Once more stops at once",
@@ -73,9 +77,9 @@ class Flag:
 
 
 @contextlib.contextmanager
-def on_signals() -> Iterator[Flag]:
+def on_signals(kept: str | None = None) -> Iterator[Flag]:
     """A flag that SIGTERM and Ctrl-C set; the earlier handlers are restored at exit."""
-    flag = Flag()
+    flag = Flag(kept)
     # Only the main thread may handle signals; elsewhere they are the caller's.
     if threading.current_thread() is not threading.main_thread():
         yield flag

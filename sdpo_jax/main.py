@@ -156,11 +156,14 @@ def _train(c: ConfigDict) -> tuple[dict, str]:
 
 
 def _evaluate(c: ConfigDict) -> tuple[dict, str]:
-    from sdpo_jax import answers, evaluate
+    from sdpo_jax import answers, evaluate, interrupt
 
     path = answers.new_folder(_folder())
     checkpoint = {"checkpoint": _CHECKPOINT.value} if _CHECKPOINT.present else {}
-    found = evaluate.run(c, workdir=_WORKDIR.value, path=path, **checkpoint)
+    try:
+        found = evaluate.run(c, workdir=_WORKDIR.value, path=path, **checkpoint)
+    except interrupt.Interrupted as stopped:
+        sys.exit(f"{stopped}; the answers so far are in {path}")
     return found, evaluate.describe(found, path)
 
 

@@ -1,16 +1,24 @@
-import contextlib
 import dataclasses
 import itertools
 import json
 import operator
 import re
+import signal
 import threading
 
 import jax
 import numpy as np
 import pytest
 
-from sdpo_jax import answers, components, config, evaluate, feedback, json_files
+from sdpo_jax import (
+    answers,
+    components,
+    config,
+    evaluate,
+    feedback,
+    interrupt,
+    json_files,
+)
 from sdpo_jax.batch import Attempts
 from sdpo_jax.envs.base import GradedAttempt, Verdict
 from sdpo_jax.questions.question import Question
@@ -253,7 +261,8 @@ def built(monkeypatch):
             calls.append((c, environment))
 
         def __enter__(self):
-            return dataclasses.replace(one, config=calls[0][0])
+            c, environment = calls[0]
+            return dataclasses.replace(one, config=c, environment=environment)
 
         def __exit__(self, *_):
             calls.append("closed")
@@ -277,12 +286,9 @@ def test_run_evaluates_every_split_of_an_environment_of_ones_own(built):
     }
 
 
-def test_without_held_out_questions_nothing_of_them_is_measured(monkeypatch):
-    one = make_components()
+def test_without_held_out_questions_nothing_of_them_is_measured(built, monkeypatch):
+    one, _ = built
     monkeypatch.setitem(QUESTIONS, "heldout", [])
-    monkeypatch.setattr(components.Components, "load_params", lambda self: "a")
-    build = lambda c, environment, trains: contextlib.nullcontext(one)
-    monkeypatch.setattr(evaluate, "build", build)
 
     values = evaluate.on_splits(one, "a", ("validation", "heldout"), "base")
 
@@ -343,6 +349,28 @@ def test_answers_are_on_file_as_they_come(built, tmp_path):
 
     lines = list(json_files.read_lines(folder / "train.jsonl"))
     assert lines and {line["update"] for line in lines} == {7}
+
+
+def test_signal_ends_an_evaluation_between_groups(built, tmp_path, caplog):
+    folder = tmp_path / "evaluation"
+
+    once = threading.Lock()
+
+    class Signalled(Sums):
+        def act(self, response, truncated):
+            # All of the first split is written before the second begins.
+            is_second = (folder / "train_questions.jsonl").exists()
+            if is_second and once.acquire(blocking=False):
+                signal.raise_signal(signal.SIGTERM)
+            return super().act(response, truncated)
+
+    with pytest.raises(interrupt.Interrupted):
+        evaluate.run(settings(), Signalled(), path=folder)
+
+    told = "SIGTERM: stopping as soon as this is done (evaluating validation, "
+    assert told in caplog.text and "answers written so far are kept" in caplog.text
+    assert len(list(json_files.read_lines(folder / "train.jsonl"))) == 3
+    assert not (folder / "results.json").exists()
 
 
 def test_an_earlier_evaluation_is_not_written_over(built, tmp_path):
