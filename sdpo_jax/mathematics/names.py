@@ -59,10 +59,11 @@ _OF_ANGLE = (
 _SQUARE = r"[A-Z]{2} \^ 2"
 _DERIVATIVE = r"\\frac (?:d|\{ d [a-z] \}) \{ d [a-z] \}"
 _INVERSE = r"[A-Z] \^ (?:\{ - 1 \}|T)"
+_PROPERTY = r"\\?(?:deg|dim|det|rank|ker) [A-Za-z]|# [A-Z]|tr \( [A-Z] \)"
 _WHOLE = r"\\lfloor (?:\d+ )?[A-Z] \\rfloor"
 _NAME = (
     rf"(?:{_APPLIED}|{_OF_ANGLE}|{_SQUARE}|{_ANGLE}|{_OVER}|{_MEASURED}|{_DERIVATIVE}"
-    rf"|{_INVERSE}|{_WHOLE}|{_ONE})"
+    rf"|{_INVERSE}|{_PROPERTY}|{_WHOLE}|{_ONE})"
 )
 _JOINED = rf"{_NAME}(?: (?:[+\-*/] )?{_NAME})+"
 _QUOTIENT = r"\\frac" + rf" (?:{_NAME}|\{{ {_NAME} \}})" * 2
@@ -85,6 +86,20 @@ sec csc floor ceil arcsin arccos arctan factorial
 )
 
 
+_CONCLUDING = frozenset(
+    (
+        "=",
+        "\\rightarrow",
+        "\\implies",
+        "\\therefore",
+        "so",
+        "thus",
+        "hence",
+        "therefore",
+    )
+)
+
+
 def side_of(tokens: Sequence[Token]) -> Side:
     """What a side of an equation is beside its value."""
     text = re.sub(r"\{ (\S+) \}", r"\1", " ".join(_spelled(tokens)))
@@ -97,9 +112,8 @@ def side_of(tokens: Sequence[Token]) -> Side:
         kind = "name" if letters == sorted(letters, key=order) else ""
         return Side(kind, key, coordinates=tuple(x.replace(" ", "") for x in letters))
     letters = re.findall(_NAME, text)
-    if re.fullmatch(f"{_JOINED}|{_QUOTIENT}", text) and len(set(letters)) == len(
-        letters
-    ):
+    joined = rf"{_JOINED}|{_QUOTIENT}|\( {_JOINED} \)|\| {_JOINED} \|"
+    if re.fullmatch(joined, text) and len(set(letters)) == len(letters):
         return Side("names", key, frozenset(letters))
     if _are_words(tokens):
         return Side("name", key)
@@ -132,6 +146,8 @@ def _are_words(tokens: Sequence[Token]) -> bool:
 def without_introduction(tokens: Sequence[Token]) -> list[Token]:
     """The tokens after words that only introduce them: the answer is 5; Domain: x>3."""
     tokens = list(tokens)
+    while len(tokens) > 1 and tokens[0].text.casefold() in _CONCLUDING:
+        tokens = tokens[1:]
     for end, token in enumerate(tokens):
         if token.kind == "letters":
             is_end = token.text.casefold() in ("is", "are", "equals") and end > 0

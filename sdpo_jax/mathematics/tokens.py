@@ -36,7 +36,7 @@ _STYLE = (
 _SPACE = r"\s+|~|\\[,;: ]|\\(?:quad|qquad|thinspace)(?![a-zA-Z])"
 _NOTHING = (
     r"\\!|\\(?:left|right)\s*\.|\\(?:left|right|[bB]igg?[lr]?|displaystyle|textstyle"
-    r"|limits|therefore)(?![a-zA-Z])"
+    r"|limits|bf|rm|it|sf|tt|em)(?![a-zA-Z])"
 )
 
 

@@ -47,7 +47,15 @@ volt
 unit
 bit
 byte
-hz hertz
+hz hertz Hz
+kJ kilojoule
+kW kilowatt
+kN kilonewton
+Pa pascal
+cup
+tablespoon tbsp
+teaspoon tsp
+total
 mol mole
 acre
 person people
@@ -104,6 +112,10 @@ _NUMBER_WORD = re.compile(
     r"|(?:ten|seven|eleven|twelf|nin|eigh|fif|six|four|teen|tie|hundred|thousand|illion)"
     r"th$"
 )
+_LAST = re.compile(
+    r"(?:^| )(?:in total|in all|long|wide|tall|high|deep|old|away|apart|each|total|left"
+    r"|remaining|altogether)$"
+)
 _ORDINALS = {"1": "st", "2": "nd", "3": "rd"}
 _MONEY = {"$": "dollar", "\\euro": "euro", "\\pounds": "gbp"}
 
@@ -133,7 +145,7 @@ def without_unit(tokens: Sequence[Token]) -> tuple[list[Token], Unit]:
     texts = [token.text for token in tokens]
     sign = texts[:1].count("-")
     if currency := _MONEY.get("".join(texts[sign : sign + 1])):
-        return tokens[:sign] + tokens[sign + 1 :], ((currency, 1),)
+        return _price(tokens[:sign] + tokens[sign + 1 :], currency)
     if texts[-1:] == ["%"]:
         return tokens[:-1], PERCENT
     for tail, unit in _TAILS:
@@ -142,11 +154,21 @@ def without_unit(tokens: Sequence[Token]) -> tuple[list[Token], Unit]:
     if _is_ordinal(texts[-5:]):
         return tokens[: -1 if texts[-1] != "}" else -4], (("ordinal", 1),)
     for start in range(1, len(tokens)):
-        if _may_start(tokens[start - 1], tokens[start]):
+        if _may_start(*tokens[start - 1 : start + 2]):
             unit = _unit(tokens[start:])
             if unit:
                 return tokens[:start], unit
     return tokens, ()
+
+
+def _price(tokens: list[Token], currency: str) -> tuple[list[Token], Unit]:
+    """The tokens of a sum of money, and its currency: by the hour, say."""
+    paid = Token("letters", currency)
+    for start in range(1, len(tokens)):
+        unit = _unit([paid, *tokens[start:]])
+        if tokens[start].text in ("per", "each", "total") and unit:
+            return tokens[:start], unit
+    return tokens, _unit([paid])
 
 
 _CIRCLE = [["^", "\\circ"], ["^", "{", "\\circ", "}"], ["\\circ"]]
@@ -166,15 +188,16 @@ def _is_ordinal(texts: Sequence[str]) -> bool:
     return match[2] == ("th" if is_teen else _ORDINALS.get(match[1][-1], "th"))
 
 
-def _may_start(before: Token, token: Token) -> bool:
-    """Whether a unit can begin here: `5 m` in italics is a product."""
+def _may_start(before: Token, token: Token, following: Token | None = None) -> bool:
+    """Whether a unit can begin here: `5 m` in italics is a product, but not 5 m/s."""
     if token.kind != "letters" or before.text in ("^", "_", "/", "*", "+", "-"):
         return False
     if token.upright:
         return True
-    if before.kind == "number":
-        return len(token.text) > 1 and (token.spaced or token.text in _TIGHT)
-    return len(token.text) > 2 and token.spaced
+    if before.kind != "number":
+        return len(token.text) > 2 and token.spaced
+    is_rate = following is not None and following.text == "/"
+    return token.text in _TIGHT or (token.spaced and (len(token.text) > 1 or is_rate))
 
 
 def _unit(tokens: Sequence[Token]) -> Unit:
@@ -183,6 +206,9 @@ def _unit(tokens: Sequence[Token]) -> Unit:
     text = re.sub(r"\^ (?:\{ ([23]) \}|([23])(?!\S))", r"^\1\2", text).replace(" .", "")
     if not re.fullmatch(r"(?:[A-Za-z]+|\^[23]|/|\s)+", text):
         return ()
+    # The unit of what: cups of flour. How it lies: feet long.
+    text = re.sub(r"(?<=[a-z]s) of (?:[a-z]{3,} ?){1,2}$", "", text).rstrip()
+    text = _LAST.sub("", text) or "total"
     above, *below = re.split(r" (?:per|/) ", text)
     if len(below) > 1:
         return ()
@@ -239,4 +265,4 @@ def _singular(word: str) -> str:
         return word[:-3] + "y"
     if re.search(r"(?:[sxz]|ch|sh)es$", word):
         return word[:-2]
-    return word if re.search(r"(?:ss|us|is|as|os)$", word) else word.removesuffix("s")
+    return word if re.search(r"(?:ss|us|is)$", word) else word.removesuffix("s")
