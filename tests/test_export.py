@@ -134,7 +134,7 @@ def test_large_change_in_bfloat16_is_no_cause_for_alarm(finished, tmp_path, capl
     told = export.run(run_config(), finished, path=tmp_path / "out", weights="teacher")
 
     assert told["changed_in_files"] > 0.99 * told["changed"] > 0
-    assert not caplog.records
+    assert {record.levelname for record in caplog.records} <= {"INFO"}
 
 
 def test_export_without_the_weights_of_the_base_says_so(finished, tmp_path, caplog):
@@ -147,7 +147,7 @@ def test_export_without_the_weights_of_the_base_says_so(finished, tmp_path, capl
 
     assert "changed" not in told
     assert (tmp_path / "out" / "model.safetensors").exists()
-    [record] = caplog.records
+    [record] = [r for r in caplog.records if r.levelname != "INFO"]
     assert "was not counted" in record.getMessage()
     assert "model.safetensors is missing" in record.getMessage()
 
