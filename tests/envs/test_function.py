@@ -63,6 +63,9 @@ class Tensor:
     def __init__(self, *numbers):
         self.numbers = numbers
 
+    def __repr__(self):
+        return f"tensor{self.numbers}"
+
     def item(self):
         if len(self.numbers) > 1:
             raise RuntimeError("a Tensor with 2 elements cannot be converted")
@@ -71,6 +74,9 @@ class Tensor:
 
 class Mpf:
     """A number as mpmath has them."""
+
+    def __repr__(self):
+        return "mpf"
 
     def __float__(self):
         return 0.5
