@@ -4,6 +4,7 @@ import bz2
 import functools
 import gzip
 import io
+import itertools
 import json
 import lzma
 import tarfile
@@ -108,6 +109,8 @@ def archive(kind):
         (b"abcde\0f", "is damaged, or no text, expected text in UTF-8; write it anew"),
         (b"SQLite format 3\0", "is a database"),
     ],
+    # An archive holds the time, and test processes must agree on the names.
+    ids=itertools.count(),
 )
 def test_other_kinds_of_files_are_named_with_the_remedy(tmp_path, content, told):
     assert told in refused(written(tmp_path, content))
