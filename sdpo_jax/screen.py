@@ -275,10 +275,15 @@ def _above(bar: tqdm.tqdm) -> Iterator[None]:
 
 
 def _handlers() -> list[logging.StreamHandler]:
-    """Every handler of the process that writes to a stream."""
+    """Every handler of the process that keeps the stream that it writes to.
+
+    One that looks `sys.stderr` up at every line, as Python's last resort does, needs no
+    other, and takes none.
+    """
     loggers = [logging.root, *logging.root.manager.loggerDict.values()]
     handlers = [h for each in loggers for h in getattr(each, "handlers", [])]
-    return [h for h in handlers if isinstance(h, logging.StreamHandler)]
+    streams = [h for h in handlers if isinstance(h, logging.StreamHandler)]
+    return [h for h in streams if "stream" in vars(h)]
 
 
 def _columns(stream: TextIO) -> int:

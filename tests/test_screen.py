@@ -189,6 +189,9 @@ def test_what_others_print_stays_above_the_bar():
     with terminal() as drawn:
         handler = logging.StreamHandler(sys.stderr)
         log.addHandler(handler)
+        # As libraries add it to their loggers; it takes no other stream.
+        other = logging.getLogger("somebody.else.quiet")
+        other.addHandler(logging.lastResort)
         with screen.Progress(4, "update", shown=["loss"]) as bar:
             with screen.phase("sampling"):
                 screen.count(3, 8)
@@ -199,6 +202,7 @@ def test_what_others_print_stays_above_the_bar():
                 print("prints\nand prints\non", end="")
         log.warning("after the bar")
         log.removeHandler(handler)
+        other.removeHandler(logging.lastResort)
         assert handler.stream is sys.stderr is sys.stdout
         *lines, last, after, end = screen_after(drawn())
 
