@@ -45,7 +45,8 @@ class Files:
         self._path = None
         if path is not None and distributed.is_first():
             self._path = pathlib.Path(path)
-            self._path.mkdir(parents=True, exist_ok=True)
+            # Refused if another evaluation has made it meanwhile.
+            self._path.mkdir(parents=True)
         self._files = contextlib.ExitStack()
         self._file_of = functools.cache(self._open)
 

@@ -17,13 +17,12 @@ import os
 import pathlib
 import re
 import shutil
-from typing import Any
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
-from sdpo_jax import distributed
+from sdpo_jax import distributed, leaves
+from sdpo_jax.leaves import PyTree
 from sdpo_jax.manifest import (
     MANIFEST,
     DamagedError,
@@ -33,8 +32,6 @@ from sdpo_jax.manifest import (
     sync,
     write_manifest,
 )
-
-PyTree = Any
 
 _UNFINISHED = ".unfinished"
 _DELETED = ".deleted"
@@ -96,14 +93,14 @@ class Checkpoints:
           OSError: if the previous save failed.
         """
         self.wait()
-        leaves = _named_leaves(state)
-        content = _content(step, leaves, extra, score)
+        named = leaves.named(state)
+        content = _content(step, named, extra, score)
         path = self._folder / f"{step:08d}{_UNFINISHED}"
         if jax.process_index() == 0:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._clear()
         # Orbax refuses arrays without elements; the manifest has their shapes.
-        stored = {name: leaf for name, leaf in leaves.items() if leaf.size}
+        stored = {name: leaf for name, leaf in named.items() if leaf.size}
         self._orbax.save(path, args=ocp.args.PyTreeSave(stored))
         self._saving = step, self._thread.submit(self._finish, path, content)
 
@@ -165,7 +162,7 @@ class Checkpoints:
 
         Args:
           abstract_state: tree of `jax.ShapeDtypeStruct` (or arrays) with the
-            sharding each leaf should get; see `abstract`.
+            sharding each leaf should get.
           step: of the checkpoint; None for the newest undamaged one. The log has one
             error that names the faults of newer ones.
 
@@ -257,11 +254,11 @@ class Checkpoints:
 
     def _choose(self, step: int | None) -> tuple[int, dict]:
         """The step that all processes restore, verified by the first process."""
-        paths = self._paths()
+        paths, of_step = self._paths(), "" if step is None else f"of step {step} "
         if not paths or step is not None and step not in paths:
             raise FileNotFoundError(
-                f"no checkpoint {'' if step is None else f'of step {step} '}in "
-                f"{self._folder}; it holds steps {sorted(paths)}"
+                f"no checkpoint {of_step}in {self._folder}; it holds steps "
+                f"{sorted(paths)}"
             )
         candidates = sorted(paths, reverse=True) if step is None else [step]
         chosen, faults = None, []
@@ -270,7 +267,7 @@ class Checkpoints:
         chosen = distributed.from_first(chosen)
         if chosen is None:
             raise DamagedError(
-                f"no undamaged checkpoint in {self._folder}: "
+                f"no undamaged checkpoint {of_step}in {self._folder}: "
                 f"{'; '.join(faults) or 'see the first process'}. Name another step, "
                 "restore the folder from a backup, or start again in a new one"
             )
@@ -286,8 +283,9 @@ class Checkpoints:
     def _read(
         self, step: int, saved: dict, abstract_tree: PyTree, part: str = ""
     ) -> PyTree:
-        named = _named_leaves(abstract_tree, part)
-        _check_leaves(_below(saved, part), named, f"step {step} in {self._folder}")
+        named = leaves.named(abstract_tree, part)
+        of_part = leaves.below(saved, part)
+        leaves.check(of_part, named, f"step {step} in {self._folder}")
         stored = {name: leaf for name, leaf in named.items() if leaf.size}
         values = self._orbax.restore(
             self._paths()[step],
@@ -298,78 +296,16 @@ class Checkpoints:
             ),
         )
         # Each restored array is popped, so its copy does not double the memory of all.
-        leaves = [_copy(values.pop(name, None), leaf) for name, leaf in named.items()]
-        return jax.tree.unflatten(jax.tree.structure(abstract_tree), leaves)
-
-
-def abstract(state: PyTree) -> PyTree:
-    """Shapes, dtypes and shardings of a state's arrays, without the arrays."""
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
-    )
-
-
-def _named_leaves(tree: PyTree, part: str = "") -> dict[str, Any]:
-    """Leaves by path, like "student/layers/0/kernel"; `part` goes in front."""
-    leaves = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        inner = jax.tree_util.keystr(path, simple=True, separator="/")
-        name = "/".join(filter(None, [part, inner]))
-        if not isinstance(getattr(leaf, "sharding", None), jax.sharding.Sharding):
-            raise ValueError(
-                f"expected a jax.Array (or a jax.ShapeDtypeStruct with a sharding) "
-                f"at {name}, got {leaf!r}; wrap numbers with jnp.asarray"
-            )
-        if name in leaves:
-            raise ValueError(f"two leaves are called {name}; rename one of their keys")
-        leaves[name] = leaf
-    return leaves
-
-
-def _below(saved: dict, part: str) -> dict:
-    return {
-        name: leaf
-        for name, leaf in saved.items()
-        if not part or name == part or name.startswith(f"{part}/")
-    }
-
-
-def _check_leaves(saved: dict, leaves: dict, source: str) -> None:
-    expected = {
-        name: [leaf.dtype.name, list(leaf.shape)] for name, leaf in leaves.items()
-    }
-    for name in sorted(saved.keys() | expected.keys()):
-        if saved.get(name) != expected.get(name):
-            raise ValueError(
-                f"checkpoint and state differ first at {name or 'the root'}: the "
-                f"checkpoint (of {source}) has {_describe_leaf(saved.get(name))}, this "
-                f"state has {_describe_leaf(expected.get(name))}. Restore with the "
-                "config the run was started with"
-            )
-
-
-def _describe_leaf(leaf: list | None) -> str:
-    return f"{leaf[0]} of shape {tuple(leaf[1])}" if leaf else "nothing"
+        new = [
+            leaves.copy(values.pop(name, None), leaf) for name, leaf in named.items()
+        ]
+        return jax.tree.unflatten(jax.tree.structure(abstract_tree), new)
 
 
 def _restore_args(leaf: jax.ShapeDtypeStruct) -> ocp.ArrayRestoreArgs:
     return ocp.ArrayRestoreArgs(
         sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype
     )
-
-
-def _copy(value: jax.Array | None, leaf: jax.ShapeDtypeStruct) -> jax.Array:
-    """The restored value in new buffers with the sharding of `leaf`; None if empty."""
-    if value is None:
-        empty = np.zeros(leaf.shape, leaf.dtype)
-        places = leaf.sharding.addressable_devices_indices_map(leaf.shape)
-        blocks = [(empty[index], device) for device, index in places.items()]
-    else:
-        blocks = [(shard.data, shard.device) for shard in value.addressable_shards]
-    # On CPU orbax's replicas share one host buffer, which cannot be donated. Copied by
-    # shard, because device_put refuses arrays that other processes hold a part of.
-    shards = [jax.device_put(*block, may_alias=False) for block in blocks]
-    return jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, shards)
 
 
 def _check_score(step: int, score: float | None) -> None:
@@ -380,17 +316,15 @@ def _check_score(step: int, score: float | None) -> None:
         )
 
 
-def _content(step: int, leaves: dict, extra: dict, score: float | None) -> dict:
+def _content(step: int, named: dict, extra: dict, score: float | None) -> dict:
     _check_score(step, score)
     if json.loads(json.dumps(extra)) != extra:
         raise ValueError(
             f"extra must be plain JSON with string keys, lists and no NaN: {extra!r} "
             f"comes back as {json.loads(json.dumps(extra))!r}"
         )
-    shapes = {
-        name: [leaf.dtype.name, list(leaf.shape)] for name, leaf in leaves.items()
-    }
-    return {"step": step, "score": score, "extra": extra, "leaves": shapes}
+    described = leaves.described(named)
+    return {"step": step, "score": score, "extra": extra, "leaves": described}
 
 
 def _best(manifests: dict[int, dict]) -> int | None:

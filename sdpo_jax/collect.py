@@ -239,7 +239,7 @@ class Grading:
 
     def _take_verdicts(self, wait: bool) -> None:
         """Hand on the attempts that are graded; only the first host has any."""
-        for verdict in self._pool.verdicts_from(len(self._verdicts), wait=wait):
+        for verdict in self._pool.verdicts(len(self._verdicts), wait=wait):
             written = self._written[len(self._verdicts)]
             self._verdicts.append(verdict)
             # An episode that wants another act is refused by `finish`.

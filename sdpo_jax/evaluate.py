@@ -14,7 +14,15 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from sdpo_jax import answers, interrupt, run_checkpoints, screen, tables
+from sdpo_jax import (
+    answers,
+    distributed,
+    inputs,
+    interrupt,
+    run_checkpoints,
+    screen,
+    tables,
+)
 from sdpo_jax.collect import collect, drop_long_prompts, sampling_of
 from sdpo_jax.components import Components, build
 from sdpo_jax.config import SPLITS
@@ -75,7 +83,8 @@ def run(
       there are no such questions.
 
     Raises:
-      ValueError: if the config, checkpoint or questions cannot work.
+      ValueError: if the config, checkpoint or questions cannot work, or the base model
+        of the run was replaced since it began.
       FileNotFoundError: if the run has no such checkpoint yet.
       Interrupted: if SIGTERM or Ctrl-C asked to stop; answers so far are written.
     """
@@ -83,32 +92,43 @@ def run(
     _check(workdir, checkpoint, path)
     if workdir is not None and path is None:
         path = answers.new_folder(workdir)
-    with build(c, environment, trains=False) as components:
+    with (
+        interrupt.on_signals("answers written so far are kept") as stop,
+        build(c, environment, trains=False, check_stop=stop.raise_if_set) as components,
+    ):
         policy, update = _policy(components, workdir, checkpoint)
+        # To build and load takes minutes.
+        stop.raise_if_set()
         _log.info(
             "evaluating %s%s",
             f"{workdir} after update {update}" if workdir else c.model.path,
             f"; every answer goes to {path}" if path else "",
         )
-        splits = _with_questions(components, SPLITS)
-        sizes = {split: _planned(components, split) for split in splits}
-        found = {}
-        with (
-            interrupt.on_signals("answers written so far are kept") as stop,
-            screen.Progress(sum(sizes.values()), "answer") as shown,
-            answers.Files(path, update) as files,
-        ):
-            for split, size in sizes.items():
-                each = functools.partial(files.write, split)
-                with shown.part(size):
-                    found[split], graded = on_split(
-                        *(components, policy, split),
-                        check_stop=stop.raise_if_set,
-                        each=each,
-                    )
-                files.write_questions(split, _of_questions(c, graded))
+        with answers.Files(path, update) as files:
+            found = _every_split(components, policy, files, stop.raise_if_set)
             files.write_results(c, found, checkpoint if workdir else None)
         return found
+
+
+def _every_split(
+    components: Components,
+    policy: Any,
+    files: answers.Files,
+    check_stop: Callable[[], None],
+) -> dict[str, dict[str, float]]:
+    """Split -> name -> value, of every split; writes the answers and shows progress."""
+    splits = _with_questions(components, SPLITS)
+    sizes = {split: _planned(components, split) for split in splits}
+    found = {}
+    with screen.Progress(sum(sizes.values()), "answer") as shown:
+        for split, size in sizes.items():
+            each = functools.partial(files.write, split)
+            with shown.part(size):
+                found[split], graded = on_split(
+                    *(components, policy, split), check_stop=check_stop, each=each
+                )
+            files.write_questions(split, _of_questions(components.config, graded))
+    return found
 
 
 def _with_questions(components: Components, splits: Sequence[str]) -> list[str]:
@@ -135,6 +155,8 @@ def after_update(
     splits = splits_due(components.config, update)
     if not splits:
         return {}
+    # A signal during the update is heard before programs of this one are compiled.
+    check_stop()
     with timer("evaluate"):
         label = f"after update {update}"
         return on_splits(components, policy, splits, label, check_stop)
@@ -150,6 +172,7 @@ def _planned(components: Components, split: str) -> int:
 def _check(
     workdir: str | os.PathLike | None, checkpoint: str, path: str | os.PathLike | None
 ) -> None:
+    """Refuse what is asked for and cannot be."""
     if checkpoint not in run_checkpoints.CHOICES:
         raise ValueError(
             f"--checkpoint={checkpoint}: must be one of "
@@ -159,7 +182,8 @@ def _check(
         raise ValueError(
             f"--checkpoint={checkpoint}: only a run has these; give its --workdir"
         )
-    if path is not None and pathlib.Path(path).exists():
+    # The first host decides: when another one looks, it may have made the folder.
+    if distributed.from_first(path is not None and pathlib.Path(path).exists()):
         raise ValueError(f"{path} exists; move it away, or give another path")
 
 
@@ -169,6 +193,7 @@ def _policy(
     """The weights to evaluate, and the update after which they were saved."""
     if workdir is None:
         return components.load_params(), 0
+    inputs.check_model(components.config, workdir)
     shapes = trained_shapes(*components.model)
     student, update = run_checkpoints.weights(shapes, pathlib.Path(workdir), checkpoint)
     base = components.load_params() if components.config.lora.rank else None

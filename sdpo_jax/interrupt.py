@@ -5,12 +5,18 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 from sdpo_jax import distributed, screen
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Seconds within which a signal that is repeated is still the first one: `timeout` sends
+# two, to the process and to its group.
+_ONE_S = 1.0
+# Ends the thread that listens; no signal has this number.
+_END = b"\0"
 _log = logging.getLogger(__name__)
 
 
@@ -19,7 +25,7 @@ class Interrupted(Exception):
 
 
 class Flag:
-    """Set by the first signal; the second one is not caught any more.
+    """Set by the first signal; the second one ends the process at once.
 
     Args:
       kept: what is kept of the work, for the message; None for that of training.
@@ -27,34 +33,29 @@ class Flag:
 
     def __init__(self, kept: str | None = None):
         self._is_set, self._kept = False, kept
-        self._unanswered = threading.Lock()
 
     def handle(self, number: int, frame: Any) -> None:
         """Set the flag; what `signal.signal` calls."""
         self._is_set = True
-        signal.signal(number, signal.SIG_DFL)
-        self._answer(number)
 
     def listen(self, reader: int) -> None:
-        """Answer the signals whose numbers come from `reader`, until it is closed.
+        """Answer the signals whose numbers come from `reader`, until `_END` comes.
 
         Python calls `handle` in the main thread only, which may be compiling a program
         for minutes. A second signal ends the process even then.
         """
-        heard = set()
-        while numbers := os.read(reader, 1):
-            (number,) = numbers
-            if number not in SIGNALS:
-                continue
-            self._answer(number)
-            if number in heard and not self._is_set:
-                os._exit(128 + number)
-            heard.add(number)
+        first_s, numbers = {}, b""
+        while _END not in numbers:
+            numbers = os.read(reader, 64)
+            now_s = time.monotonic()
+            for number in filter(numbers.__contains__, SIGNALS):
+                if not first_s:
+                    self._answer(number)
+                if now_s - first_s.setdefault(number, now_s) > _ONE_S:
+                    os._exit(128 + number)
 
     def _answer(self, number: int) -> None:
-        """Say once what happens now; whoever comes first, and nobody ever waits."""
-        if not self._unanswered.acquire(blocking=False):
-            return
+        """Say what happens now."""
         doing = screen.doing()
         kept = self._kept or "the last complete update is saved"
         if self._kept is None and screen.done() == 0:
@@ -105,6 +106,23 @@ def _wakeups(flag: Flag) -> Iterator[None]:
         yield
     finally:
         signal.set_wakeup_fd(before)
-        os.close(writer)
+        # Not by closing it: a process that was forked meanwhile holds it open.
+        os.write(writer, _END)
         thread.join()
+        os.close(writer)
         os.close(reader)
+
+
+def _in_child() -> None:
+    """End a forked process by its signals, which are none of this one's business.
+
+    A grader may end a pool of processes, all of which would set the flag, keep running,
+    and write to the pipe of the parent, which would then leave.
+    """
+    for number in SIGNALS:
+        if isinstance(getattr(signal.getsignal(number), "__self__", None), Flag):
+            signal.signal(number, signal.SIG_DFL)
+            signal.set_wakeup_fd(-1)
+
+
+os.register_at_fork(after_in_child=_in_child)

@@ -163,7 +163,8 @@ def _evaluate(c: ConfigDict) -> tuple[dict, str]:
     try:
         found = evaluate.run(c, workdir=_WORKDIR.value, path=path, **checkpoint)
     except interrupt.Interrupted as stopped:
-        sys.exit(f"{stopped}; the answers so far are in {path}")
+        is_begun = path.exists()
+        sys.exit(f"{stopped}" + f"; the answers so far are in {path}" * is_begun)
     return found, evaluate.describe(found, path)
 
 

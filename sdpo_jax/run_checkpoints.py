@@ -188,7 +188,10 @@ def weights(
     checkpoints = Checkpoints(folder / run_folder.CHECKPOINTS)
     try:
         is_best = checkpoint == "best"
-        update = checkpoints.best() if is_best else checkpoints.latest()
+        # Hosts may see a shared folder at different times; the first one decides.
+        update = distributed.from_first(
+            checkpoints.best() if is_best else checkpoints.latest()
+        )
         if update is None:
             raise FileNotFoundError(
                 f"{folder} holds no checkpoint yet" + " with a score" * is_best

@@ -41,6 +41,13 @@ def checkpoints(tmp_path):
     opened.close()
 
 
+def abstract(state):
+    """Shapes, dtypes and shardings of a state's arrays, without the arrays."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state
+    )
+
+
 def make_mesh(rows, columns):
     return jax.make_mesh(
         (rows, columns),
@@ -116,7 +123,7 @@ def test_restored_state_and_extra_are_bit_identical(checkpoints):
     state = make_state(5)
 
     checkpoints.save(5, state, EXTRA)
-    restored, extra, step = checkpoints.restore(checkpoint.abstract(state))
+    restored, extra, step = checkpoints.restore(abstract(state))
 
     assert_same_bits(restored, state)
     assert (extra, step) == (EXTRA, 5)
@@ -127,7 +134,7 @@ def test_restored_random_key_draws_the_same_numbers(checkpoints):
     state = {"key": jax.random.key(11), "rbg": jax.random.key(12, impl="rbg")}
 
     checkpoints.save(1, state, {})
-    restored, _, _ = checkpoints.restore(checkpoint.abstract(state))
+    restored, _, _ = checkpoints.restore(abstract(state))
 
     for name, key in state.items():
         drawn = jax.random.uniform(restored[name], (8,))
@@ -152,11 +159,11 @@ def test_a_state_may_be_overwritten_while_it_is_being_saved(checkpoints):
     size = 1 << 22
     state = {"a": jax.device_put(jnp.arange(size), jax.devices()[0])}
     overwrite = jax.jit(lambda s: {"a": s["a"] * 0 - 1}, donate_argnums=0)
-    abstract = checkpoint.abstract(state)
+    shapes = abstract(state)
 
     checkpoints.save(1, state, {})
     jax.block_until_ready(overwrite(state))
-    restored, _, _ = checkpoints.restore(abstract)
+    restored, _, _ = checkpoints.restore(shapes)
 
     np.testing.assert_array_equal(restored["a"], np.arange(size))
 
@@ -165,7 +172,7 @@ def test_restored_arrays_own_their_buffers_and_can_be_donated(checkpoints):
     everywhere = NamedSharding(make_mesh(8, 1), P())
     state = {"state": make_state(1), "wide": jnp.arange(1 << 14, device=everywhere)}
     checkpoints.save(1, state, {})
-    restored, _, _ = checkpoints.restore(checkpoint.abstract(state))
+    restored, _, _ = checkpoints.restore(abstract(state))
     # An array without elements has no buffer to give.
     restored = [leaf for leaf in jax.tree.leaves(restored) if leaf.size]
     # Keys give no pointers: looking at their data would copy them.
@@ -189,7 +196,7 @@ def test_saving_and_restoring_make_no_implicit_transfer(checkpoints):
 
     with jax.transfer_guard("disallow"):
         checkpoints.save(1, state, {})
-        restored, _, _ = checkpoints.restore(checkpoint.abstract(state))
+        restored, _, _ = checkpoints.restore(abstract(state))
 
     assert_same_bits(restored, state)
 
@@ -213,9 +220,7 @@ def test_one_part_of_the_best_step_comes_back_alone(checkpoints, part):
         "optimizer/1": expected.optimizer[1],
     }[part]
 
-    restored = checkpoints.restore_part(
-        part, checkpoint.abstract(expected), checkpoints.best()
-    )
+    restored = checkpoints.restore_part(part, abstract(expected), checkpoints.best())
 
     assert_same_bits(restored, expected)
 
@@ -226,7 +231,7 @@ def test_a_part_reads_no_more_than_it_needs(checkpoints):
     checkpoints.wait()
     before = len(jax.live_arrays())
 
-    part = checkpoints.restore_part("small", checkpoint.abstract(state["small"]))
+    part = checkpoints.restore_part("small", abstract(state["small"]))
 
     assert len(jax.live_arrays()) == before + 1
     np.testing.assert_array_equal(part, [1, 1, 1])
@@ -258,7 +263,7 @@ def test_a_state_that_differs_is_refused_naming_the_first_path(
     checkpoints, changes, words
 ):
     save_steps(checkpoints, [1])
-    wanted = checkpoint.abstract(changed(make_state(1), **changes))
+    wanted = abstract(changed(make_state(1), **changes))
 
     with pytest.raises(ValueError, match=words):
         checkpoints.restore(wanted)
@@ -268,7 +273,7 @@ def test_a_part_that_was_not_saved_is_refused(checkpoints):
     save_steps(checkpoints, [1])
 
     with pytest.raises(ValueError, match="first at judge/w: .*has nothing"):
-        checkpoints.restore_part("judge", checkpoint.abstract({"w": jnp.ones(2)}))
+        checkpoints.restore_part("judge", abstract({"w": jnp.ones(2)}))
 
 
 def test_a_leaf_that_is_no_array_is_refused_by_its_path(checkpoints):
@@ -314,7 +319,7 @@ def test_a_score_may_come_after_the_save(checkpoints):
     # What is best so far is kept until another one is better.
     assert before == {1: [1], 2: [1, 2], 3: [2, 3], 4: [2, 3, 4]}
     assert (checkpoints.steps(), checkpoints.best()) == ([3, 4], 4)
-    restored, *_ = checkpoints.restore(checkpoint.abstract(make_state()), 4)
+    restored, *_ = checkpoints.restore(abstract(make_state()), 4)
     assert_same_bits(restored, make_state(4))
     with pytest.raises(ValueError, match="score of step 4 must be finite, got nan"):
         checkpoints.set_score(4, float("nan"))
@@ -357,7 +362,7 @@ def test_a_step_can_be_saved_again(checkpoints):
     save_steps(checkpoints, [1, 2])
 
     checkpoints.save(2, make_state(99), {"again": True}, score=0.5)
-    restored, extra, step = checkpoints.restore(checkpoint.abstract(make_state()))
+    restored, extra, step = checkpoints.restore(abstract(make_state()))
 
     assert_same_bits(restored, make_state(99))
     assert (extra, step, checkpoints.steps()) == ({"again": True}, 2, [1, 2])
@@ -430,7 +435,7 @@ def test_a_damaged_last_step_falls_back_with_one_line(checkpoints, caplog, damag
 
     culprit = damage(folder_of(checkpoints, 3))
     with caplog.at_level(logging.WARNING):
-        restored, extra, step = checkpoints.restore(checkpoint.abstract(make_state()))
+        restored, extra, step = checkpoints.restore(abstract(make_state()))
 
     assert_same_bits(restored, make_state(2))
     assert (step, extra["position"]) == (2, 2)
@@ -442,7 +447,7 @@ def test_a_sound_last_step_is_restored_without_a_line(checkpoints, caplog):
     save_steps(checkpoints, [1, 2])
 
     with caplog.at_level(logging.WARNING):
-        _, _, step = checkpoints.restore(checkpoint.abstract(make_state()))
+        _, _, step = checkpoints.restore(abstract(make_state()))
 
     assert (step, caplog.records) == (2, [])
 
@@ -456,11 +461,11 @@ def test_every_single_file_is_guarded(checkpoints):
         content = file.read_bytes()
         file.write_bytes(bytes([content[0] ^ 1]) + content[1:])
         with pytest.raises(manifest.DamagedError, match=file.name):
-            checkpoints.restore(checkpoint.abstract(make_state()), 1)
+            checkpoints.restore(abstract(make_state()), 1)
         file.write_bytes(content)
 
     assert len(files) > 5
-    checkpoints.restore(checkpoint.abstract(make_state()), 1)
+    checkpoints.restore(abstract(make_state()), 1)
 
 
 def test_a_damaged_step_asked_for_by_number_is_refused(checkpoints):
@@ -468,7 +473,7 @@ def test_a_damaged_step_asked_for_by_number_is_refused(checkpoints):
     culprit = flip_a_bit(folder_of(checkpoints, 2))
 
     with pytest.raises(manifest.DamagedError, match=f"step 2: {culprit} changed"):
-        checkpoints.restore(checkpoint.abstract(make_state()), 2)
+        checkpoints.restore(abstract(make_state()), 2)
 
 
 def test_when_nothing_is_sound_every_fault_is_named(checkpoints, tmp_path):
@@ -477,7 +482,7 @@ def test_when_nothing_is_sound_every_fault_is_named(checkpoints, tmp_path):
     delete_the_manifest(folder_of(checkpoints, 2))
 
     with pytest.raises(manifest.DamagedError) as caught:
-        checkpoints.restore(checkpoint.abstract(make_state()))
+        checkpoints.restore(abstract(make_state()))
 
     message = str(caught.value)
     assert str(tmp_path / "checkpoints") in message
@@ -487,11 +492,11 @@ def test_when_nothing_is_sound_every_fault_is_named(checkpoints, tmp_path):
 
 def test_restoring_from_nothing_names_the_folder(checkpoints, tmp_path):
     with pytest.raises(FileNotFoundError, match=str(tmp_path / "checkpoints")):
-        checkpoints.restore(checkpoint.abstract(make_state()))
+        checkpoints.restore(abstract(make_state()))
 
     save_steps(checkpoints, [1])
     with pytest.raises(FileNotFoundError, match=r"step 4 in .*holds steps \[1\]"):
-        checkpoints.restore(checkpoint.abstract(make_state()), 4)
+        checkpoints.restore(abstract(make_state()), 4)
 
 
 def test_damage_does_not_count_towards_what_is_kept(checkpoints):
@@ -508,7 +513,7 @@ def test_a_damaged_step_is_replaced_when_training_reaches_it_again(checkpoints):
     flip_a_bit(folder_of(checkpoints, 3))
 
     save_steps(checkpoints, [3])
-    restored, _, step = checkpoints.restore(checkpoint.abstract(make_state()))
+    restored, _, step = checkpoints.restore(abstract(make_state()))
 
     assert step == 3
     assert_same_bits(restored, make_state(3))
@@ -552,7 +557,7 @@ def test_a_save_cut_off_at_any_moment_leaves_a_sound_step(
         checkpoints.save(3, make_state(3), {})
         with pytest.raises(OSError):
             checkpoints.wait()
-    restored, _, step = checkpoints.restore(checkpoint.abstract(make_state()))
+    restored, _, step = checkpoints.restore(abstract(make_state()))
     save_steps(checkpoints, [4])
 
     # The manifest makes a step: with it, even the final rename may be missing.
@@ -579,7 +584,7 @@ while True:
 
 def test_a_saver_killed_at_any_moment_leaves_a_state_to_restore(checkpoints, tmp_path):
     folder, root = tmp_path / "checkpoints", pathlib.Path(__file__).parents[1]
-    wanted = checkpoint.abstract(
+    wanted = abstract(
         {"a": jnp.zeros((256, 1024), jnp.int32), "b": jnp.zeros(3, jnp.bfloat16)}
     )
     reached = 0
@@ -629,7 +634,7 @@ assert checkpoints.steps() == [1, 3, 4] and checkpoints.best() == 1
 if sys.argv[2] == "0":
     (checkpoints._paths()[4] / "manifest.txt").write_text("damage")
 multihost_utils.sync_global_devices("damaged")
-abstract = checkpoint.abstract(make(0))
+abstract = make(0)
 (numbers, key), extra, step = checkpoints.restore(abstract)
 assert (extra, step) == ({"step": 3}, 3) and key.sharding == places[1]
 for mine, saved in zip(numbers.addressable_shards, make(3)[0].addressable_shards):

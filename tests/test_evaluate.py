@@ -1,3 +1,4 @@
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -16,6 +17,7 @@ from sdpo_jax import (
     config,
     evaluate,
     feedback,
+    inputs,
     interrupt,
     json_files,
 )
@@ -256,8 +258,9 @@ def built(monkeypatch):
     one, calls = make_components(), []
 
     class Build:
-        def __init__(self, c, environment, trains):
+        def __init__(self, c, environment, trains, check_stop):
             assert not trains
+            one.engine.check_stop = check_stop
             calls.append((c, environment))
 
         def __enter__(self):
@@ -371,6 +374,65 @@ def test_signal_ends_an_evaluation_between_groups(built, tmp_path, caplog):
     assert told in caplog.text and "answers written so far are kept" in caplog.text
     assert len(list(json_files.read_lines(folder / "train.jsonl"))) == 3
     assert not (folder / "results.json").exists()
+
+
+class Signalled(Digits):
+    """An engine that is signalled in the middle of its first response."""
+
+    def sample(self, params, prompts, ids, sampling, key, each):
+        signal.raise_signal(signal.SIGTERM)
+        self.check_stop()
+        raise AssertionError("the signal was not heard")
+
+
+def test_signal_ends_an_evaluation_within_a_response(built, tmp_path):
+    one, _ = built
+    one.__dict__["engine"] = Signalled()
+
+    with pytest.raises(interrupt.Interrupted):
+        evaluate.run(settings(), one.environment, path=tmp_path / "evaluation")
+
+
+def test_signal_while_weights_are_loaded_ends_an_evaluation(
+    built, tmp_path, monkeypatch
+):
+    one, _ = built
+    load = lambda self: signal.raise_signal(signal.SIGTERM)
+    monkeypatch.setattr(components.Components, "load_params", load)
+
+    with pytest.raises(interrupt.Interrupted):
+        evaluate.run(settings(), one.environment, path=tmp_path / "evaluation")
+
+    assert not (tmp_path / "evaluation").exists() and not one.engine.calls
+
+
+def test_signal_during_an_update_is_heard_before_the_evaluation_begins():
+    one = make_components()
+
+    def stop():
+        raise interrupt.Interrupted
+
+    with pytest.raises(interrupt.Interrupted):
+        evaluate.after_update(one, "a", 0, contextlib.nullcontext, stop)
+
+    assert not one.engine.calls
+
+
+def test_run_whose_base_was_replaced_is_not_evaluated(built, tmp_path):
+    one, _ = built
+    run, base = tmp_path / "run", tmp_path / "base"
+    for folder in (run, base):
+        folder.mkdir()
+    (base / "config.json").write_text("{}")
+    c = settings()
+    c.model.path = str(base)
+    json_files.write_json_atomically(run / "inputs.json", inputs.contents(c, Sums()))
+    (base / "chat_template.jinja").write_text("replaced")
+
+    with pytest.raises(ValueError, match="another content:\n  model.path: chat_templ"):
+        evaluate.run(c, one.environment, run)
+
+    assert not (run / "evaluation").exists()
 
 
 def test_an_earlier_evaluation_is_not_written_over(built, tmp_path):

@@ -18,14 +18,16 @@ ROOT = pathlib.Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_first_signal_sets_the_flag_and_the_second_is_not_caught(number):
+def test_first_signal_sets_the_flag_even_if_it_comes_twice(number, caplog):
     before = [signal.getsignal(n) for n in SIGNALS]
     with interrupt.on_signals() as stop:
         stop.raise_if_set()
+        # As from `timeout`, which signals the process and then its group.
+        signal.raise_signal(number)
         signal.raise_signal(number)
         with pytest.raises(interrupt.Interrupted):
             stop.raise_if_set()
-        assert signal.getsignal(number) is signal.SIG_DFL
+    assert len(caplog.records) == 1
     assert [signal.getsignal(n) for n in SIGNALS] == before
 
 
@@ -53,9 +55,12 @@ def blocker(seconds):
     return lambda: occupy(int(seconds * rounds_per_s))
 
 
-def signal_in(seconds, number):
-    timer = threading.Timer(seconds, os.kill, [os.getpid(), number])
-    timer.start()
+def signal_in(seconds, number, before=lambda: None):
+    def send():
+        before()
+        os.kill(os.getpid(), number)
+
+    threading.Timer(seconds, send).start()
 
 
 @pytest.mark.parametrize(
@@ -84,26 +89,64 @@ def test_signal_is_answered_while_the_main_thread_compiles(done, kept, caplog):
 
 
 TWICE = """
+import sys, time
 from sdpo_jax import interrupt
 from tests.test_interrupt import blocker, signal, signal_in
-block = blocker(60)
+block = blocker(60) if sys.argv[1] == "compiles" else lambda: time.sleep(60)
 with interrupt.on_signals():
-    signal_in(0.5, signal.SIGINT)
-    signal_in(1.0, signal.SIGINT)
+    for seconds in (0.5, 0.51, 2.0):
+        signal_in(seconds, signal.SIGINT, lambda: print("sent", flush=True))
     block()
 """
 
 
-def test_second_signal_ends_a_process_that_compiles():
+@pytest.mark.parametrize("what", ["compiles", "sleeps"])
+def test_second_signal_ends_a_process_that(what):
     start_s = time.monotonic()
 
     done = subprocess.run(
-        [sys.executable, "-c", TWICE], cwd=ROOT, capture_output=True, text=True
+        [sys.executable, "-c", TWICE, what], cwd=ROOT, capture_output=True, text=True
     )
 
     assert done.returncode == 128 + signal.SIGINT
     assert done.stderr.startswith("SIGINT: stopping as soon as this is done; the last")
+    # The one that follows at once is not the second.
+    assert done.stdout.split() == 3 * ["sent"]
     assert time.monotonic() - start_s < 40
+
+
+POOL = """
+import multiprocessing, signal, time, warnings
+from sdpo_jax import interrupt
+warnings.simplefilter("ignore")
+with interrupt.on_signals() as stop:
+    pool = multiprocessing.get_context("fork").Pool(2)
+    busy = pool.map_async(time.sleep, [60, 60])
+    time.sleep(0.5)
+    pool.terminate()
+    pool.join()
+    lasting = multiprocessing.get_context("fork").Process(target=time.sleep, args=[60])
+    lasting.start()
+    stop.raise_if_set()
+# It holds the pipe open, and the block has ended.
+print(lasting.is_alive(), flush=True)
+lasting.terminate()
+lasting.join()
+print(lasting.exitcode)
+"""
+
+
+def test_processes_of_a_grader_are_ended_without_ending_the_run():
+    done = subprocess.run(
+        [sys.executable, "-c", POOL],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+
+    assert (done.stdout.split(), done.stderr) == (["True", f"-{signal.SIGTERM:d}"], "")
+    assert done.returncode == 0
 
 
 def test_signals_are_nobodys_business_after_the_block():

@@ -15,8 +15,8 @@ PACKAGES = ("sdpo_jax", "pallas_kernels")
 # Lowest first. A file imports from lower layers, or from its own folder.
 LAYERS = [
     ["pallas_kernels", "knobs"],
-    ["compile_times", "digests", "hub", "json_files", "manifest", "mathematics"]
-    + ["sweep_grid", "tables", "templates", "thinking"],
+    ["compile_times", "digests", "hub", "json_files", "leaves", "manifest"]
+    + ["mathematics", "sweep_grid", "tables", "templates", "thinking"],
     ["batch", "config", "distributed", "optimizer", "sandbox", "screen", "teacher"]
     + ["tracker"],
     ["metrics", "run_config", "run_folder", "interrupt", "questions"],

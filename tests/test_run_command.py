@@ -276,3 +276,20 @@ def test_run_is_evaluated_by_its_folder_alone(undisturbed, tmp_path):
     assert {line["update"] for line in lines} == {best["update"]}
     assert np.mean([line["score"] for line in lines]) == best["heldout"]["avg@8"]
     assert all(line["feedback"] for line in lines if line["score"] < 1)
+
+
+@pytest.mark.slow
+def test_signalled_evaluation_says_where_its_answers_are(undisturbed, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(undisturbed, folder)
+    answers = folder / "evaluation"
+
+    process = start_command(f"--workdir={folder}", "--job=evaluate")
+    wait_until((answers / "train.jsonl").exists, process)
+    process.send_signal(signal.SIGTERM)
+    status, out, err = finish(process)
+
+    assert (status, out) == (1, "") and "Traceback" not in err
+    told = f"stopped by a signal; the answers so far are in {answers}"
+    assert err.splitlines()[-1] == told
+    assert not (answers / "results.json").exists()

@@ -20,7 +20,7 @@ import jax, json, types
 jax.config.update("jax_cpu_collectives_implementation", "gloo")
 address, index, folder, base = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4]
 jax.distributed.initialize(address, 2, index)
-from sdpo_jax import config, interrupt, train
+from sdpo_jax import config, evaluate, interrupt, train
 from sdpo_jax.envs.base import Question, Verdict
 
 
@@ -64,12 +64,13 @@ if index == 1:
 try:
     train.run(c, folder, environment=Busy())
 except interrupt.Interrupted as stopped:
-    assert str(stopped) == "stopped after update 0, saved", stopped
+    assert str(stopped) == "stopped before the first update was complete", stopped
     assert not signalled_s or time.monotonic() - signalled_s[0] < 15
 else:
     raise AssertionError("the signal to the other host was not heard")
 summary = train.run(c, folder, environment=Words())
-print(json.dumps(summary))
+found = evaluate.run(c, Words(), folder)
+print(json.dumps([summary, found]))
 assert train.run(c, folder, environment=Words()) == summary
 """
 
@@ -97,7 +98,13 @@ def test_two_hosts_train_as_one_and_stop_as_one(tmp_path):
     for host, (_, err) in zip(hosts, results, strict=True):
         assert host.returncode == 0, err
     first, second = (json.loads(out.splitlines()[-1]) for out, _ in results)
-    assert first == second == json.loads((tmp_path / "summary.json").read_text())
+    assert first == second
+    summary, found = first
+    assert summary == json.loads((tmp_path / "summary.json").read_text())
+    for split in ("validation", "heldout"):
+        assert found[split] == summary["last"][split]
+        answers = json_files.read_lines(tmp_path / "evaluation" / f"{split}.jsonl")
+        assert len(list(answers)) == 4 * 2
     lines = list(json_files.read_lines(tmp_path / metrics.METRICS))
     assert [line["step"] for line in lines] == [0, 1, 2]
     assert len(list(json_files.read_lines(tmp_path / metrics.ATTEMPTS))) == 16

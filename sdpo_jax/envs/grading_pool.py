@@ -45,17 +45,19 @@ class GradingPool:
         """Wait so long at most; whether all attempts that were added are graded."""
         return not futures.wait(self._pending, timeout_s).not_done
 
-    def verdicts(self) -> list[dict | str | None]:
-        """Wait for all results, in the order in which the attempts were added.
+    def verdicts(
+        self, first: int = 0, *, wait: bool = True
+    ) -> Iterator[dict | str | None]:
+        """Results from the attempt `first` on, in the order in which they were added.
 
-        Returns:
+        Args:
+          first: attempts to pass over.
+          wait: for all of them; otherwise until the first that is not graded yet.
+
+        Yields:
           The fields of each `Verdict` in types that survive JSON, the observation of
           an episode that continues, or None if the grader failed.
         """
-        return list(self.verdicts_from(0, wait=True))
-
-    def verdicts_from(self, first: int, *, wait: bool) -> Iterator[dict | str | None]:
-        """Results as of `verdicts` from the attempt `first` on; all, or those there."""
         for grading in self._pending[first:]:
             if not (wait or grading.done()):
                 return

@@ -31,7 +31,7 @@ def judged_by(environment, responses=("x",), limit_s=60.0):
     pool = grading_pool.GradingPool(environment, limit_s)
     for n, response in enumerate(responses):
         pool.add(Question(f"q{n}", "?"), response, False)
-    verdicts = pool.verdicts()
+    verdicts = list(pool.verdicts())
     pool.close()
     return verdicts
 
@@ -164,7 +164,7 @@ def test_what_is_still_graded_at_the_end_says_nothing_of_a_closed_sandbox(caplog
     pool.close()
     go_on.set()
 
-    assert pool.verdicts() == [None]
+    assert list(pool.verdicts()) == [None]
     assert not caplog.messages
 
 
@@ -178,7 +178,7 @@ def test_waiting_ends_in_time_and_closing_lets_go_of_a_busy_grader():
     assert not pool.wait(0.1)
     pool.close()
 
-    assert pool.wait(30.0) and pool.verdicts() == [None]
+    assert pool.wait(30.0) and list(pool.verdicts()) == [None]
     assert time.monotonic() - before < 20
     go_on.set()
 
@@ -213,7 +213,7 @@ episode = SimpleNamespace(act=lambda *_: threading.Event().wait())
 environment = SimpleNamespace(start=lambda question: episode)
 pool = grading_pool.GradingPool(environment, 0.2)
 pool.add(Question("q", "?"), "x", False)
-print(pool.verdicts())
+print(list(pool.verdicts()))
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
