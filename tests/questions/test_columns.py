@@ -73,12 +73,13 @@ def test_rows_that_repeat_another_are_used_once_and_counted(tmp_path, caplog):
         for n in range(96)
     ]
 
-    questions = loaded(tmp_path, *table, data=mathematics.data)
+    with caplog.at_level(logging.INFO):
+        questions = loaded(tmp_path, *table, data=mathematics.data)
 
     assert [question.prompt for question in questions] == ["0?", "1?", "2?"]
-    assert caplog.messages == [
-        f"{tmp_path}/rows.jsonl: 93 rows without a uid repeat another row, which is "
-        "used once"
+    assert [message.partition(": ")[2] for message in caplog.messages] == [
+        "3 rows have no uid; a hash of the prompt names them",
+        "93 rows without a uid repeat another row, which is used once",
     ]
 
 
