@@ -80,11 +80,13 @@ def build(
     # What is cheap to check comes first, what is slow to load last.
     validate(c)
     mesh = distributed.make_mesh(c.mesh)
-    step.check_rows(c, mesh)
+    if trains:
+        _check_rows(c, mesh)
     arch = huggingface.architecture(c.model.path)
-    _check_lengths(c, arch)
+    _check_lengths(c, arch, trains)
     decoder.shardings(arch, mesh)  # Refuses weights that do not divide over the mesh.
-    rows_at_once = _rows_at_once(c, arch, mesh, trains)
+    limit = memory.device_bytes(mesh)
+    rows_at_once = memory.rows_that_fit(c, arch, mesh, limit, trains)
     attention, why = _choose_attention(c, arch, mesh)
     tokenizer = Tokenizer(c.model.path, c.model.enable_thinking)
     tokenizer.check_rows(arch.vocab)
@@ -108,8 +110,9 @@ def build(
             environment.close()
 
 
-def _rows_at_once(c: ConfigDict, arch: Architecture, mesh: Mesh, trains: bool) -> int:
-    """Attempts to sample at once, of which no device holds more than fit."""
+def _check_rows(c: ConfigDict, mesh: Mesh) -> None:
+    """Refuse steps that do not divide over the mesh."""
+    step.check_rows(c, mesh)
     shards = distributed.batch_shards(mesh)
     if c.rollout.questions % shards:
         _log.warning(
@@ -118,7 +121,6 @@ def _rows_at_once(c: ConfigDict, arch: Architecture, mesh: Mesh, trains: bool) -
             c.rollout.questions,
             shards,
         )
-    return memory.rows_that_fit(c, arch, mesh, memory.device_bytes(mesh), trains)
 
 
 def _choose_attention(c: ConfigDict, arch: Architecture, mesh: Mesh) -> tuple[str, str]:
@@ -144,16 +146,18 @@ def _choose_attention(c: ConfigDict, arch: Architecture, mesh: Mesh) -> tuple[st
     return chosen, obstacle or f"model.attention={requested} on {backend}"
 
 
-def _check_lengths(c: ConfigDict, arch: Architecture) -> None:
+def _check_lengths(c: ConfigDict, arch: Architecture, trains: bool) -> None:
     """Refuse sequences and supports that the model cannot hold."""
-    longest = max(c.rollout.max_prompt, c.reprompt.max_length) + c.rollout.max_response
-    if longest > arch.max_positions:
+    # The longer one of the two, where there is a teacher to read it.
+    reads_reprompt = trains and methods.of(c).reads_teacher
+    name = "reprompt.max_length" if reads_reprompt else "rollout.max_prompt"
+    if config.get(c, name) + c.rollout.max_response > arch.max_positions:
         raise ValueError(
-            f"max(rollout.max_prompt={c.rollout.max_prompt}, reprompt.max_length="
-            f"{c.reprompt.max_length}) + rollout.max_response={c.rollout.max_response} "
-            f"exceeds the model's {arch.max_positions} positions"
+            f"{name}={config.get(c, name)} + rollout.max_response="
+            f"{c.rollout.max_response} exceeds the model's {arch.max_positions} "
+            "positions"
         )
-    if methods.of(c).divergence is None:
+    if not trains or methods.of(c).divergence is None:
         return
     divergence = methods.of(c).divergence(c)
     if divergence.support == "top_k" and divergence.top_k >= arch.vocab:

@@ -65,12 +65,14 @@ def dataset_commit(name: str, revision: str | None) -> str:
 def check_path(path: str) -> None:
     """Refuse what can be neither a local checkpoint nor a model of the hub.
 
+    A file is left to the reader of checkpoints, who knows its format.
+
     Raises:
       ValueError: see `refuse_run_folder` and `check_name`.
     """
     if os.path.isdir(path):
         refuse_run_folder(pathlib.Path(path))
-    else:
+    elif not os.path.isfile(path):
         check_name(path, "model")
 
 

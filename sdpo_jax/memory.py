@@ -94,7 +94,7 @@ def needs(c: ConfigDict, arch: Architecture, mesh: Mesh, trains: bool) -> Needs:
         gradient=_bytes(state.student) * itemsize // 4 if trains else 0,
         prompt=token * slots(c.rollout.max_prompt),
         attempt=token * slots(c.rollout.max_response) + 4 * _LOGITS * arch.vocab,
-        attempts=min(c.rollout.attempts, c.eval.attempts),
+        attempts=min(c.eval.attempts, c.rollout.attempts if trains else math.inf),
     )
 
 

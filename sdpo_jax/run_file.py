@@ -16,15 +16,19 @@ _RUN_FILE = "a run file is Python with get_config(), such as configs/quickstart.
 # Job -> the config fields, or groups of them, that change nothing in its results.
 _UNREAD = {
     "evaluate": (
-        *("curriculum", "optimizer", "train"),
-        *(f"rollout.{name}" for name in ("temperature", "top_p", "top_k")),
+        *("curriculum", "model.remat", "optimizer", "step", "teacher", "train"),
+        *("rollout.attempts", "rollout.questions"),
+        *("rollout.temperature", "rollout.top_p", "rollout.top_k"),
         *("reprompt.demonstration_from", "reprompt.show_feedback"),
         *("reprompt.show_attempt", "reprompt.strip_thinking", "reprompt.template"),
         *("reprompt.solution_template", "reprompt.feedback_template"),
+        *config.METHODS,
     ),
     "export": (
         *("curriculum", "env", "eval", "optimizer", "reprompt", "rollout", "seed"),
-        *("step", "train", *config.METHODS),
+        *("model.attention", "model.enable_thinking", "model.remat", "step", "train"),
+        *("teacher.mixture", "teacher.rate", "teacher.update_per"),
+        *config.METHODS,
     ),
 }
 
@@ -82,7 +86,8 @@ def check_overrides(argv: Sequence[str], job: str, method: str) -> None:
             if not f"{field}.".startswith(f"{unread}."):
                 continue
             name = f"eval.{field.partition('.')[2]}"
-            instead = f"; it reads {name}" if name in config.KNOBS else ""
+            is_other = job == "evaluate" and name in config.KNOBS
+            instead = f"; it reads {name}" if is_other else ""
             raise ValueError(
                 f"--config.{field} is not read by --job={job}{instead}; leave it out"
             )

@@ -52,11 +52,11 @@ ONLY_IN = {
     "wandb": ["sdpo_jax/tracker.py"],
     "matplotlib": ["sdpo_jax/report.py"],
     "pyarrow": ["sdpo_jax/questions/files.py"],
-    "datasets": ["sdpo_jax/questions/hub.py"],
+    "datasets": ["sdpo_jax/questions/hf.py"],
     "tensorflow_datasets": ["sdpo_jax/questions/tfds.py"],
     "urllib": [
         "sdpo_jax/sandbox/remote.py",
-        "sdpo_jax/questions/hub.py",
+        "sdpo_jax/questions/hf.py",
         "sdpo_jax/sweep_grid.py",
     ],
     "http": ["sdpo_jax/sandbox/remote.py", "sdpo_jax/sandbox/server.py"],

@@ -226,7 +226,7 @@ def test_run_folder_as_run_file_is_told_what_reads_it(tmp_path):
     [
         ("train", ["train.updates", "eval.top_p", "sdpo.top_k", "reprompt.template"]),
         ("evaluate", ["eval.top_p", "rollout.max_prompt", "reprompt.success_score"]),
-        ("evaluate", ["env.train", "sdpo.top_k", "model.path", "mesh.data", "seed"]),
+        ("evaluate", ["env.train", "lora.rank", "model.path", "mesh.data", "seed"]),
         ("export", ["model.path", "mesh.fsdp", "lora.rank", "teacher.mode", "method"]),
     ],
 )
@@ -246,6 +246,13 @@ def test_fields_that_a_job_reads_may_be_given(job, fields):
             "read by --job=evaluate; lea",
         ),
         ("evaluate", ["-config.curriculum.min_pass_rate=0"], "read by --job=evaluate;"),
+        ("evaluate", ["--config.rollout.attempts=1"], "; it reads eval.attempts; leav"),
+        ("evaluate", ["--config.step.questions=1"], "read by --job=evaluate; leave it"),
+        ("evaluate", ["--config.teacher.mode=live"], "read by --job=evaluate; leave i"),
+        ("evaluate", ["--config.grpo.clip_low=1"], "read by --job=evaluate; leave it "),
+        ("export", ["--config.rollout.top_p=1"], "not read by --job=export; leave it "),
+        ("export", ["--config.teacher.rate=1"], "--config.teacher.rate is not read by"),
+        ("export", ["--config.model.remat=layer"], "--config.model.remat is not read "),
         ("export", ["--config.seed=1"], "--config.seed is not read by --job=export; l"),
         ("export", ["--config.grpo.clip_low=1"], "--config.grpo.clip_low is not read"),
         (

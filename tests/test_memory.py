@@ -78,6 +78,14 @@ def test_evaluation_and_adapters_need_no_state_of_all_weights():
     assert set(evaluated) == {"weights", "weights for sampling"}
 
 
+def test_only_the_attempts_that_are_made_share_a_prompt():
+    c = settings(rollout__attempts=4, eval__attempts=16)
+    found = lambda trains: memory.needs(c, QWEN3_8B, make_mesh(1, 8, 1), trains)
+
+    assert found(True).attempts == 4
+    assert found(False).attempts == 16
+
+
 @pytest.mark.parametrize(
     "sizes, limit, rows",
     [

@@ -28,6 +28,8 @@ INDEX = "model.safetensors.index.json"
 _log = logging.getLogger(__name__)
 # As safetensors names dtypes.
 _READABLE = ("F32", "BF16", "F16")
+# What old versions of transformers stored and every version computes from config.json.
+_COMPUTED = ".rotary_emb.inv_freq"
 
 
 def architecture(path: str | os.PathLike) -> Architecture:
@@ -176,13 +178,19 @@ def open_all(
         try:
             opened = safe_open(file, framework="np")
         except FileNotFoundError as error:
-            raise ValueError(f"{file} is missing; it holds {tensor}") from error
+            raise ValueError(
+                f"{file} is missing; it holds {tensor} (only safetensors are read)"
+            ) from error
         except SafetensorError as error:
             raise ValueError(
                 f"{file} is damaged or cut short ({error}); it holds {tensor}. "
                 "Download or copy it again"
             ) from error
-        slices = {name: opened.get_slice(name) for name in opened.keys()}
+        slices = {
+            name: opened.get_slice(name)
+            for name in opened.keys()
+            if not name.endswith(_COMPUTED)
+        }
         if twice := stored.keys() & slices.keys():
             raise ValueError(f"{file} holds {min(twice)}, as another file does")
         stored |= slices

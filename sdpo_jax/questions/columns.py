@@ -106,7 +106,8 @@ def prompt_and_system(row: Row, where: str) -> tuple[str, str]:
         raise ValueError(
             f"{where}, field {seen[0]}: a question is text alone; leave out such rows"
         )
-    name = "prompt" if row.get("messages") is None or "prompt" in row else "messages"
+    has_messages = row.get("prompt") is None and row.get("messages") is not None
+    name = "messages" if has_messages else "prompt"
     given = _decoded(row.get(name), f"{where}, field {name}")
     system = row.get("system") or ""
     if not isinstance(system, str):
@@ -214,10 +215,12 @@ def _with_objects(row: Row, where: str) -> Row:
     """The row with objects where a table holds their JSON text."""
     objects = {}
     for name in _OBJECTS:
-        if not isinstance(row.get(name), str):
+        # Other text has a meaning of its own, for a task that does not read these.
+        text = row.get(name)
+        if not isinstance(text, str) or not text.lstrip().startswith("{"):
             continue
         try:
-            objects[name] = json.loads(row[name])
+            objects[name] = json.loads(text)
         except ValueError as error:
             raise ValueError(f"{where}, field {name}: is not JSON: {error}") from error
     return {**row, **objects}

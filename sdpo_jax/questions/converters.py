@@ -241,6 +241,7 @@ CONVERTERS: Mapping[str, Converter] = {
     "Idavidrein/gpqa": _skipping_malformed(options.from_gpqa),
     "TIGER-Lab/MMLU-Pro": _skipping_malformed(options.from_mmlu_pro),
     "openai/gsm8k": _gsm8k,
+    "HuggingFaceH4/MATH-500": functools.partial(_problem, uid="unique_id"),
     "HuggingFaceH4/aime_2024": _problem,
     "math-ai/aime24": functools.partial(_problem, answer="solution"),
     "math-ai/aime25": _problem,

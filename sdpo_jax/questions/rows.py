@@ -138,34 +138,43 @@ def load(
       ValueError: if a row is malformed; names file, row (from 1) and field.
     """
     located = path.read() if isinstance(path, NamedRows) else _located(Path(path))
-    questions, where_of, unnamed, repeats = [], {}, 0, []
+    # By uid, in order; each with its location, and whether its row gave no name.
+    found: dict[str, tuple[Question, str, bool]] = {}
+    repeats, conflicts = 0, []
     for where, row in located:
         check_object(row, where)
         named = name_of(row, where)
         question = _question(row, named, where, data_of)
-        if question.uid not in where_of:
-            where_of[question.uid] = where
-            questions.append(question)
-            unnamed += named is None
+        if question.uid not in found:
+            found[question.uid] = question, where, named is None
             continue
-        first = where_of[question.uid].removeprefix(f"{path}, ")
+        other, first, _ = found[question.uid]
+        first = first.removeprefix(f"{path}, ")
         if named is not None:
             raise ValueError(
                 f"{where}: uid {named!r} is that of {first} too; make it unique"
             )
-        repeats.append(f"{where}: has the prompt of {first} too")
-    if repeats:
+        repeats += 1
+        if question != other:
+            conflicts.append(f"{where}: has the prompt of {first} too")
+    if conflicts:
         raise ValueError(
-            f"{repeats[0]}, and no uid: remove it, or give both rows a uid (rows that "
-            f"repeat a prompt without a uid: {len(repeats)})"
+            f"{conflicts[0]}, but is graded otherwise, and has no uid: remove one, or "
+            f"give both rows a uid (rows like this: {len(conflicts)})"
         )
-    if not questions:
+    if not found:
         raise ValueError(f"{path} holds no questions")
-    if unnamed:
+    if unnamed := sum(has_none for _, _, has_none in found.values()):
         _log.info(
             "%s: %d rows have no uid; a hash of the prompt names them", path, unnamed
         )
-    return questions
+    if repeats:
+        _log.warning(
+            "%s: %d rows without a uid repeat another row, which is used once",
+            path,
+            repeats,
+        )
+    return [question for question, _, _ in found.values()]
 
 
 def _located(path: Path) -> Iterable[tuple[str, Any]]:

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from sdpo_jax import digests
-from sdpo_jax.questions import files, hub, rows, tfds
+from sdpo_jax.questions import files, hf, rows, tfds
 from sdpo_jax.questions.converters import CONVERTERS, Converter, SkippedRow
 from sdpo_jax.questions.source_kind import Address, SourceKind
 
@@ -36,7 +36,7 @@ SOURCES: Mapping[str, SourceKind] = {
         lambda address: files.read(Path(address.name)),
         contents=lambda address: _digest(Path(address.name)),
     ),
-    "hf": hub.SOURCE,
+    "hf": hf.SOURCE,
     "tfds": tfds.SOURCE,
 }
 _COMMON_OPTIONS = frozenset({"convert"})

@@ -233,7 +233,7 @@ def _start(
     prompt_UP,
     ids_U,
     key,
-    first_attempt=0,
+    first_attempt,
     *,
     sampling,
     slots,
@@ -286,9 +286,8 @@ def _uniforms(
     return uniform.reshape(-1, length)
 
 
-def _extend(arch, stop_ids, weights, state, length=None, *, sampling):
-    """Draw tokens up to `length`, or a full cache, or until every row has stopped."""
-    length = state.cache.slots if length is None else length
+def _extend(arch, stop_ids, weights, state, length, *, sampling):
+    """Draw tokens up to `length`, or until every row has stopped."""
 
     # A while_loop and not a scan, because it ends with the last row. It starts with one
     # token drawn: each turn reads the last token and draws the next one.

@@ -139,6 +139,13 @@ def test_wrong_tensor_is_rejected_by_name(checkpoint, change, message):
         load(checkpoint)
 
 
+def test_stored_rotary_frequencies_are_ignored(checkpoint):
+    name = "model.layers.0.self_attn.rotary_emb.inv_freq"
+    edit(checkpoint, lambda t: t.update({name: np.ones(8, np.float32)}))
+
+    load(checkpoint)
+
+
 def test_missing_files_are_rejected_by_name(checkpoint):
     split(checkpoint)
     (checkpoint / "b.safetensors").unlink()

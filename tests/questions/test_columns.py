@@ -62,12 +62,33 @@ def test_names_by_content_are_those_of_every_process():
     assert columns.name_by_content("caf\xe9?", "S") == "5b9722acfaf4df8c"
 
 
-def test_repeated_prompts_without_names_are_refused_and_counted(tmp_path):
-    table = [{"prompt": "1?"}, {"prompt": "2?"}, {"prompt": "2?", "answer": 3}]
+def test_rows_that_repeat_another_are_used_once_and_counted(tmp_path, caplog):
+    # The published files of DAPO hold every row 32 or 100 times.
+    table = [
+        {
+            "prompt": [user(f"{n % 3}?")],
+            "reward_model": {"ground_truth": "3"},
+            "extra_info": {"index": n},
+        }
+        for n in range(96)
+    ]
 
-    assert refused(tmp_path, *table, {"prompt": "1?"}) == (
-        "row 3: has the prompt of row 2 too, and no uid: remove it, or give both rows "
-        "a uid (rows that repeat a prompt without a uid: 2)"
+    with caplog.at_level(logging.INFO):
+        questions = loaded(tmp_path, *table, data=mathematics.data)
+
+    assert [question.prompt for question in questions] == ["0?", "1?", "2?"]
+    assert [message.partition(": ")[2] for message in caplog.messages] == [
+        "3 rows have no uid; a hash of the prompt names them",
+        "93 rows without a uid repeat another row, which is used once",
+    ]
+
+
+def test_one_prompt_with_two_answers_is_refused_and_counted(tmp_path):
+    table = [{"prompt": f"{n % 2}?", "answer": n // 3} for n in range(6)]
+
+    assert refused(tmp_path, *table, data=mathematics.data) == (
+        "row 4: has the prompt of row 2 too, but is graded otherwise, and has no uid: "
+        "remove one, or give both rows a uid (rows like this: 3)"
     )
 
 
@@ -88,6 +109,7 @@ def test_names_are_text_or_whole_numbers(tmp_path, uid):
         ({"prompt": [{"role": "system", "content": "S"}, user("?")]}, ("?", "S")),
         ({"prompt": [user("?")], "system": "S"}, ("?", "S")),
         ({"messages": [user("?")]}, ("?", "")),
+        ({"prompt": None, "messages": [user("?")]}, ("?", "")),
         ({"prompt": [user("?") | {"name": None, "tool_calls": None}]}, ("?", "")),
         ({"prompt": [user([{"type": "text", "text": "?"}])]}, ("?", "")),
         ({"prompt": user("?")}, ("?", "")),
@@ -194,6 +216,11 @@ SCRIPT = {"inputs": ["1\n"], "outputs": ["2\n"]}
         ),
         (VERL, judge.data, {"reference": "3"}),
         ({"reward_model": '{"ground_truth": "3"}'}, mathematics.data, {"answer": "3"}),
+        (
+            {"rule": "Be kind.", "reward_model": "none", "answer": "3"},
+            lambda row, where: {"rule": row["rule"]} | mathematics.data(row, where),
+            {"rule": "Be kind.", "answer": "3"},
+        ),
         (
             {"rule": '{"kind": "exact", "answer": "a"}'},
             lambda row, where: row["rule"],

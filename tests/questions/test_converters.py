@@ -188,6 +188,18 @@ def test_malformed_toolalpaca_is_refused_by_field(row, message):
             "033",
         ),
         (
+            "HuggingFaceH4/MATH-500",
+            {
+                "unique_id": "test/algebra/2.json",
+                "problem": "P",
+                "solution": r"It is $\boxed{\frac12}$.",
+                "answer": r"\frac12",
+                "level": 2,
+            },
+            "test/algebra/2.json",
+            r"\frac12",
+        ),
+        (
             "math-ai/aime24",
             {"id": 60, "problem": "P", "solution": r"\boxed{33}"},
             60,

@@ -55,11 +55,13 @@ def compiled_decoding(case):
 
     with jax.set_mesh(mesh):
         params, *prompts = abstract(mesh, arch)
+        number = jax.ShapeDtypeStruct((), jnp.int32)
         weights = like_outputs(prepare.lower(params).compile(), prepare, params)
         start = jax.jit(start)
-        first = start.lower(weights, *prompts).compile()
-        state = like_outputs(first, start, weights, *prompts)
-        decoding = jax.jit(extend, donate_argnums=1).lower(weights, state).compile()
+        first = start.lower(weights, *prompts, number).compile()
+        state = like_outputs(first, start, weights, *prompts, number)
+        extend = jax.jit(extend, donate_argnums=1)
+        decoding = extend.lower(weights, state, number).compile()
     return decoding, state.cache
 
 
