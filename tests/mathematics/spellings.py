@@ -693,6 +693,8 @@ RIGHT = [
     ("14", r"|A\cap B|=14"),
     ("14", r"|A \cup B \cup C| = 14"),
     ("14", r"n(A \cap B)=14"),
+    ("14", r"\fbox{14}"),
+    ("(1,2)", "P=(x=1,y=2)"),
 ]
 
 # Another value, or one that is not clear.
@@ -1281,4 +1283,10 @@ WRONG = [
     ("1,2", "A(1,2)"),
     ("14", r"|A\cap B|=15"),
     ("14", r"|A|\cap|B|=14"),
+    # Printed side by side.
+    ("14", "{2}{7}"),
+    ("14", r"2\mathbf{7}"),
+    ("14", r"\boxed{2}\boxed{7}"),
+    ("14", r"\fbox{14} 15"),
+    ("(1,2)", "P=(x=1,y=3)"),
 ]
