@@ -17,9 +17,10 @@ _MARKUP = " \t\r\n*_`\"'$\u201c\u201d"
 
 # Words beside another letter that make it an answer too, or instead.
 _PREFERS = re.compile(
-    r"(?<!not )(?<!n't )\b(?:correct|right|true|better|best|answer|or|also|either|both"
-    r"|too(?!\s+\w)|so\s+(?:is|are|does|do)|as\s+(?:well|is|are)|mean|rather|likewise"
-    r"|equally|same|together|maybe|perhaps|possibly|could|may|might)\b",
+    r"(?<!not )(?<!n't )(?<!would be )(?<!would be the )\b(?:correct|right|true|better"
+    r"|best|answer|or|also|either|both|too(?!\s+\w)|so\s+(?:is|are|does|do)"
+    r"|as\s+(?:well|is|are)|mean|rather|likewise|equally|same|together|maybe|perhaps"
+    r"|possibly|could|may|might)\b",
     re.IGNORECASE,
 )
 
@@ -45,10 +46,10 @@ _DELIMITER = re.compile(
 _REMARK = re.compile(
     r"[.!;][*_)\"'$]*\s+(?=[(\"'*_]*[A-Z])"
     r"|[*_)$]*,?\s+(?=(?:because|since|as|which|whereas|while)\b"
-    r"|(?:and\s+)?not\b(?! only))"
+    r"|\(?(?:and\s+)?not\b(?! only))"
 )
 _REASON = re.compile(
-    r"[*_)$]*,?\s+(?:(?:because|since|whereas|while)\b|(?:and\s+)?not\b(?! only)"
+    r"[*_)$]*,?\s+(?:(?:because|since|whereas|while)\b|\(?(?:and\s+)?not\b(?! only)"
     r"|(?P<says_what>(?:as|which)\b))(?P<is>\s+(?:it\s+)?(?:is|are))?"
 )
 

@@ -31,7 +31,8 @@ _STATED = re.compile(
 _NAMED = re.compile(
     r"(?<![\w'])(?=([(\[*_]{0,4}[A-J][)\]*_]{0,4})\s)\S+\s+is\s+"
     r"(?:(?:therefore|thus|hence|clearly)\s+)?the\s+"
-    r"(?:(?:correct|right|best|final|only)\s+)*(?:answer|option|choice)\b(?!\s*\?)"
+    r"(?:(?:correct|right|best|final|only)\s+)*(?:answer|option|choice)\b"
+    r"(?!\s*\?|\s+(?:only|if|unless|except|to\s+another)\b)"
     r"|\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer|(?:[Tt]herefore|[Tt]hus|[Hh]ence|[Ss]o),?)"
     r"\s+([(\[*_]{0,4}[A-J][)\]*_]{0,4})\s+is\s+"
     r"(?:(?:therefore|thus|hence|clearly)\s+)?(?:correct|right)"
@@ -42,10 +43,11 @@ _OTHER_OR = re.compile(r"\b[A-J]\b\W*(?:or|and|[,/&])\W*$")
 # Words in a clause after which a statement gives no answer.
 _DENIES = re.compile(
     r"\b(?:wrong|incorrect|not|never|least\s+(?:likely|probable|plausible)|unlikely"
-    r"|eliminated?|false|cannot|if|whether|nobody|no\s+one|rather\s+than|instead\s+of"
+    r"|eliminated?|false|cannot|if|unless|pretend|whether|nobody|no\s+one|rather\s+than|instead\s+of"
     r"|mistaken\w*|tempt\w+|(?<!no )(?<!without )(?<!without a )doubt)\b|n['\u2019]t\b"
     r"|\b(?:suppose|assum\w+)\s+(?:\w+\s+){0,3}$"
     r"|\b(?:says|claims|thinks|believes|argues|guesses)\b"
+    r"|\b(?:some|many|most|people|students|they)\s+(?:say|claim|think|believe|argue)\b"
     r"|\b(?:might|may|could)\s+(?:\w+\s+)?(?:think|say|guess|believe|expect)\b",
     re.IGNORECASE,
 )
