@@ -15,9 +15,12 @@ from sdpo_jax.questions.options import LETTERS
 _MAX_CHARS = 2000  # Of a letter with its option's text.
 _MARKUP = " \t\r\n*_`\"'$\u201c\u201d"
 
+# Words beside another letter that make it an answer too, or instead.
 _PREFERS = re.compile(
-    r"(?<!not )(?<!n't )\b(?:correct|right|true|better|best|answer|or|also|either|maybe"
-    r"|perhaps|possibly|could|may|might)\b",
+    r"(?<!not )(?<!n't )(?<!would be )(?<!would be the )\b(?:correct|right|true|better"
+    r"|best|answer|or|also|either|both|too(?!\s+\w)|so\s+(?:is|are|does|do)"
+    r"|as\s+(?:well|is|are)|mean|rather|likewise|equally|same|together|maybe|perhaps"
+    r"|possibly|could|may|might)\b",
     re.IGNORECASE,
 )
 
@@ -41,9 +44,14 @@ _DELIMITER = re.compile(
 )
 # Where a remark may begin, in the line of the answer.
 _REMARK = re.compile(
-    r"[.!;][*_)\"'$]*\s+(?=[(\"'*_]*[A-Z])|,?\s+(?=(?:because|since|as|which)\b)"
+    r"[.!;][*_)\"'$]*\s+(?=[(\"'*_]*[A-Z])"
+    r"|[*_)$]*,?\s+(?=(?:because|since|as|which|whereas|while)\b"
+    r"|\(?(?:and\s+)?not\b(?! only))"
 )
-_REASON = re.compile(r",?\s+(?:because|since|as|which)\b(?:\s+(?:it\s+)?(?:is|are))?")
+_REASON = re.compile(
+    r"[*_)$]*,?\s+(?:(?:because|since|whereas|while)\b|\(?(?:and\s+)?not\b(?! only)"
+    r"|(?P<says_what>(?:as|which)\b))(?P<is>\s+(?:it\s+)?(?:is|are))?"
+)
 
 # Spellings of one symbol.
 _SYMBOLS = {"\\times": "x", "\u00d7": "x", "\\cdot": "\u00b7", "\u2212": "-"} | {
@@ -107,24 +115,29 @@ def _is_own(rest: str, letter: str, options: Mapping[str, str]) -> bool:
 def _is_remark(said: str, letter: str, options: Mapping[str, str]) -> bool:
     """Whether words after an answer in its line leave it the only answer."""
     others = "".join(options or LETTERS).replace(letter, "")
-    names_other = re.search(rf"(?<![\w'$\\])[{others}](?![\w'])", said)
     reason = _REASON.match(said)
     words = said[reason.end() :] if reason else said.lstrip(".!; *_")
     first = re.split(r"[.!?](?:\s|$)", words)[0]
-    if any(_is_like(first, options.get(other, "")) for other in others):
+    says_what = not reason or reason["says_what"] or reason["is"]
+    if any(_is_like(first, options.get(x, ""), not says_what) for x in others):
         return False
-    if reason:
-        return not names_other
     # One or two words may be a text that is put otherwise than in the question.
-    return len(first.split()) > 2 and not (names_other and _PREFERS.search(said))
+    return bool(reason or len(first.split()) > 2) and not adds(said, others)
 
 
-def _is_like(said: str, option: str) -> bool:
-    """Whether a sentence may be an option's text, or begins with it."""
+def adds(said: str, others: str) -> bool:
+    """Whether words after an answer may make one of the other letters an answer too."""
+    names_other = re.search(rf"(?<![\w'$\\])[{others}](?![\w'])", said)
+    return bool(names_other and _PREFERS.search(said))
+
+
+def _is_like(said: str, option: str, is_clause: bool) -> bool:
+    """Whether words may be an option's text, or begin with it if they are no clause."""
     said, option = (_key(text).casefold()[:200] for text in (said, option))
     likeness = difflib.SequenceMatcher(None, said, option, autojunk=False)
     # White space is gone, so few letters may be the beginning of a longer word.
-    return likeness.ratio() > 0.75 or (len(option) > 3 and said.startswith(option))
+    begins = not is_clause and len(option) > 3 and said.startswith(option)
+    return begins or likeness.ratio() > (0.9 if is_clause else 0.75)
 
 
 def option_of(text: str, options: Mapping[str, str]) -> str | None:

@@ -47,6 +47,7 @@ _ELISION = re.compile(
     r"\b(?:rest of the (?:code|program|function)|same as (?:before|above))\b",
     re.MULTILINE | re.IGNORECASE,
 )
+_STUB = re.compile(r"^(?:async )?def .*:\s*(?:pass|\.\.\.)\Z", re.MULTILINE)
 _DEFINITION = re.compile(r"\b(?:def|class)\s+(\w+)")
 _CALL = re.compile(r"(?<![\w.])(\w+)\s*\(")
 _OTHER_USE = re.compile(r"(?<![\w.])(\w+)\b(?!\s*\()")
@@ -139,12 +140,10 @@ class _Candidate:
 
     def _is_fragment(self) -> bool:
         """Whether code is left out, as in a signature or a changed part."""
-        *before, last = self.code.split("\n")
-        is_stub = last == "pass" and bool(before) and before[-1].startswith("def ")
-        return (
-            is_stub
-            or last.endswith((":", ",", "(", "[", "{", "\\"))
-            or bool(_ELISION.search(self.block.text))
+        return bool(
+            self.code.endswith((":", ",", "(", "[", "{", "\\"))
+            or _STUB.search(self.code)
+            or _ELISION.search(self.block.text)
         )
 
     def _is_part_of(self, other: "_Candidate") -> bool:

@@ -6,9 +6,10 @@ the option's text. The last mark decides, even if it names no option or several:
 stands before it was taken back.
 """
 
+import collections
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from sdpo_jax.envs import choice_text
@@ -19,7 +20,7 @@ _TAG = re.compile(r"<answer>((?:(?!<answer>).)*?)</answer>", re.I | re.DOTALL)
 _OPEN_TAG = re.compile(r"<answer>", re.I)
 _BRACE = re.compile(rf"{boxed.BOX.pattern}|(?<!\\)[{{}}]")
 _STATED = re.compile(
-    r"\b(?:answer|option|choice|(?:correct|right)\s+(?:one|letter))[*_\"']*"
+    r"\b(?:ans(?:wer)?|option|choice|(?:correct|right)\s+(?:one|letter))[*_\"']*"
     r"(?:\s+(?:is|(?:would|should|must|will)\s+be)\b[*_]*\s*[:\uff1a]?|\s*[:\uff1a=]"
     r"|\s+[-\u2013\u2014]\s)[*_]*\s*(?=([^\n]{0,1000}))"
     r"|\b(?:I|we)(?:['\u2019](?:ll|d)|\s+w(?:ill|ould))?\s+(?:choose|select|pick|go\s+with)"
@@ -30,18 +31,24 @@ _STATED = re.compile(
 _NAMED = re.compile(
     r"(?<![\w'])(?=([(\[*_]{0,4}[A-J][)\]*_]{0,4})\s)\S+\s+is\s+"
     r"(?:(?:therefore|thus|hence|clearly)\s+)?the\s+"
-    r"(?:(?:correct|right|best|final|only)\s+)*(?:answer|option|choice)\b(?!\s*\?)"
-    r"|\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+([(\[*_]{0,4}[A-J][)\]*_]{0,4})\s+is\s+"
-    r"(?:(?:therefore|thus|hence|clearly)\s+)?(?:correct|right)(?=[*_]*(?:[.,;!\n]|$))"
+    r"(?:(?:correct|right|best|final|only)\s+)*(?:answer|option|choice)\b"
+    r"(?!\s*\?|\s+(?:only|if|unless|except|to\s+another)\b)"
+    r"|\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer|(?:[Tt]herefore|[Tt]hus|[Hh]ence|[Ss]o),?)"
+    r"\s+([(\[*_]{0,4}[A-J][)\]*_]{0,4})\s+is\s+"
+    r"(?:(?:therefore|thus|hence|clearly)\s+)?(?:correct|right)"
+    r"(?=[*_]*(?:[.,;!\n]|$|\s+(?:because|since|as|while|whereas)\b))"
 )
 _OTHER_OR = re.compile(r"\b[A-J]\b\W*(?:or|and|[,/&])\W*$")
 
 # Words in a clause after which a statement gives no answer.
 _DENIES = re.compile(
     r"\b(?:wrong|incorrect|not|never|least\s+(?:likely|probable|plausible)|unlikely"
-    r"|eliminated?|false|cannot|if|whether|nobody|no\s+one|rather\s+than|instead\s+of"
+    r"|eliminated?|false|cannot|if|unless|pretend|whether|nobody|no\s+one|rather\s+than|instead\s+of"
     r"|mistaken\w*|tempt\w+|(?<!no )(?<!without )(?<!without a )doubt)\b|n['\u2019]t\b"
-    r"|\b(?:suppose|assum\w+)\s+(?:\w+\s+){0,3}$",
+    r"|\b(?:suppose|assum\w+)\s+(?:\w+\s+){0,3}$"
+    r"|\b(?:says|claims|thinks|believes|argues|guesses)\b"
+    r"|\b(?:some|many|most|people|students|they)\s+(?:say|claim|think|believe|argue)\b"
+    r"|\b(?:might|may|could)\s+(?:\w+\s+)?(?:think|say|guess|believe|expect)\b",
     re.IGNORECASE,
 )
 _SENTENCE_END = re.compile(r"[\n.!?]")
@@ -65,10 +72,11 @@ _I_WAS_WRONG = re.compile(
 )
 # A sentence that may name another option instead.
 _TAKES_BACK = re.compile(
-    r"(?:^|[.!?;\n])\W*(?:actually|wait|no|nope|hmm+|sorry|correction|scratch\s+that"
-    r"|on\s+second\s+thought)\b(?=\s*[,.!:;\u2026\u2014-]|\s+[a-z])",
+    r"(?:^|[.!?;\n])\W{0,9}(?:actually|wait|no|nope|hmm+|sorry|correction|scratch\s+that"
+    r"|on\s+(?:second\s+thought|reflection))\b(?=\s*[,.!:;\u2026\u2014-]|\s+[a-z])",
     re.IGNORECASE,
 )
+_MOST_STATEMENTS = 100
 
 
 class _Mark(NamedTuple):
@@ -131,19 +139,27 @@ def _marks(
         if not denied and not _WRONG_AFTER.match(response, end):
             yield _Mark(start, end, text)
     rest = "".join(rest)
-    for stated in _STATED.finditer(rest):
+    for stated in _last(_STATED.finditer(rest)):
         if not _is_denied(rest[max(stated.start() - 200, 0) : stated.start()]):
             text = next(group for group in stated.groups() if group is not None)
             end = stated.end() + len(text)
             is_cut = truncated and end == len(rest)
             yield _Mark(stated.end(), end, None if is_cut else text, True)
-    for match in _NAMED.finditer(rest):
+    for match in _last(_NAMED.finditer(rest)):
         before = rest[max(match.start() - 200, 0) : match.start()]
         if not _is_denied(before):
-            text = None if _OTHER_OR.search(before) else match[1] or match[2]
-            yield _Mark(match.start(), match.end(), text)
+            text = match[1] or match[2]
+            after = _SENTENCE_END.split(rest[match.end() : match.end() + 200])[0]
+            others = LETTERS.replace(text.strip("()[]*_"), "")
+            is_one_of_two = _OTHER_OR.search(before) or choice_text.adds(after, others)
+            yield _Mark(match.start(), match.end(), None if is_one_of_two else text)
     if not truncated and (last := _last_line(rest, options)):
         yield last
+
+
+def _last(matches: Iterator[re.Match]) -> Iterable[re.Match]:
+    """The last matches: a response that repeats itself may hold thousands."""
+    return collections.deque(matches, maxlen=_MOST_STATEMENTS)
 
 
 def _tags(response: str, truncated: bool) -> Iterator[tuple[int, int, str | None]]:
@@ -213,7 +229,7 @@ def _joins(before: _Mark, mark: _Mark, letter: str, response: str) -> bool:
         between = response[before.start : mark.start]
         return not re.search(r"[.!?\n]|\b(?:no|wait|actually|but)\b", between)
     between = response[before.end : mark.start]
-    return bool(re.fullmatch(r"\W*(?:\b(?:and|or)\b|[,/&])\W*", between))
+    return bool(re.fullmatch(r"\W{0,9}(?:\b(?:and|or)\b|[,/&])\W{0,9}", between))
 
 
 def _is_taken_back(letter: str, rest: str) -> bool:

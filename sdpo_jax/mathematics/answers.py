@@ -47,10 +47,10 @@ class _Parser:
         tokens = names.without_introduction(_without_braces(tokens))
         if connected := self._connected(tokens):
             return connected
-        pieces = _split(tokens, lambda token: token.text == ",")
+        pieces = [names.assigned(x) for x in _split(tokens, lambda t: t.text == ",")]
         if len(pieces) > 1:
             return _joined("list", [self._piece(piece) for piece in pieces])
-        return self._labelled(tokens) or self._piece(tokens)
+        return self._labelled(tokens) or self._piece(pieces[0])
 
     def _labelled(self, tokens: Sequence[Token]) -> Answer | None:
         r"""An option's letter with what the option says: \textbf{(C)} 12."""

@@ -114,7 +114,10 @@ class _Reader:
                 is_number = self._next().kind == "number"
                 if over or (is_number and self._before.text != "!"):
                     raise UnclearError("a factor without a sign of multiplication")
-                tree = joined("product", [tree, self._power()])
+                is_braced, factor = self._is("{"), self._power()
+                if is_braced and factor[0] == "number":
+                    raise UnclearError("{7}{8}, which is printed as 78")
+                tree = joined("product", [tree, factor])
             else:
                 return tree
 

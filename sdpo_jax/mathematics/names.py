@@ -38,7 +38,9 @@ _OVER = (
     r" (?:\{ [^{}]* \}|[A-Za-z]+)"
 )
 _ANGLE = r"(?:m )?\\(?:angle|measuredangle|triangle) (?:\{ )?[A-Za-z0-9]+(?: \})?"
-_MEASURED = rf"\[ (?:\\triangle )?[A-Z]{{2,6}} \]|\| (?:[A-Z]{{1,6}}|z|{_OVER}) \|"
+_CAPITALS = r"[A-Z]{1,6}(?: \\(?:cap|cup) [A-Z])*"
+_MEMBERS = r"[A-Za-z0-9]+(?: (?:,|\\cap|\\cup) [A-Za-z0-9]+)*"
+_MEASURED = rf"\[ (?:\\triangle )?[A-Z]{{2,6}} \]|\| (?:{_CAPITALS}|z|{_OVER}) \|"
 _MEASURED += rf"|\\\| (?:[A-Za-z]|{_OVER}) \\\|"
 _INSIDE = r"(?:[^()\[\]]|[(\[][^()\[\]]*[)\]])*"
 # Letters that name functions stand before any argument, others before one letter.
@@ -48,9 +50,10 @@ _FUNCTION = (
 )
 _APPLIED = (
     rf"{_FUNCTION}{_AFTER}(?: \^ \{{ - 1 \}})? [(\[] {_INSIDE} [)\]]"
-    rf"|{_ONE} \( [A-Za-z0-9]+(?: , [A-Za-z0-9]+)* \)"
+    rf"|{_ONE} \( {_MEMBERS} \)"
     rf"|\\(?:gcd|max|min) \( {_INSIDE} \)"
 )
+_POINT = re.compile(rf"[A-Z]{_AFTER} \( {_INSIDE} , {_INSIDE} \)")
 _ANGLES = rf"(?:\d )?(?:{_ANGLE}|[A-Z]{{1,3}}|{_GREEK})"
 _OF_ANGLE = (
     r"\\?(?:sin|cos|tan|cot|sec|csc)(?: \^ \d)?"
@@ -80,7 +83,8 @@ _DENYING = frozenset(
 not no nothing never neither nor none cannot isn aren doesn except other otherwise than
 wrong incorrect false least most about approximately roughly nearly almost more less
 greater smaller fewer over under above below without unless if or and either maybe minus
-negative opposite reciprocal inverse twice half double sqrt log exp abs sin cos tan cot
+negative plus divided squared cubed guess hundred thousand million billion dozen
+opposite reciprocal inverse twice half double sqrt log exp abs sin cos tan cot
 sec csc floor ceil arcsin arccos arctan factorial
 """.split()
 )
@@ -158,3 +162,12 @@ def without_introduction(tokens: Sequence[Token]) -> list[Token]:
         if is_end and end + 1 < len(tokens):
             return tokens[end + 1 :] if _are_words(tokens[:end]) else tokens
     return tokens
+
+
+def assigned(tokens: Sequence[Token]) -> list[Token]:
+    """The tokens with the sign that the name of a point lacks: A=(1,2) for A(1,2)."""
+    texts = [token.text for token in tokens]
+    if not _POINT.fullmatch(" ".join(texts)):
+        return list(tokens)
+    start = texts.index("(")
+    return [*tokens[:start], Token("mark", "="), *tokens[start:]]

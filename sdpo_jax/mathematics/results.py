@@ -111,7 +111,7 @@ def _agree(a: Answer, b: Answer) -> bool:
 
 
 def _symbols(answer: Answer) -> set[str]:
-    if answer[0] == "value":
+    if answer[:1] == ("value",):
         return trees.symbols(answer[1])
     parts = answer[1:] if answer and isinstance(answer[0], str) else answer
     found = (_symbols(x) for x in parts if isinstance(x, tuple | list))

@@ -27,7 +27,7 @@ class Token(NamedTuple):
 
 # Styles whose content stays mathematics, where `ab` is a product.
 _MATHEMATICAL = frozenset(
-    "mathbf mathit mathbb mathcal mathfrak mathnormal boxed boldsymbol bm".split()
+    "mathbf mathit mathbb mathcal mathfrak mathnormal boxed fbox boldsymbol bm".split()
 )
 _STYLE = (
     r"\\(?P<style>text(?:bf|it|rm|sf|tt|sc|normal|up|md)?|math(?:bf|rm|it|sf|tt|bb|cal"
@@ -240,8 +240,6 @@ def _token(kind: str, text: str, spaced: bool) -> Token:
 
 def _styled(style: str, inside: list[Token], spaced: bool) -> list[Token]:
     """What a style encloses: mathematics stays one group, text becomes words."""
-    if style == "fbox":
-        return [Token("command", "\\fbox", spaced), *inside]
     if style in _MATHEMATICAL:
         marks = [Token("mark", "{", spaced), Token("mark", "}")]
         if style == "mathbb":

@@ -206,8 +206,11 @@ def _unit(tokens: Sequence[Token]) -> Unit:
     text = re.sub(r"\^ (?:\{ ([23]) \}|([23])(?!\S))", r"^\1\2", text).replace(" .", "")
     if not re.fullmatch(r"(?:[A-Za-z]+|\^[23]|/|\s)+", text):
         return ()
-    # The unit of what: cups of flour. How it lies: feet long.
-    text = re.sub(r"(?<=[a-z]s) of (?:[a-z]{3,} ?){1,2}$", "", text).rstrip()
+    # The unit of what: cups of flour, but not sets of ten. How it lies: feet long.
+    if of := re.search(r"(?<=[a-z]s) of (?:[a-z]{3,} ?){1,2}$", text):
+        if _NO_NOUNS.intersection(of[0].split()[1:]):
+            return ()
+        text = text[: of.start()]
     text = _LAST.sub("", text) or "total"
     above, *below = re.split(r" (?:per|/) ", text)
     if len(below) > 1:
@@ -250,7 +253,7 @@ def _counted(words: Sequence[str], is_one: bool) -> dict[str, int]:
         return {}
     # Ordered pairs are counted, where a pair alone may be of what is counted.
     allowed = {"pair", "triple"} if adjectives == ["ordered"] else set()
-    named = {*words, singular, noun.removesuffix("s")} - allowed
+    named = {*words, *map(_singular, words), noun.removesuffix("s")} - allowed
     if named & _NO_NOUNS or any(map(_NUMBER_WORD.search, named)):
         return {}
     if any(word in _UNITS or not word.isalpha() for word in adjectives):

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sdpo_jax.sandbox import control_groups
 from sdpo_jax.sandbox.values import (
@@ -38,20 +39,22 @@ _WORKER_FILES = (
     *("kernel", "seccomp", "confinement"),
     *("programs", "semaphores", "pipes", "serve"),
 )
-# The program of a new worker: reads the files from standard input and makes modules of
-# them with the names that they have here. So the worker needs to read no file of this
-# package, and imports nothing else of it. `-c` puts the current folder first in
-# sys.path; programs must not import from it.
+# The program of a new worker: reads the files and its setup from standard input, and
+# makes modules of the files with the names that they have here. So the worker needs to
+# read no file of this package, and imports nothing else of it. `-c` puts the current
+# folder first in sys.path; programs must not import from it. What was read is popped:
+# programs can see the variables of this one.
 _BOOTSTRAP = """
 import json, sys, types
 sys.path.pop(0)
-for name, source in json.loads(sys.stdin.buffer.read(int(sys.argv[1]))).items():
+received = json.loads(sys.stdin.buffer.read(int(sys.argv[1])))
+for name, source in received.pop(0).items():
     module = sys.modules[name] = types.ModuleType(name)
     exec(compile(source, name, "exec"), module.__dict__)
     parent, _, child = name.rpartition(".")
     if parent in sys.modules:
         setattr(sys.modules[parent], child, module)
-module.main()
+module.main(received.pop())
 """
 # Not `-I`, which ignores PYTHONHASHSEED: the order of a set of strings must be the same
 # in every run. The worker has no other variables, so it knows no secret of the trainer.
@@ -74,8 +77,9 @@ class Worker:
 
     def __init__(self, tier: str, limits: Limits, packages: Packages):
         self._ready, self._unread = False, bytearray()
-        source = _worker_source()
-        command = _command(tier, len(source), packages)
+        setup = _setup(tier, packages)
+        source = json.dumps([_worker_sources(), setup]).encode()
+        command = _command(tier, len(source), setup["readable"])
         number, identity = next(_worker_numbers), {}
         if os.geteuid() == 0:
             # Trainers with successive pids start 78 users apart, so that the workers of
@@ -261,15 +265,15 @@ def _as_text(test: dict) -> str:
 
 
 @functools.cache
-def _worker_source() -> bytes:
-    """The worker's modules as JSON: name -> source."""
+def _worker_sources() -> dict[str, str]:
+    """The worker's modules: name -> source."""
     package = f"{__package__}.worker"
     folder = Path(__file__).with_name("worker")
     # The package itself is an empty module.
     sources = {package: ""}
     for name in _WORKER_FILES:
         sources[f"{package}.{name}"] = (folder / f"{name}.py").read_text()
-    return json.dumps(sources).encode()
+    return sources
 
 
 def _make_group(number: int, limits: Limits) -> control_groups.Group:
@@ -280,11 +284,11 @@ def _make_group(number: int, limits: Limits) -> control_groups.Group:
         raise SandboxUnavailable(f"no control group: {error}") from error
 
 
-def _command(tier: str, source_size: int, packages: Packages) -> list[str]:
-    """The command line of a worker."""
+def _setup(tier: str, packages: Packages) -> dict[str, Any]:
+    """What a worker reads at its start; see `worker.confinement`."""
     modules = _module_files(packages)
     readable = _readable_paths(modules)
-    setup = {
+    return {
         # Bubblewrap also hides files, so only tier C depends on landlock for it.
         "landlock": {"C": "required", "D": "off"}.get(tier, "if_present"),
         "seccomp": tier != "D",
@@ -296,8 +300,11 @@ def _command(tier: str, source_size: int, packages: Packages) -> list[str]:
         "search": sorted({str(Path(path).parent) for path in readable}),
         "prepare": packages.prepare,
     }
+
+
+def _command(tier: str, source_size: int, readable: Sequence[str]) -> list[str]:
+    """The command line of a worker."""
     command = [interpreter(), *_FLAGS, "-c", _BOOTSTRAP, str(source_size)]
-    command.append(json.dumps(setup))
     return _bubblewrap(readable) + command if tier in ("A", "B") else command
 
 

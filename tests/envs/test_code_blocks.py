@@ -205,6 +205,10 @@ RESPONSES = {
         fence(ADD) + "It was\n" + fence("def add(x, y):\n    pass"),
         ADD,
     ),
+    "stub in a line after it": (
+        fence(ADD) + fence("def add(a: int, b: int) -> int: ..."),
+        ADD,
+    ),
     "parts explained after it": (
         fence(EXPLAINED)
         + "1. **Parity**\n"

@@ -117,7 +117,25 @@ def test_text_of_an_option_only_repeats_or_contradicts_a_letter(response, letter
         ("Answer: C = 4 m", "C"),
         ("The answer is C, which is x-axis.", None),
         ("The answer is C (x-axis).", None),
-        ("The answer is B since C is too long.", None),
+        ("The answer is B since C is too long.", "B"),
+        ("The answer is **(B)** because **A** has no axis.", "B"),
+        ("The answer is B as A has no axis.", "B"),
+        ("The answer is B, whereas A is longer.", "B"),
+        ("The answer is B, not A.", "B"),
+        ("The answer is B (not A).", "B"),
+        ("The answer is B. A would be right only in vacuum.", "B"),
+        ("The answer is B. If it were longer, A would be the answer.", "B"),
+        ("The answer is B. A would be right too.", None),
+        ("The answer is B since carbon monoxide is a gas.", "B"),
+        ("The answer is B because A is correct.", None),
+        ("The answer is B because either A or B works.", None),
+        ("The answer is B since both A and B hold.", None),
+        ("The answer is B because it is carbon monoxide.", None),
+        ("The answer is B, as is A.", None),
+        ("The answer is B, not only A.", None),
+        ("The answer is B. A as well.", None),
+        ("The answer is B. So is A.", None),
+        ("The answer is B. I mean A.", None),
         ("The answer is D. However, B is also correct.", None),
         ("The answer is D. It could be A.", None),
         ("The answer is D. Or B.", None),
@@ -140,6 +158,10 @@ def test_remark_in_the_line_of_the_answer_must_not_change_it(response, letter):
         *(
             "Hence, option (C) is correct.",
             "Option C is right",
+            "Therefore, C is correct.",
+            "Thus (C) is right because A is longer.",
+            "Option C is correct since A and B are wrong.",
+            "Ans: C",
             "I choose C.",
             "So, (C).",
         ),
@@ -186,6 +208,19 @@ def test_spellings_of_one_answer(response):
         *(
             "Option A is correct only at noon.",
             "Option A is not correct.",
+            "Option A is correct, and so is B.",
+            "Therefore, A is correct, and B too.",
+            "Hence A is correct only at noon.",
+            "A is the correct answer, as is B.",
+            "Therefore A and B is correct.",
+            "A student says the answer is A.",
+            "One might think the answer is A.",
+            "Some say A is the correct answer.",
+            "A is the correct answer if we ignore gravity.",
+            "A is the correct answer only if B fails.",
+            "A is the correct answer to another question.",
+            "Unless A is the answer, it is B.",
+            "The answer is A.\nOn reflection B is better.",
             "I choose A or B",
         ),
         *(
@@ -377,12 +412,15 @@ def test_last_mark_decides_in_any_order():
     [
         *("the answer is ", "Answer: B\n", "\\boxed{", "\\boxed{B} ", "<answer>", "("),
         *("A is the ", "\\text{", "answer\n", "answer" + "*" * 50, " ", "\n", "B. Xy "),
+        *("wait, ", "If A. ", "\\boxed{B}, ", "<answer>B</answer>"),
     ],
 )
 def test_long_repetitions_are_read_fast(piece):
     start = time.process_time()
 
-    response = piece * (20_000 // len(piece))
-    marked_choice.chosen_letter(response, options.listed(PROMPT), PROMPT)
+    response = piece * (200_000 // len(piece))
+    for beginning in ("", "The answer is B. ", "\\boxed{B} "):
+        whole = beginning + response
+        marked_choice.chosen_letter(whole, options.listed(PROMPT), PROMPT)
 
     assert time.process_time() - start < 4

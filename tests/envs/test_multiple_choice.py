@@ -86,7 +86,7 @@ TAGGED = [
     ("The answer is unclear.", 0, 0),
     ("The answer is not #", 0, 0),
     ("Answer: @ or #", 0, 0),
-    ("The answer is @, since # is too large.", 0, 0),
+    ("The answer is @, since # is too large.", 0, 1),
     ("", 0, 0),
     ("<reasoning>Option @ looks right</reasoning>", 0, 0),
     ("<answer>@</answer>" * 3, 1, 1),

@@ -58,6 +58,16 @@ def test_program_sees_no_command_line(sandbox):
     assert call(sandbox, program).result == [["Solution.py"]] * 2
 
 
+def test_program_finds_no_setup_where_the_worker_started(sandbox):
+    program = """
+        import sys
+        def f():
+            return repr(vars(sys.modules["__main__"]))
+        """
+    found = call(sandbox, program).result
+    assert "drops_uid" not in found
+
+
 def test_program_writes_and_changes_no_file(sandbox, tmp_path):
     target = tmp_path / "target"
     target.write_text("kept")

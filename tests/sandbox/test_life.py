@@ -314,6 +314,12 @@ module.Confinement.enter_test = refuse
         Sandbox(LIMITS, tier, workers=1, packages=Packages(prepare=broken))
 
 
+def test_preparation_may_be_longer_than_a_command_line_allows(tier):
+    long = Packages(prepare="x = 1  # " + "x" * 300_000)
+    with Sandbox(LIMITS, tier, workers=1, packages=long) as sandbox:
+        assert call(sandbox, "def f(): return 1").result == 1
+
+
 def test_probe_finds_the_holes_of_tier_d():
     worker = process.Worker("D", LIMITS, Packages())
     try:

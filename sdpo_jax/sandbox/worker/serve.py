@@ -310,8 +310,12 @@ class Server:
         }
 
 
-def main():
-    """Confine this process, report that to the trainer, and serve its requests."""
+def main(setup):
+    """Confine this process, report that to the trainer, and serve its requests.
+
+    Args:
+      setup: what the trainer decided; see `process`.
+    """
     devnull = os.open(os.devnull, os.O_RDWR)
     _multiprocessing.SemLock = SemLock
     # Usually from `site`, which the worker skips because it adds the host's packages.
@@ -321,7 +325,6 @@ def main():
         # This Python may be older than the trainer's; see `process.interpreter`.
         if sys.version_info < (3, 10):  # noqa: UP036
             raise OSError(errno.ENOSYS, f"needs Python 3.10, this is {sys.version}")
-        setup = json.loads(sys.argv[2])
         # Programs must not see the command line, which has paths of the host.
         sys.argv = sys.orig_argv = [FILENAME]
         sys.setrecursionlimit(RECURSION_LIMIT)
