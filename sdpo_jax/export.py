@@ -131,11 +131,11 @@ def _check(
             raise ValueError(
                 f"--{flag}={value}: must be one of {' | '.join(_CHOICES[name])}"
             )
-    weights, lora = choices["weights"], choices["lora"]
-    if workdir is None and (weights, lora) != ("student", "merged"):
+    weights, lora, checkpoint = (choices[n] for n in ("weights", "lora", "checkpoint"))
+    if workdir is None and (weights, lora, checkpoint) != ("student", "merged", "last"):
         raise ValueError(
-            f"--export_weights={weights}, --export_lora={lora}: only a run has these; "
-            "give its --workdir"
+            f"--export_weights={weights}, --export_lora={lora}, "
+            f"--checkpoint={checkpoint}: only a run has these; give its --workdir"
         )
     if lora == "peft" and not c.lora.rank:
         raise ValueError("--export_lora=peft: lora.rank=0 trains no adapters to export")

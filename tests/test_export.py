@@ -230,6 +230,8 @@ def test_place_that_cannot_be_written_is_refused(tmp_path):
         export.run(run_config())
     with pytest.raises(ValueError, match="--export_weights=teacher.*give its --workd"):
         export.run(run_config(), path=tmp_path / "out", weights="teacher")
+    with pytest.raises(ValueError, match="--checkpoint=best: only a run has these"):
+        export.run(run_config(), path=tmp_path / "out", checkpoint="best")
     with pytest.raises(ValueError, match="exists; move it away"):
         export.run(run_config(), path=tmp_path)
     with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
