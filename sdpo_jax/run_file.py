@@ -76,7 +76,8 @@ def check_overrides(argv: Sequence[str], job: str, method: str) -> None:
     Raises:
       ValueError: names the flag, and the job or the method.
     """
-    for field in re.findall(r"^--?config\.([\w.]+)", "\n".join(argv), re.MULTILINE):
+    given = r"^--?(?:no)?config\.([\w.]+)"
+    for field in re.findall(given, "\n".join(argv), re.MULTILINE):
         group = field.partition(".")[0]
         if group in config.METHODS and group != method:
             raise ValueError(

@@ -248,6 +248,7 @@ def test_fields_that_a_job_reads_may_be_given(job, fields):
         ("evaluate", ["-config.curriculum.min_pass_rate=0"], "read by --job=evaluate;"),
         ("evaluate", ["--config.rollout.attempts=1"], "; it reads eval.attempts; leav"),
         ("evaluate", ["--config.step.questions=1"], "read by --job=evaluate; leave it"),
+        ("evaluate", ["--noconfig.reprompt.show_attempt"], "show_attempt is not read"),
         ("evaluate", ["--config.teacher.mode=live"], "read by --job=evaluate; leave i"),
         ("evaluate", ["--config.grpo.clip_low=1"], "read by --job=evaluate; leave it "),
         ("export", ["--config.rollout.top_p=1"], "not read by --job=export; leave it "),
