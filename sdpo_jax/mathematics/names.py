@@ -89,18 +89,8 @@ sec csc floor ceil arcsin arccos arctan factorial
 """.split()
 )
 
-
 _CONCLUDING = frozenset(
-    (
-        "=",
-        "\\rightarrow",
-        "\\implies",
-        "\\therefore",
-        "so",
-        "thus",
-        "hence",
-        "therefore",
-    )
+    r"= \rightarrow \implies \therefore so thus hence therefore".split()
 )
 
 

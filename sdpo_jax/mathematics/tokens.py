@@ -67,66 +67,27 @@ _ALL_GROUPED = re.compile(
 _BARE_STYLE = re.compile(_STYLE + r"(?=[^{\s]|$)")
 _END = re.compile(r"(?:\s|~|\\[,;:! ]|\\$|(?<!\.)[.,])+$")
 
-_SAME = {
-    "**": "^",
-    "\\cdot": "*",
-    "\\times": "*",
-    "\\ast": "*",
-    "\\div": "/",
-    "\\le": "<=",
-    "\\leq": "<=",
-    "\\leqslant": "<=",
-    "\\ge": ">=",
-    "\\geq": ">=",
-    "\\geqslant": ">=",
-    "\\lt": "<",
-    "\\gt": ">",
-    "\\ne": "!=",
-    "\\neq": "!=",
-    "\\approx": "\\approx",
-    "\\simeq": "\\approx",
-    "\\thickapprox": "\\approx",
-    "\\in": "\\in",
-    "\\notin": "\\notin",
-    "\\cup": "\\cup",
-    "\\cap": "\\cap",
-    "\\pm": "\\pm",
-    "\\mp": "\\mp",
-    "\\mid": "|",
-    "\\vert": "|",
-    "\\lvert": "|",
-    "\\rvert": "|",
-    "\\colon": ":",
-    "\\lbrace": "\\{",
-    "\\rbrace": "\\}",
-    "\\{": "\\{",
-    "\\}": "\\}",
-    "\\langle": "(",
-    "\\rangle": ")",
-    "\\lbrack": "[",
-    "\\rbrack": "]",
-    "\\%": "%",
-    "\\$": "$",
-    "\\#": "#",
-    "\\\\": "\\\\",
-    "\\ldots": "...",
-    "\\dots": "...",
-    "\\cdots": "...",
-    "\\prime": "'",
-}
-_SAME_COMMAND = {
-    "\\dfrac": "\\frac",
-    "\\tfrac": "\\frac",
-    "\\cfrac": "\\frac",
-    "\\dbinom": "\\binom",
-    "\\tbinom": "\\binom",
-    "\\varnothing": "\\emptyset",
-    "\\varphi": "\\phi",
-    "\\varepsilon": "\\epsilon",
-    "\\degree": "\\circ",
-    "\\widehat": "\\hat",
-    "\\bar": "\\overline",
-}
+
+def _pairs(table: str) -> dict[str, str]:
+    """A table of pairs: what is written, then the token that it becomes."""
+    words = table.split()
+    return dict(zip(words[::2], words[1::2], strict=True))
+
+
+_SAME = _pairs(r"""
+** ^   \cdot *   \times *   \ast *   \div /   \le <=   \leq <=   \leqslant <=
+\ge >=   \geq >=   \geqslant >=   \lt <   \gt >   \ne !=   \neq !=   \approx \approx
+\simeq \approx   \thickapprox \approx   \in \in   \notin \notin   \cup \cup
+\cap \cap   \pm \pm   \mp \mp   \mid |   \vert |   \lvert |   \rvert |   \colon :
+\lbrace \{   \rbrace \}   \{ \{   \} \}   \langle (   \rangle )   \lbrack [
+\rbrack ]   \% %   \$ $   \# #   \\ \\   \ldots ...   \dots ...   \cdots ...
+\prime '
+""")
+_SAME_COMMAND = _pairs(r"""
+\dfrac \frac   \tfrac \frac   \cfrac \frac   \dbinom \binom   \tbinom \binom
+\varnothing \emptyset   \varphi \phi   \varepsilon \epsilon   \degree \circ
+\widehat \hat   \bar \overline
+""")
 _UNICODE = {
     "\u2212": "-",
     "\u2013": "-",
