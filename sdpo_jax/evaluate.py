@@ -20,6 +20,7 @@ from sdpo_jax import (
     inputs,
     interrupt,
     run_checkpoints,
+    run_folder,
     screen,
     tables,
 )
@@ -96,6 +97,8 @@ def run(
         interrupt.on_signals("answers written so far are kept") as stop,
         build(c, environment, trains=False, check_stop=stop.raise_if_set) as components,
     ):
+        if workdir is not None:
+            _check_inputs(c, environment, workdir)
         policy, update = _policy(components, workdir, checkpoint)
         # To build and load takes minutes.
         stop.raise_if_set()
@@ -187,13 +190,25 @@ def _check(
         raise ValueError(f"{path} exists; move it away, or give another path")
 
 
+def _check_inputs(
+    c: ConfigDict, environment: Environment | None, workdir: str | os.PathLike
+) -> None:
+    """Refuse another base model than the run's; warn of other questions or graders."""
+    inputs.check_model(c, workdir)
+    changed = run_folder.changed_contents(workdir, inputs.contents(c, environment))
+    if changed:
+        _log.warning(
+            "%s is evaluated with another content than it recorded:%s",
+            *(workdir, "".join(changed.values())),
+        )
+
+
 def _policy(
     components: Components, workdir: str | os.PathLike | None, checkpoint: str
 ) -> tuple[Any, int]:
     """The weights to evaluate, and the update after which they were saved."""
     if workdir is None:
         return components.load_params(), 0
-    inputs.check_model(components.config, workdir)
     shapes = trained_shapes(*components.model)
     student, update = run_checkpoints.weights(shapes, pathlib.Path(workdir), checkpoint)
     base = components.load_params() if components.config.lora.rank else None

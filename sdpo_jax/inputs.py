@@ -53,7 +53,11 @@ def check_model(c: ConfigDict, folder: str | os.PathLike) -> None:
     Raises:
       ValueError: names the files that differ.
     """
-    run_folder.check_contents(folder, {_MODEL: _checkpoint(c.model.path)})
+    now = {_MODEL: _checkpoint(c.model.path)}
+    if lines := run_folder.changed_contents(folder, now):
+        raise ValueError(
+            f"{folder} holds a run with another content:{lines[_MODEL]}\nRestore it"
+        )
 
 
 def _checkpoint(path: str) -> dict[str, str]:

@@ -158,21 +158,10 @@ def _check_contents(
     return saved | now
 
 
-def check_contents(folder: str | os.PathLike, now: Contents) -> None:
-    """Refuse to read the weights of a run beside another content than they began with.
-
-    Raises:
-      ValueError: names every field and file that differs from what the run recorded.
-    """
+def changed_contents(folder: str | os.PathLike, now: Contents) -> dict[str, str]:
+    """Fields whose content is not what the run recorded, with a line for each name."""
     file = pathlib.Path(folder) / _INPUTS
-    if not file.exists():
-        return
-    lines = _differences(json.loads(file.read_text()), now)
-    if lines:
-        raise ValueError(
-            f"{folder} holds a run with another content:{''.join(lines.values())}\n"
-            "Restore it"
-        )
+    return _differences(json.loads(file.read_text()), now) if file.exists() else {}
 
 
 def _differences(saved: Contents, now: Contents) -> dict[str, str]:

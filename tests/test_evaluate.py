@@ -435,6 +435,26 @@ def test_run_whose_base_was_replaced_is_not_evaluated(built, tmp_path):
     assert not (run / "evaluation").exists()
 
 
+def test_questions_that_are_not_those_of_the_run_are_named(
+    built, tmp_path, monkeypatch, caplog
+):
+    one, c = built[0], settings()
+    c.model.path = str(tmp_path)
+    monkeypatch.setattr(evaluate, "_policy", lambda *_: ("a", 3))
+    recorded = inputs.contents(c, one.environment)["env.heldout"]
+    json_files.write_json_atomically(
+        tmp_path / "inputs.json", {"env.heldout": recorded}
+    )
+
+    evaluate.run(c, one.environment, tmp_path)
+    assert "another content" not in caplog.text
+    monkeypatch.setitem(QUESTIONS, "heldout", QUESTIONS["heldout"][1:])
+    evaluate.run(c, one.environment, tmp_path)
+
+    [told] = [m for m in caplog.messages if "another content" in m]
+    assert "env.heldout: its questions: sha256:" in told
+
+
 def test_an_earlier_evaluation_is_not_written_over(built, tmp_path):
     one, _ = built
 

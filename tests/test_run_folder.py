@@ -201,13 +201,14 @@ def test_refused_content_leaves_a_finished_run_finished(tmp_path):
     assert claimed(tmp_path, c) == SUMMARY
 
 
-def test_weights_are_not_read_beside_another_base(tmp_path):
-    run_folder.check_contents(tmp_path, {"model.path": {"config.json": "2"}})
-    saved_once(tmp_path, config.default(), model__path={"config.json": "1"})
+def test_content_that_changed_is_named_by_field_and_file(tmp_path):
+    assert run_folder.changed_contents(tmp_path, {"env.train": {"a": "2"}}) == {}
+    saved_once(tmp_path, config.default(), env__train={"a": "1"}, env__heldout={})
 
-    run_folder.check_contents(tmp_path, {"model.path": {"config.json": "1"}})
-    with pytest.raises(ValueError, match="path: config.json: 1 recorded, 2 now\nResto"):
-        run_folder.check_contents(tmp_path, {"model.path": {"config.json": "2"}})
+    assert run_folder.changed_contents(tmp_path, {"env.train": {"a": "1"}}) == {}
+    assert run_folder.changed_contents(tmp_path, {"env.train": {"a": "2"}}) == {
+        "env.train": "\n  env.train: a: 1 recorded, 2 now"
+    }
 
 
 def test_mistyped_permission_is_refused_before_a_folder_is_made(tmp_path):
