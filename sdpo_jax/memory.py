@@ -122,7 +122,7 @@ def rows_that_fit(
     most = max(asked // shards, 1)
     rows = next((n for n in range(most, 0, -1) if found.of_rows(n) <= free), 0)
     parts = [f"{name} {_gb(size)}" for name, size in found.resident.items()]
-    told = (
+    needed = (
         f"of {_gb(limit)} on each device, {', '.join(parts)} and {_RESERVED:.0%} for "
         f"programs leave {_gb(max(free, 0))}; an attempt of rollout.max_prompt="
         f"{c.rollout.max_prompt} and rollout.max_response={c.rollout.max_response} "
@@ -130,15 +130,15 @@ def rows_that_fit(
     )
     in_update = resident - found.resident["weights for sampling"] + found.gradient
     if trains:
-        told += f", an update's gradient {_gb(found.gradient)}"
+        needed += f", an update's gradient {_gb(found.gradient)}"
     if not rows or in_update > limit:
         raise ValueError(
-            f"too little memory: {told}; use more devices or raise mesh.fsdp or "
+            f"too little memory: {needed}; use more devices or raise mesh.fsdp or "
             "mesh.tensor, lower these lengths, or train adapters (lora.rank)"
         )
     if rows < most:
         _log.warning(
-            "rollout.rows_at_once=%d lowered to %d: %s", asked, rows * shards, told
+            "rollout.rows_at_once=%d lowered to %d: %s", asked, rows * shards, needed
         )
         return rows * shards
     return asked

@@ -1,7 +1,7 @@
 """What a command does now, and how long it will take: a bar, or lines of text.
 
-A process has one screen, so what it does is told here as it is told to `logging`:
-anyone may name a phase, and it is shown if a `Progress` is open.
+A process has one screen, so this module is global, as `logging` is: any code may name a
+phase, and it is shown if a `Progress` is open.
 """
 
 import contextlib

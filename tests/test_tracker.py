@@ -2,6 +2,8 @@
 
 import builtins
 import json
+import pathlib
+import subprocess
 import sys
 import threading
 import time
@@ -138,3 +140,17 @@ def test_call_that_hangs_is_left_behind(name, installed, tmp_path, caplog, monke
     (told,) = caplog.messages
     assert told.startswith("wandb is still busy after 0.3 seconds; the run goes on")
     go_on.set()
+
+
+def test_process_ends_while_wandb_hangs(tmp_path):
+    program = f"""
+import pathlib, sys, time, types
+from sdpo_jax import tracker
+
+tracker._END_S = 0.1
+sys.modules["wandb"] = types.SimpleNamespace(init=lambda **_: time.sleep(60))
+tracker.Tracker("sdpo", pathlib.Path({str(tmp_path)!r}), {{}}).close()
+"""
+    root = pathlib.Path(tracker.__file__).parents[1]
+
+    subprocess.run([sys.executable, "-c", program], cwd=root, check=True, timeout=20)

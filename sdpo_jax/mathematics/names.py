@@ -8,7 +8,7 @@ from sdpo_jax.mathematics.tokens import Token, text_of
 
 
 class Side(NamedTuple):
-    r"""What a side of an equation is beside its value.
+    r"""What a side of an equation is apart from its value.
 
     Args:
       kind: "name" for one name (a letter, a function of something, an angle, a length,
@@ -95,7 +95,7 @@ _CONCLUDING = frozenset(
 
 
 def side_of(tokens: Sequence[Token]) -> Side:
-    """What a side of an equation is beside its value."""
+    """What a side of an equation is apart from its value."""
     text = re.sub(r"\{ (\S+) \}", r"\1", " ".join(_spelled(tokens)))
     key = text_of([token._replace(spaced=False) for token in tokens])
     if re.fullmatch(_NAME, text):
