@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sdpo_jax.model import attention
 from sdpo_jax.model import cache as kv_cache
 
 PROMPTS, GROUP, PROMPT, SLOTS, HEADS, KV_HEADS, WIDTH = 2, 3, 16, 8, 4, 2, 32
@@ -41,3 +42,17 @@ def test_scores_of_decoding_accumulate_in_float32():
     # Weights, sums and the result are rounded to 8 bits: three times 2**-9 of numbers
     # up to 3.
     np.testing.assert_allclose(wide(found), expected, rtol=0, atol=9 * 2**-9)
+
+
+def test_sums_of_values_are_in_the_dtype_that_is_asked_for():
+    keys = 257  # Between 256 and 258, which are neighbours in bfloat16.
+    q, k, v = (
+        jnp.full((1, size, 1, 2), x, jnp.bfloat16)
+        for size, x in ((1, 0), (keys, 0), (keys, 1))
+    )
+
+    partial = attention.attend_partially(
+        q, k, v, jnp.ones((1, 1, keys), bool), jnp.float32
+    )
+
+    np.testing.assert_array_equal(partial.mixed_BTHE, np.full((1, 1, 1, 2), keys))
